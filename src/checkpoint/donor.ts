@@ -1,0 +1,286 @@
+import { basename, join } from "node:path";
+import { PhysariumError } from "../errors.js";
+import { readHeader, type TensorInfo } from "../safetensors/header.js";
+import { INDEX_FILE, parseShardIndex, type ShardIndex } from "../safetensors/shard-index.js";
+import { attempt, type FileLayer, FileSource, nodeFiles, readSmallFile } from "./file-layer.js";
+
+export interface Shard {
+  readonly file: string;
+  readonly byteLength: number;
+  /** Modification time in nanoseconds: a donor that changes during the run is an error. */
+  readonly modifiedNs: bigint;
+  /** Bytes before the data section, carried over verbatim. */
+  readonly dataByteOffset: number;
+  readonly metadata: ReadonlyMap<string, string>;
+  /** In the order of their data. */
+  readonly tensors: readonly TensorInfo[];
+}
+
+export interface SideFile {
+  readonly file: string;
+  readonly byteLength: number;
+  readonly modifiedNs: bigint;
+}
+
+export interface LeftOut {
+  readonly file: string;
+  readonly reason: string;
+}
+
+/** A model folder, opened for reading: everything about it except the weights themselves. */
+export interface Donor {
+  readonly path: string;
+  /** The index as parsed; absent for a single file. */
+  readonly index: ShardIndex | undefined;
+  /** Sorted by file name, the order of the run. */
+  readonly shards: readonly Shard[];
+  /** Copied byte for byte, the index among them. */
+  readonly sideFiles: readonly SideFile[];
+  readonly leftOut: readonly LeftOut[];
+  readonly tensorCount: number;
+  /** Bytes of all tensors. */
+  readonly totalSize: number;
+  /** Elements of all tensors. */
+  readonly modelWeights: number;
+}
+
+/** All headers of a donor together stay under this: it bounds the memory of everything that follows. */
+export const MAX_TOTAL_HEADER_BYTES = 256_000_000;
+
+/** Headers read at once: enough to hide latency, few enough that file handles stay bounded with hundreds of shards. */
+const HEADERS_IN_FLIGHT = 8;
+
+/** Weights in formats that would be the unoperated donor. */
+const WEIGHT_FILE = /\.(safetensors|bin|pth?|ckpt|gguf|ggml|h5|msgpack|onnx|onnx_data|npz|tflite|mlmodel|ot)$/i;
+
+/**
+ * Open a Hugging Face model folder: its index or single file, all headers, side files and what is left out.
+ *
+ * Symlinks are followed (hub caches are made of them). Nothing is written. Throws `DONOR_*` for what is wrong with
+ * the folder and `IO_*` for what the system refuses.
+ */
+export async function openDonor(path: string, files: FileLayer = nodeFiles): Promise<Donor> {
+  const entries = await listFolder(path, files);
+  const present = new Set(entries.filter((entry) => entry.kind === "file").map((entry) => entry.name));
+  const index = present.has(INDEX_FILE)
+    ? parseShardIndex(await readSmallFile(join(path, INDEX_FILE), files), INDEX_FILE)
+    : undefined;
+  const shardFiles = index === undefined ? [findSingleFile(path, present)] : listShards(index, present, path);
+  const shards = await readShards(path, shardFiles, files);
+  if (index !== undefined) checkIndexAgainstHeaders(index, shards);
+
+  const sideFiles: SideFile[] = [];
+  const leftOut: LeftOut[] = [];
+  const isShard = new Set(shardFiles);
+  for (const entry of entries) {
+    if (isShard.has(entry.name)) continue;
+    if (entry.kind === "folder") leftOut.push({ file: `${entry.name}/`, reason: "a sub-folder" });
+    else if (WEIGHT_FILE.test(entry.name))
+      leftOut.push({ file: entry.name, reason: "weights outside the index: they would be the unoperated donor" });
+    else sideFiles.push({ file: entry.name, byteLength: entry.byteLength, modifiedNs: entry.modifiedNs });
+  }
+
+  let tensorCount = 0;
+  let totalSize = 0;
+  let modelWeights = 0;
+  for (const shard of shards) {
+    tensorCount += shard.tensors.length;
+    totalSize += shard.byteLength - shard.dataByteOffset;
+    for (const tensor of shard.tensors) modelWeights += elementCount(tensor.shape);
+  }
+  return { path, index, shards, sideFiles, leftOut, tensorCount, totalSize, modelWeights };
+}
+
+export function elementCount(shape: readonly number[]): number {
+  return shape.reduce((product, dimension) => product * dimension, 1);
+}
+
+interface FolderEntry {
+  readonly name: string;
+  readonly kind: "file" | "folder";
+  readonly byteLength: number;
+  readonly modifiedNs: bigint;
+}
+
+async function listFolder(path: string, files: FileLayer): Promise<FolderEntry[]> {
+  let names: string[];
+  try {
+    if (!(await files.stat(path)).isDirectory()) {
+      throw new PhysariumError(
+        "DONOR_NOT_A_FOLDER",
+        `${path}: expected a model folder with config.json and safetensors files, found a file`,
+        { path },
+      );
+    }
+    names = await files.readdir(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") {
+      throw new PhysariumError(
+        "DONOR_NOT_FOUND",
+        `${path}: there is no such folder; give the path of a model folder`,
+        { path },
+        error,
+      );
+    }
+    if ((error as NodeJS.ErrnoException).code === "ELOOP") {
+      throw new PhysariumError("DONOR_SYMLINK", `${path}: the symbolic link leads in a circle`, { path }, error);
+    }
+    return attempt("listing", path, () => Promise.reject(error));
+  }
+  const entries: FolderEntry[] = [];
+  for (const name of names.sort()) {
+    const file = join(path, name);
+    let stat: Awaited<ReturnType<typeof statBig>>;
+    try {
+      stat = await statBig(file, files);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === "ENOENT" || code === "ELOOP") {
+        const fault = code === "ELOOP" ? "leads in a circle" : "points to nothing";
+        throw new PhysariumError(
+          "DONOR_SYMLINK",
+          `${file}: the symbolic link ${fault}; finish the download or remove the link`,
+          { path: file },
+          error,
+        );
+      }
+      return attempt("examining", file, () => Promise.reject(error));
+    }
+    if (!stat.isFile() && !stat.isDirectory()) {
+      throw new PhysariumError(
+        "DONOR_NOT_A_FILE",
+        `${file}: expected a regular file or folder, found a device, pipe or socket; remove it`,
+        { path: file },
+      );
+    }
+    entries.push({
+      name,
+      kind: stat.isFile() ? "file" : "folder",
+      byteLength: Number(stat.size),
+      modifiedNs: stat.mtimeNs,
+    });
+  }
+  return entries;
+}
+
+function statBig(path: string, files: FileLayer) {
+  return files.stat(path, { bigint: true });
+}
+
+function findSingleFile(path: string, present: ReadonlySet<string>): string {
+  if (present.has("model.safetensors")) return "model.safetensors";
+  const candidates = [...present].filter((name) => name.endsWith(".safetensors"));
+  if (candidates.length === 1 && !/-\d{5}-of-\d{5}\./.test(candidates[0])) return candidates[0];
+  if (candidates.length === 0) {
+    throw new PhysariumError(
+      "DONOR_NO_WEIGHTS",
+      `${path}: found no model.safetensors and no ${INDEX_FILE}; give the folder of a model in safetensors format`,
+      { path },
+    );
+  }
+  throw new PhysariumError(
+    "DONOR_INDEX_MISSING",
+    `${path}: found ${candidates.length} safetensors files (${candidates.slice(0, 3).join(", ")}${candidates.length > 3 ? ", …" : ""}) but no ${INDEX_FILE} to say how they belong together; download the index`,
+    { path, candidates },
+  );
+}
+
+function listShards(index: ShardIndex, present: ReadonlySet<string>, path: string): string[] {
+  const shards = [...new Set(index.weightMap.values())].sort();
+  if (shards.length === 0) {
+    throw new PhysariumError(
+      "DONOR_NO_WEIGHTS",
+      `${join(path, INDEX_FILE)}: its weight_map is empty; there is nothing to operate on`,
+      { path },
+    );
+  }
+  const missing = shards.filter((shard) => !present.has(shard));
+  if (missing.length > 0) {
+    throw new PhysariumError(
+      "DONOR_SHARD_MISSING",
+      `${path}: the index names ${missing.length} of ${shards.length} shards that are not there: ${missing.slice(0, 5).join(", ")}${missing.length > 5 ? ", …" : ""}; finish the download`,
+      { path, missing },
+    );
+  }
+  return shards;
+}
+
+async function readShards(path: string, shardFiles: readonly string[], files: FileLayer): Promise<Shard[]> {
+  const shards: Shard[] = new Array(shardFiles.length);
+  let next = 0;
+  let headerBytes = 0;
+  const readNext = async (): Promise<void> => {
+    while (next < shardFiles.length) {
+      const position = next++;
+      const file = shardFiles[position];
+      const source = await FileSource.open(join(path, file), files);
+      try {
+        const header = await readHeader(source, file);
+        headerBytes += header.dataByteOffset;
+        if (headerBytes > MAX_TOTAL_HEADER_BYTES) {
+          throw new PhysariumError(
+            "DONOR_HEADERS_TOO_LARGE",
+            `${path}: the headers of its ${shardFiles.length} shards take over ${MAX_TOTAL_HEADER_BYTES} bytes; that is more than Physarium keeps in memory`,
+            { path },
+          );
+        }
+        shards[position] = { file, byteLength: source.byteLength, modifiedNs: source.modifiedNs, ...header };
+      } finally {
+        await source.close();
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(HEADERS_IN_FLIGHT, shardFiles.length) }, readNext));
+  return shards;
+}
+
+/** The index and the headers must tell the same story: every tensor once, in the shard the index names. */
+function checkIndexAgainstHeaders(index: ShardIndex, shards: readonly Shard[]): void {
+  const shardOf = new Map<string, string>();
+  for (const shard of shards) {
+    for (const { name } of shard.tensors) {
+      const other = shardOf.get(name);
+      if (other !== undefined) {
+        throw new PhysariumError(
+          "DONOR_TENSOR_TWICE",
+          `tensor "${name}" stands in ${other} and in ${shard.file}; a loader would take either`,
+          {
+            tensor: name,
+            shards: [other, shard.file],
+          },
+        );
+      }
+      shardOf.set(name, shard.file);
+      const expected = index.weightMap.get(name);
+      if (expected !== shard.file) {
+        const said = expected === undefined ? "does not list it" : `puts it in ${expected}`;
+        throw new PhysariumError(
+          "DONOR_INDEX_MISMATCH",
+          `${shard.file}: tensor "${name}" stands there, but ${INDEX_FILE} ${said}; files of two models may be mixed`,
+          {
+            tensor: name,
+            shard: shard.file,
+          },
+        );
+      }
+    }
+  }
+  for (const [name, file] of index.weightMap) {
+    if (!shardOf.has(name)) {
+      throw new PhysariumError(
+        "DONOR_INDEX_MISMATCH",
+        `${INDEX_FILE}: tensor "${name}" should stand in ${file}, but that shard does not hold it; download the shard again`,
+        {
+          tensor: name,
+          shard: file,
+        },
+      );
+    }
+  }
+}
+
+/** The name people know a model by: its folder's, with a hub cache's commit folder skipped. */
+export function donorName(path: string): string {
+  const match = /models--([^/\\]+)--([^/\\]+)/.exec(path);
+  return match === null ? basename(path) : `${match[1]}/${match[2]}`;
+}

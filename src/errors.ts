@@ -1,0 +1,63 @@
+/**
+ * The one error class. Every refusal and failure that Physarium foresees is a `PhysariumError` with a code;
+ * anything else that surfaces is a bug of ours (exit 70).
+ *
+ * Families and exit codes: `USAGE_*` 2 · `DONOR_*` 3 · `VERIFY_*` 4 · `IO_*` 5 · everything else 70.
+ */
+export class PhysariumError extends Error {
+  override readonly name = "PhysariumError";
+  readonly code: string;
+  readonly details: Readonly<Record<string, unknown>>;
+
+  /** `message` says where, what was found, what was expected and what to do; control characters in it are escaped. */
+  constructor(code: string, message: string, details: Record<string, unknown> = {}, cause?: unknown) {
+    super(printable(message), cause === undefined ? undefined : { cause });
+    this.code = code;
+    this.details = details;
+  }
+}
+
+/** What crosses a thread boundary: structured clone would drop the class and the code. */
+export interface PlainError {
+  code: string;
+  message: string;
+  details: Record<string, unknown>;
+  stack?: string;
+}
+
+/** True for our errors; with `family`, only for codes of that family, as in `isPhysariumError(e, "DONOR_")`. */
+export function isPhysariumError(error: unknown, family = ""): error is PhysariumError {
+  return error instanceof PhysariumError && error.code.startsWith(family);
+}
+
+export function exitCodeOf(error: unknown): number {
+  if (!isPhysariumError(error)) return 70;
+  if (error.code.startsWith("USAGE_")) return 2;
+  if (error.code.startsWith("DONOR_")) return 3;
+  if (error.code.startsWith("VERIFY_")) return 4;
+  if (error.code.startsWith("IO_")) return 5;
+  return 70;
+}
+
+export function toPlainError(error: unknown): PlainError {
+  if (isPhysariumError(error)) return { code: error.code, message: error.message, details: { ...error.details } };
+  const { message, stack } = error instanceof Error ? error : { message: String(error), stack: undefined };
+  return { code: "INTERNAL", message, details: {}, ...(stack === undefined ? {} : { stack }) };
+}
+
+export function fromPlainError(plain: PlainError): Error {
+  const error = new PhysariumError(plain.code, plain.message, plain.details);
+  if (plain.stack !== undefined) error.stack = plain.stack;
+  return error;
+}
+
+/**
+ * Text that is safe to print: names in a donor are foreign data, and a raw escape sequence could rewrite the terminal.
+ * C0 and C1 controls, bidirectional overrides and line separators become `\u001b` and the like; newlines stay only with `keepNewlines`.
+ */
+export function printable(text: string, keepNewlines = false): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: finding control characters is the point
+  return text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, (character) =>
+    keepNewlines && character === "\n" ? character : `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`,
+  );
+}
