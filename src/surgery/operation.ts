@@ -4,11 +4,12 @@ import { isPhysariumError, PhysariumError } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import type { FlowParams } from "../flow/params.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
+import { inlinePool, type Pool, threadPool } from "../threads/pool.js";
+import { type RunnableJob, runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
 import { createDigester, type Digester } from "./digest.js";
 import type { OnEvent, Progress } from "./events.js";
 import { gatherFigures } from "./figures.js";
-import { type RunnableJob, runJobs } from "./job-runner.js";
 import {
   LEDGER_FILE,
   type Ledger,
@@ -22,9 +23,10 @@ import {
   type TensorRecord,
 } from "./ledger.js";
 import { freeBytes, publish, syncFolder, writeSmallFile } from "./output-folder.js";
+import { type OperatorSetup, PieceOperator } from "./piece-operator.js";
 import { type Piece, piecesOf } from "./pieces.js";
 import { kernelSizes, type Plan, type PlannedShard, type PlannedTensor } from "./plan.js";
-import type { PieceJob } from "./protocol.js";
+import type { Job, JobResult, PieceJob, PieceResult, WorkerSetup } from "./protocol.js";
 import { type RunEntry, readRuns, writeRuns } from "./run-history.js";
 import { ShardBoundaries } from "./shard-boundaries.js";
 import { checkDonorUnchanged, copySideFiles, prepareShard, syncFile } from "./shard-files.js";
@@ -32,7 +34,6 @@ import { summarise } from "./summary.js";
 import type { SurgeryReport } from "./surgery-report.js";
 import { searchSurvival } from "./target-search.js";
 import { TensorProgress } from "./tensor-progress.js";
-import { createPool, type WorkerPool } from "./worker-pool.js";
 import { discardWorkspace, openWorkspace, startLedger, type Workspace, type WorkspaceOptions } from "./workspace.js";
 
 export interface OperateOptions extends Partial<WorkspaceOptions> {
@@ -97,7 +98,6 @@ class Operation {
   private readonly shardRecords = new Map<string, ShardRecord>();
   private ledger!: LedgerWriter;
   private progress!: { -readonly [key in keyof Progress]: Progress[key] };
-  private nextJobId = 0;
 
   constructor(
     private readonly plan: Plan,
@@ -219,13 +219,15 @@ class Operation {
     const targets = this.plan.shards.flatMap((shard) => shard.tensors.filter(({ role }) => role === "target"));
     this.startProgress("searching", targets);
     const histogram = new Float64Array(DRIVE_BINS);
-    const run = async (pool: WorkerPool) => {
+    const run = async (pool: PiecePool) => {
       await runJobs(
         this.jobs(targets, "operate", ({ tensor }) => this.advance(tensor, 0)),
         pool,
         this.options.signal,
       );
-      await pool.takeHistogram(histogram);
+      for (const counted of (await pool.runOnEach({ kind: "take histogram" })) as Float64Array[]) {
+        for (let bin = 0; bin < DRIVE_BINS; bin++) histogram[bin] += counted[bin];
+      }
     };
     await this.withPool(module, this.plan.options.params, run, "count");
     const { survival, expectedSparsity } = searchSurvival(this.plan, histogram, targetSparsity);
@@ -238,7 +240,7 @@ class Operation {
     };
   }
 
-  private async operateShards(pool: WorkerPool): Promise<void> {
+  private async operateShards(pool: PiecePool): Promise<void> {
     const remaining = new Map<string, number>();
     const todo: PlannedTensor[] = [];
     for (const shard of this.plan.shards) {
@@ -271,7 +273,7 @@ class Operation {
       await boundary.pass();
     };
     const { plan, folder, digester, files } = this;
-    async function* jobs(operation: Operation): AsyncGenerator<RunnableJob> {
+    async function* jobs(operation: Operation): AsyncGenerator<PieceWork> {
       for (const shard of plan.shards) {
         // Kept shards get their header again, too: a ledger may outlive what a power cut took from the file.
         boundary.headerDigests.set(shard.file, await prepareShard(shard, folder, digester, files));
@@ -292,7 +294,7 @@ class Operation {
     tensors: Iterable<PlannedTensor>,
     kind: "operate" | "check",
     finish: (progress: TensorProgress) => void | Promise<void>,
-  ): Generator<RunnableJob> {
+  ): Generator<PieceWork> {
     const { blockSize } = this.plan.options.params;
     for (const tensor of tensors) {
       const progress = new TensorProgress(tensor, blockSize);
@@ -308,7 +310,7 @@ class Operation {
         yield {
           job: this.job(tensor, piece, jobKind),
           done: (result) => {
-            progress.add(position, result);
+            progress.add(position, result as PieceResult);
             this.progress.bytes_done += piece.byteLength;
             this.onEvent({ event: "progress", ...this.progress });
             if (progress.isDone) return finish(progress);
@@ -320,7 +322,6 @@ class Operation {
 
   private job(tensor: PlannedTensor, piece: Piece, kind: PieceJob["kind"]): PieceJob {
     return {
-      id: this.nextJobId++,
       kind,
       shard: tensor.shard,
       tensor: tensor.name,
@@ -408,11 +409,11 @@ class Operation {
   private async withPool<T>(
     module: WebAssembly.Module,
     params: FlowParams,
-    work: (pool: WorkerPool) => Promise<T>,
+    work: (pool: PiecePool) => Promise<T>,
     task: "operate" | "count" = "operate",
   ): Promise<T> {
     const { flow, allowNonFinite } = this.plan.options;
-    const setup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite };
+    const setup: OperatorSetup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite };
     const pool = await createPool(this.plan.memory.workers, module, setup, this.files);
     try {
       return await work(pool);
@@ -468,8 +469,28 @@ class Operation {
   }
 }
 
+type PiecePool = Pool<Job, JobResult>;
+interface PieceWork extends RunnableJob<Job, JobResult> {
+  readonly job: PieceJob;
+}
+
+async function createPool(
+  workers: number,
+  module: WebAssembly.Module,
+  setup: OperatorSetup,
+  files: FileLayer,
+): Promise<PiecePool> {
+  const { slotCount } = setup.sizes;
+  if (workers > 0) {
+    const workerData: WorkerSetup = { module, operator: setup };
+    return threadPool(new URL("./worker.js", import.meta.url), workerData, workers, slotCount);
+  }
+  const operator = await PieceOperator.create(module, setup, files);
+  return inlinePool(operator.handle, slotCount, () => operator.close());
+}
+
 const EMPTY_PIECE: Piece = { byteOffset: 0, byteLength: 0, rows: 0, matrix: 0, rowStart: 0 };
 
-function* filterJobs(jobs: Iterable<RunnableJob>, keep: (job: PieceJob) => boolean): Generator<RunnableJob> {
+function* filterJobs(jobs: Iterable<PieceWork>, keep: (job: PieceJob) => boolean): Generator<PieceWork> {
   for (const runnable of jobs) if (keep(runnable.job)) yield runnable;
 }

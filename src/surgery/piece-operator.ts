@@ -1,12 +1,13 @@
 import { type FileLayer, ioError, type OpenFile, READ_ONLY, readFully, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
+import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import { BandKernel, type KernelSizes, type KernelTask } from "../flow/kernels.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { createDigester, type Digester } from "./digest.js";
-import type { PieceJob, PieceResult } from "./protocol.js";
+import type { Job, JobResult, PieceJob, PieceResult } from "./protocol.js";
 
 export interface OperatorSetup {
   readonly flow: DataFreeFlow;
@@ -40,16 +41,18 @@ export class PieceOperator {
   }
 
   /** Run one job in a slot of its own. */
-  async run(job: PieceJob, slot: number): Promise<PieceResult> {
+  readonly handle = async (job: Job, slot: number): Promise<JobResult> => {
+    if (job.kind !== "take histogram") return this.run(job, slot);
+    const histogram = new Float64Array(DRIVE_BINS);
+    this.kernel.takeHistogram(histogram);
+    this.streaming?.kernel.takeHistogram(histogram);
+    return histogram;
+  };
+
+  private async run(job: PieceJob, slot: number): Promise<PieceResult> {
     if (job.kind === "copy" || job.kind === "check") return this.copy(job, slot);
     if (job.byteLength > this.setup.sizes.slotByteLength) return this.operateStreaming(job);
     return this.operateResident(job, slot);
-  }
-
-  /** The drives counted so far (task `count`), emptied by reading. */
-  takeHistogram(into: Float64Array): void {
-    this.kernel.takeHistogram(into);
-    this.streaming?.kernel.takeHistogram(into);
   }
 
   async close(): Promise<void> {
@@ -63,13 +66,13 @@ export class PieceOperator {
     const path = job.kind === "check" ? job.outputPath : job.donorPath;
     await this.read(path, bytes, job.byteOffset);
     if (job.kind === "copy") await this.write(job.outputPath, bytes, job.byteOffset);
-    return { ...EMPTY_RESULT, id: job.id, digest: this.digester.digest(bytes) };
+    return { ...EMPTY_RESULT, digest: this.digester.digest(bytes) };
   }
 
   private async operateResident(job: PieceJob, slot: number): Promise<PieceResult> {
     const bytes = this.kernel.slot(slot).subarray(0, job.byteLength);
     await this.read(job.donorPath, bytes, job.byteOffset);
-    const tally = new Tally(job.id);
+    const tally = new Tally();
     const rowByteLength = this.rowByteLength(job);
     for (let row = 0; row < job.rows; row += this.setup.params.blockSize) {
       const rows = Math.min(this.setup.params.blockSize, job.rows - row);
@@ -100,7 +103,7 @@ export class PieceOperator {
   }
 
   private async stream(job: PieceJob, kernel: BandKernel): Promise<PieceResult> {
-    const tally = new Tally(job.id);
+    const tally = new Tally();
     const rowByteLength = this.rowByteLength(job);
     const rowsPerRange = Math.floor(this.setup.sizes.slotByteLength / rowByteLength);
     // A digest of its own: this piece's bytes come in several turns of the event loop.
@@ -188,7 +191,7 @@ export class PieceOperator {
 /** More than twice the files that a worker's slots can be in at once. */
 const MAX_OPEN_FILES = 16;
 
-const EMPTY_RESULT: Omit<PieceResult, "id"> = {
+const EMPTY_RESULT: PieceResult = {
   digest: "",
   weights: 0,
   dead: 0,
@@ -202,8 +205,6 @@ const EMPTY_RESULT: Omit<PieceResult, "id"> = {
 /** Adds up what the bands of a piece report. */
 class Tally {
   private readonly sums = { ...EMPTY_RESULT };
-
-  constructor(private readonly id: number) {}
 
   add(kernel: BandKernel, rows: number, cols: number, blockSize: number): void {
     const { sums } = this;
@@ -221,6 +222,6 @@ class Tally {
   }
 
   result(digest: string): PieceResult {
-    return { ...this.sums, id: this.id, digest };
+    return { ...this.sums, digest };
   }
 }

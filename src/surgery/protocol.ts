@@ -1,11 +1,9 @@
-import type { PlainError } from "../errors.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import type { OperatorSetup } from "./piece-operator.js";
 
 /** What crosses between the executor and its workers. */
 
 export interface PieceJob {
-  readonly id: number;
   /** `operate`: a target's bands; `copy`: carried-over bytes; `check`: digest what an earlier run wrote. */
   readonly kind: "operate" | "copy" | "check";
   readonly shard: string;
@@ -25,7 +23,6 @@ export interface PieceJob {
 }
 
 export interface PieceResult {
-  readonly id: number;
   /** XXH128 of the bytes as they stand in the output. */
   digest: string;
   /** Weights of the tiles that were operated on. */
@@ -44,12 +41,6 @@ export interface WorkerSetup {
   readonly operator: OperatorSetup;
 }
 
-export type ToWorker =
-  | { readonly type: "job"; readonly job: PieceJob; readonly slot: number }
-  | { readonly type: "histogram" };
-
-export type FromWorker =
-  | { readonly type: "ready" }
-  | { readonly type: "result"; readonly result: PieceResult; readonly slot: number }
-  | { readonly type: "failed"; readonly error: PlainError }
-  | { readonly type: "histogram"; readonly histogram: Float64Array };
+/** A piece, or the order to hand over the histogram gathered so far. */
+export type Job = PieceJob | { readonly kind: "take histogram" };
+export type JobResult = PieceResult | Float64Array;

@@ -1,11 +1,10 @@
 import { PhysariumError } from "../errors.js";
-import type { PieceJob, PieceResult } from "./protocol.js";
-import type { WorkerPool } from "./worker-pool.js";
+import type { Pool } from "./pool.js";
 
 /** A job and what to do with its result. */
-export interface RunnableJob {
-  readonly job: PieceJob;
-  done(result: PieceResult): void | Promise<void>;
+export interface RunnableJob<Job, Result> {
+  readonly job: Job;
+  done(result: Result): void | Promise<void>;
 }
 
 /**
@@ -13,9 +12,9 @@ export interface RunnableJob {
  *
  * Stops issuing at the first failure or when `signal` aborts, waits for what is in flight, then throws: the failure, or `STOPPED`.
  */
-export async function runJobs(
-  jobs: Iterable<RunnableJob> | AsyncIterable<RunnableJob>,
-  pool: WorkerPool,
+export async function runJobs<Job, Result>(
+  jobs: Iterable<RunnableJob<Job, Result>> | AsyncIterable<RunnableJob<Job, Result>>,
+  pool: Pool<Job, Result>,
   signal?: AbortSignal,
 ): Promise<void> {
   const inFlight = new Set<Promise<void>>();
