@@ -1,6 +1,6 @@
 import { flowBlocks } from "./flow-words.js";
 import { assessment, notInThisReport } from "./honest-words.js";
-import { type LayerGrid, layerGrid } from "./layer-grid.js";
+import { type LayerGrid, layerGrid, sortProjections } from "./layer-grid.js";
 import {
   byteSize,
   count,
@@ -156,7 +156,9 @@ function aggregate(report: ReportInput): Section {
 }
 
 function projections(report: ReportInput): Section {
-  const rows = report.per_projection.map((row): Text[] => [
+  const byName = new Map(report.per_projection.map((row) => [row.projection, row]));
+  const sorted = sortProjections([...byName.keys()]).flatMap((projection) => byName.get(projection) ?? []);
+  const rows = sorted.map((row): Text[] => [
     say`${code(row.projection)}`,
     say`${count(row.tensors)}`,
     say`${percent(row.mean)}`,

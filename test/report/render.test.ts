@@ -1,7 +1,15 @@
 import { parseHTML } from "linkedom";
 import { describe, expect, test } from "vitest";
 import { renderHtml, renderLogLine, renderMarkdown, renderSummary } from "../../dist/report/index.js";
-import { oklchToHex, RAMP_STEPS, rampRange, rampStep, rampVariables } from "../../dist/report/pictures/ramp.js";
+import {
+  luminance,
+  oklchToHex,
+  RAMP_STEPS,
+  rampColours,
+  rampRange,
+  rampStep,
+  rampVariables,
+} from "../../dist/report/pictures/ramp.js";
 import type { SurgeryReport } from "../../src/surgery/surgery-report.js";
 import { integrity, loamLike, moeLike, qualityNumbers, qwenLike, worthNumbers } from "./fixtures.js";
 
@@ -345,18 +353,22 @@ describe("colours", () => {
     expect(high - low).toBeCloseTo(0.02, 12);
   });
 
-  test("lightness runs one way in each scheme", () => {
-    for (const [scheme, sign] of [
-      ["light", -1],
-      ["dark", 1],
-    ] as const) {
-      const greys = [...rampVariables(scheme).matchAll(/#([0-9a-f]{2})([0-9a-f]{2})([0-9a-f]{2})/g)].map(
-        ([, r, g, b]) =>
-          0.2126 * Number.parseInt(r, 16) + 0.7152 * Number.parseInt(g, 16) + 0.0722 * Number.parseInt(b, 16),
-      );
-      expect(greys.length).toBe(RAMP_STEPS);
-      for (let i = 1; i < greys.length; i++) expect(Math.sign(greys[i] - greys[i - 1])).toBe(sign);
+  test.each([
+    ["light", -1],
+    ["dark", 1],
+  ] as const)("%s: lightness runs one way, and text on every step has a contrast of 4.5 to 1", (scheme, sign) => {
+    const steps = rampColours(scheme).map(luminance);
+    expect(steps.length).toBe(RAMP_STEPS);
+    for (let i = 1; i < steps.length; i++) expect(Math.sign(steps[i] - steps[i - 1])).toBe(sign);
+    const inks = [...rampVariables(scheme).matchAll(/--t\d+:#(000|fff)/g)].map(([, ink]) => (ink === "000" ? 0 : 1));
+    expect(inks.length).toBe(RAMP_STEPS);
+    for (const [i, ink] of inks.entries()) {
+      const [dark, light] = [ink, steps[i]].sort((a, b) => a - b);
+      expect((light + 0.05) / (dark + 0.05)).toBeGreaterThan(4.5);
     }
+  });
+
+  test("white and black", () => {
     expect(oklchToHex([1, 0, 0])).toBe("#ffffff");
     expect(oklchToHex([0, 0, 0])).toBe("#000000");
   });
