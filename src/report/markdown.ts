@@ -45,7 +45,7 @@ function fenced(lines: readonly string[]): string {
 
 function tableText({ caption, columns, rows, note }: Table): string {
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
-  const head = line(columns.map(({ name }) => (name === "" ? " " : pieceText(foreign(name)))));
+  const head = line(columns.map(({ name }) => pieceText(foreign(name))));
   const rule = `|${columns.map(({ numeric }) => (numeric ? "---:" : "---")).join("|")}|`;
   const body = rows.map((row) => line(row.map(textOf)));
   const under = note === undefined ? "" : `\n\n${textOf(note)}`;

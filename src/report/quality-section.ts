@@ -37,7 +37,7 @@ export function qualitySection(report: ReportInput): Section {
   blocks.push({
     kind: "table",
     caption: "Perplexity",
-    columns: [{ name: "" }, { name: "Operated", numeric: true }, { name: "Donor", numeric: true }],
+    columns: [{ name: "Measure" }, { name: "Operated", numeric: true }, { name: "Donor", numeric: true }],
     rows: [
       row("Perplexity", (m) => `${fixed(m.perplexity, 3)} ± ${fixed(m.stderr, 3)}`),
       row("Mean NLL, nats a token", (m) => fixed(m.mean_nll, 4)),
