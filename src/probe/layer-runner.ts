@@ -335,6 +335,12 @@ export class LayerRunner {
   }
 }
 
+/** What f32 copies may take when nobody says: half of what the machine, or the container around us, has. */
+export function defaultMemoryBytes(): number {
+  const constrained = process.constrainedMemory();
+  return Math.min(constrained > 0 ? constrained : Number.POSITIVE_INFINITY, totalmem()) / 2;
+}
+
 /** Tensors of a layer that a forward pass may leave aside: tables that are computed anew. */
 const IGNORED = /\.rotary_emb\.inv_freq$/;
 
@@ -375,7 +381,7 @@ function checkTensors(architecture: Architecture, weights: Weights): void {
 function shouldKeepCopies(weights: Weights, engine: Engine, options: RunnerOptions): boolean {
   // Other devices hold their own copies, and cannot cast BF16.
   if (engine.device !== "cpu") return true;
-  const budget = options.memoryBytes ?? totalmem() / 2;
+  const budget = options.memoryBytes ?? defaultMemoryBytes();
   if (4 * weights.elementCount > budget) return false;
   const { runs, tokens } = options.workload ?? { runs: Infinity, tokens: Infinity };
   return 0.4 * runs + 1.5e-3 * tokens > 8;
