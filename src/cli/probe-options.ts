@@ -33,6 +33,8 @@ export interface ProtocolFlags {
   bos?: boolean | string;
   rows?: boolean;
   separator?: string;
+  minTokens?: number;
+  skip?: number;
   limit?: number;
 }
 
@@ -48,7 +50,9 @@ export function addProtocolOptions(command: Command): Command {
     .option("--no-bos", "begin documents without BOS")
     .option("--rows", "the file's lines are rows of WikiText, to be joined by a blank line")
     .option("--separator <text>", "what stands between documents (default: <|endoftext|>)")
-    .option("--limit <n>", "at most so many windows or documents, from the start", toInteger);
+    .option("--min-tokens <n>", "leave out documents of fewer tokens", toInteger)
+    .option("--skip <n>", "leave out so many windows or documents at the start", toInteger)
+    .option("--limit <n>", "at most so many windows or documents", toInteger);
 }
 
 export function toProtocolOptions(flags: ProtocolFlags): ProtocolOptions {

@@ -74,6 +74,14 @@ export class Engine {
       });
       return new Session(session, graph.outputNames);
     } catch (error) {
+      if (this.device !== "cpu") {
+        throw new PhysariumError(
+          "USAGE_DEVICE",
+          `--device ${this.device}: the engine cannot use it here: ${error instanceof Error ? error.message.trim() : String(error)}; take cpu, or install its driver`,
+          { device: this.device },
+          error,
+        );
+      }
       throw new PhysariumError(
         "INTERNAL",
         `the engine refused a graph of ours: ${error instanceof Error ? error.message : String(error)}`,

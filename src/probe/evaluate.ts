@@ -1,13 +1,11 @@
 import { basename, join } from "node:path";
 import { sha256 } from "hash-wasm";
-import { type Donor, donorName, openDonor } from "../checkpoint/donor.js";
+import { type Donor, donorName } from "../checkpoint/donor.js";
 import { readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
 import { Engine } from "./engine.js";
-import { architectureOf } from "./families/registry.js";
-import { type Activations, defaultMemoryBytes, LayerRunner, type RunnerOptions } from "./layer-runner.js";
-import { ModelConfig } from "./model-config.js";
+import { type Activations, defaultMemoryBytes, inspectModel, LayerRunner, type RunnerOptions } from "./layer-runner.js";
 import { decodeText, type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./protocols.js";
 import type { ModelQuality, QualitySection } from "./quality.js";
 import { Scorer } from "./scorer.js";
@@ -47,14 +45,12 @@ export async function evaluate(
 ): Promise<Evaluation> {
   const bytes = await readSmallFile(textPath, undefined, MAX_TEXT_BYTES);
   const text = decodeText(bytes, textPath);
+  const inspected = await inspectModel(modelPath);
+  const models = [inspected.donor];
+  if (options.against !== undefined) models.unshift((await inspectModel(options.against)).donor);
   const tokenizer = await TextTokenizer.open(modelPath);
-  const architecture = architectureOf(await ModelConfig.read(modelPath));
-  const prepared = prepareText(text, tokenizer, architecture.maxPositions, options);
-  const models = [await openDonor(modelPath)];
-  if (options.against !== undefined) {
-    await checkSameTokenizer(tokenizer, modelPath, options.against);
-    models.unshift(await openDonor(options.against));
-  }
+  const prepared = prepareText(text, tokenizer, inspected.architecture.maxPositions, options);
+  if (options.against !== undefined) await checkSameTokenizer(tokenizer, modelPath, options.against);
   const run = await runModels(models, prepared, options);
   const model = run.traces[run.traces.length - 1];
   const donor = options.against === undefined ? undefined : run.traces[0];

@@ -104,10 +104,7 @@ export class LayerRunner {
   ) {}
 
   static async open(model: string | Donor, options: RunnerOptions = {}): Promise<LayerRunner> {
-    const donor = typeof model === "string" ? await openDonor(model) : model;
-    const architecture = architectureOf(await ModelConfig.read(donor.path));
-    const weights = new Weights(donor);
-    checkTensors(architecture, weights);
+    const { donor, architecture, weights } = await inspectModel(model);
     const engine = options.engine ?? (await Engine.open(options));
     return new LayerRunner(donor, architecture, weights, engine, shouldKeepCopies(weights, engine, options));
   }
@@ -335,6 +332,21 @@ export class LayerRunner {
   }
 }
 
+/** A model looked at without an engine: everything that could be refused about it is refused here. */
+export interface InspectedModel {
+  readonly donor: Donor;
+  readonly architecture: Architecture;
+  readonly weights: Weights;
+}
+
+export async function inspectModel(model: string | Donor): Promise<InspectedModel> {
+  const donor = typeof model === "string" ? await openDonor(model) : model;
+  const architecture = architectureOf(await ModelConfig.read(donor.path));
+  const weights = new Weights(donor);
+  checkTensors(architecture, weights);
+  return { donor, architecture, weights };
+}
+
 /** What f32 copies may take when nobody says: half of what the machine, or the container around us, has. */
 export function defaultMemoryBytes(): number {
   const constrained = process.constrainedMemory();
@@ -349,9 +361,14 @@ const IGNORED = /\.rotary_emb\.inv_freq$/;
  * would be wrong without a word.
  */
 function checkTensors(architecture: Architecture, weights: Weights): void {
+  const { vocabSize, hiddenSize } = architecture;
+  weights.get(weights.embedding, [vocabSize, hiddenSize]);
+  weights.get(weights.head(architecture), [vocabSize, hiddenSize]);
+  weights.get(`${weights.prefix}norm.weight`, [hiddenSize]);
   for (let layer = 0; layer < architecture.layerCount; layer++) {
     const known = new Set<string>();
-    for (const { projection } of projectionsOf(architecture, weights.prefix, layer)) {
+    for (const { projection, tensor, rows, cols } of projectionsOf(architecture, weights.prefix, layer)) {
+      weights.get(tensor, [rows, cols]);
       known.add(`${projection}.weight`).add(`${projection}.bias`);
     }
     for (const norm of ["input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"]) {

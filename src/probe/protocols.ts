@@ -21,7 +21,11 @@ export interface ProtocolOptions {
   readonly rows?: boolean;
   /** Text between documents. */
   readonly separator?: string;
-  /** At most so many windows or documents, from the start of the text. */
+  /** Leave out documents of fewer tokens (BOS included). */
+  readonly minTokens?: number;
+  /** Leave out so many windows or documents at the start of the text. */
+  readonly skip?: number;
+  /** At most so many windows or documents. */
   readonly limit?: number;
 }
 
@@ -85,7 +89,6 @@ export function prepareText(
     bos: bos?.text ?? null,
     joiner: options.rows ? ROW_JOINER : null,
     separator: null,
-    documents: 1,
   });
 }
 
@@ -137,12 +140,12 @@ function documents(
   const sequences: ScoredSequence[] = [];
   let unknownTokens = 0;
   for (const document of texts) {
-    if (options.limit !== undefined && sequences.length === options.limit) break;
+    if (options.limit !== undefined && sequences.length === (options.skip ?? 0) + options.limit) break;
     if (document.trim() === "") continue;
     const tokens = tokenizer.encode(document.trim());
-    unknownTokens += countUnknown(tokens, tokenizer, false);
+    unknownTokens += countUnknown(tokens, tokenizer, texts.length === 1);
     const ids = [...(bos === undefined ? [] : [bos.id]), ...tokens].slice(0, window);
-    if (ids.length > 1) sequences.push({ ids, scoreFrom: 1 });
+    if (ids.length >= Math.max(options.minTokens ?? 0, 2)) sequences.push({ ids, scoreFrom: 1 });
   }
   if (sequences.length === 0) {
     throw new PhysariumError("USAGE_TEXT_SHORT", "no document has a token to predict; give longer documents", {});
@@ -154,19 +157,29 @@ function documents(
     bos: bos?.text ?? null,
     joiner: null,
     separator,
-    documents: sequences.length,
   });
 }
 
 function finish(
   all: readonly ScoredSequence[],
-  { limit }: ProtocolOptions,
+  { skip = 0, limit }: ProtocolOptions,
   unknownTokens: number,
-  record: Omit<ProtocolRecord, "windows" | "tokens">,
+  record: Omit<ProtocolRecord, "windows" | "tokens" | "documents">,
 ): PreparedText {
-  const sequences = limit === undefined ? all : all.slice(0, limit);
+  const sequences = all.slice(skip, limit === undefined ? undefined : skip + limit);
+  if (sequences.length === 0) {
+    throw new PhysariumError(
+      "USAGE_TEXT_SHORT",
+      `--skip ${skip} leaves nothing of ${all.length} windows or documents`,
+      {
+        skip,
+        found: all.length,
+      },
+    );
+  }
   const tokens = sequences.reduce((sum, { ids, scoreFrom }) => sum + ids.length - scoreFrom, 0);
-  return { record: { ...record, windows: sequences.length, tokens }, sequences, unknownTokens };
+  const documents = record.name === "documents" ? sequences.length : 1;
+  return { record: { ...record, windows: sequences.length, documents, tokens }, sequences, unknownTokens };
 }
 
 function chosenBos(tokenizer: TextTokenizer, wanted: boolean | string, isExplicit: boolean): SpecialToken | undefined {
