@@ -1,7 +1,6 @@
-import type { PlainError } from "../errors.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 
-/** Messages between `BandPool` and `band-worker.ts`. */
+/** Jobs of the pool that codes and decodes bands (threads/pool.ts), done by `BandTasks`. */
 
 /** Read a raw band and code it. `dtype` is absent for what is never coded. */
 export interface EncodeTask {
@@ -42,6 +41,3 @@ export interface CloseTask {
 }
 
 export type BandTask = EncodeTask | DecodeTask | CloseTask;
-
-/** A thread has one task at a time, so replies need no number. */
-export type BandReply = { readonly result?: EncodedBand } | { readonly error: PlainError };

@@ -4,9 +4,11 @@ import { type Donor, openDonor, type Shard } from "../checkpoint/donor.js";
 import { attempt, type FileLayer, FileSource, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
+import type { Pool } from "../threads/pool.js";
+import { PHYSARIUM_VERSION } from "../version.js";
 import { MAX_BAND_ELEMENTS } from "./band-format.js";
-import { BandPool } from "./band-pool.js";
-import type { EncodedBand } from "./band-protocol.js";
+import type { BandTask, EncodedBand } from "./band-protocol.js";
+import { bandPool } from "./band-tasks.js";
 import { bandByteLength } from "./bands.js";
 import { Checksum, checksumText } from "./checksum.js";
 import { copyFile, filesToKeep, SequentialWriter } from "./copied-file.js";
@@ -35,9 +37,10 @@ export interface PackOptions {
   readonly resume?: boolean;
   /** Replace a packed folder that stands at the output, or a stopped run. */
   readonly overwrite?: boolean;
-  readonly physariumVersion: string;
   /** Bytes of the donor's shards that are packed. */
   readonly onProgress?: (progress: Progress) => void;
+  /** Aborted, the run stops after the bands in flight and can be resumed. */
+  readonly signal?: AbortSignal;
   readonly files?: FileLayer;
   /** Elements a band at most; for tests, which want many bands of few weights. */
   readonly bandElements?: number;
@@ -70,7 +73,7 @@ export function defaultWorkers(): number {
  * Bounded memory: at most two bands a thread are under way. The donor is only read. Throws `USAGE_*` before the first write,
  * `DONOR_*` for what is wrong with the donor or changes meanwhile, `IO_*`.
  */
-export async function packModel(donorPath: string, output: string, options: PackOptions): Promise<PackResult> {
+export async function packModel(donorPath: string, output: string, options: PackOptions = {}): Promise<PackResult> {
   const started = performance.now();
   const { files = nodeFiles, bandElements = MAX_BAND_ELEMENTS, resume = false, overwrite = false } = options;
   if (await isPackedFolder(donorPath, files)) {
@@ -92,7 +95,7 @@ export async function packModel(donorPath: string, output: string, options: Pack
   });
   try {
     const run = await PackRun.start(donor, staged, bandElements, options, files);
-    const manifest = staged.isComplete ? await readManifest(output, files) : await run.write(options.physariumVersion);
+    const manifest = staged.isComplete ? await readManifest(output, files) : await run.write();
     await staged.commit();
     const { shards } = manifest;
     const sum = (key: "byte_length" | "original_byte_length") => shards.reduce((total, shard) => total + shard[key], 0);
@@ -112,6 +115,8 @@ export async function packModel(donorPath: string, output: string, options: Pack
     throw error;
   }
 }
+
+type BandThreads = Pool<BandTask, EncodedBand | undefined>;
 
 class PackRun {
   resumedShards = 0;
@@ -135,11 +140,11 @@ class PackRun {
     return new PackRun(donor, staged, bandElements, options, files, ...checksums);
   }
 
-  async write(physariumVersion: string): Promise<Manifest> {
+  async write(): Promise<Manifest> {
     const manifest: Manifest = {
       format: PACK_FORMAT,
       version: 1,
-      physarium_version: physariumVersion,
+      physarium_version: PHYSARIUM_VERSION,
       shards: await this.packShards(),
       side_files: await this.copySideFiles(),
     };
@@ -148,7 +153,7 @@ class PackRun {
   }
 
   private async packShards(): Promise<Manifest["shards"]> {
-    const pool = new BandPool(this.options.workers ?? defaultWorkers());
+    const pool = await bandPool(this.options.workers ?? defaultWorkers());
     try {
       const rows: Manifest["shards"] = [];
       for (const shard of this.donor.shards) {
@@ -188,7 +193,7 @@ class PackRun {
     }
   }
 
-  private async packShard(shard: Shard, pool: BandPool): Promise<number> {
+  private async packShard(shard: Shard, pool: BandThreads): Promise<number> {
     const { bandElements, checksum, fileChecksum } = this;
     const from = join(this.donor.path, shard.file);
     const path = join(this.staged.path, packedFileName(shard.file));
@@ -231,13 +236,13 @@ class PackRun {
       });
       return end;
     } finally {
-      await pool.closeFiles().catch(() => {});
+      await pool.runOnEach({ kind: "close" }).catch(() => {});
       await file.close();
     }
   }
 
-  /** The bands of a shard in the order of its data, `inFlight` of them under way. A tensor without bands comes once, empty. */
-  private async *encodedBands(shard: Shard, path: string, pool: BandPool) {
+  /** The bands of a shard in the order of its data, as many under way as the pool takes. A tensor without bands comes once, empty. */
+  private async *encodedBands(shard: Shard, path: string, pool: BandThreads) {
     interface Pending {
       isLast: boolean;
       rawByteLength: number;
@@ -245,22 +250,31 @@ class PackRun {
     }
     const pending: Pending[] = [];
     const finish = async ({ result, ...rest }: Pending) => ({ ...rest, band: await result });
-    for (const tensor of shard.tensors) {
-      const step = bandByteLength(tensor, this.bandElements);
-      const dtype = isFloatDtype(tensor.dtype) ? { dtype: tensor.dtype } : {};
-      let begin = 0;
-      do {
-        const byteLength = Math.min(step, tensor.byteLength - begin);
-        const task = { kind: "encode", path, byteOffset: tensor.byteOffset + begin, byteLength, ...dtype } as const;
-        const result = byteLength === 0 ? Promise.resolve(undefined) : pool.run(task);
-        // Awaited in its turn; a failure before that is no unhandled one.
-        result.catch(() => {});
-        begin += byteLength;
-        pending.push({ isLast: begin === tensor.byteLength, rawByteLength: byteLength, result });
-        if (pending.length >= pool.inFlight) yield await finish(pending.shift()!);
-      } while (begin < tensor.byteLength);
+    try {
+      for (const tensor of shard.tensors) {
+        const step = bandByteLength(tensor, this.bandElements);
+        const dtype = isFloatDtype(tensor.dtype) ? { dtype: tensor.dtype } : {};
+        let begin = 0;
+        do {
+          this.refuseStopped();
+          const byteLength = Math.min(step, tensor.byteLength - begin);
+          const task = { kind: "encode", path, byteOffset: tensor.byteOffset + begin, byteLength, ...dtype } as const;
+          const result = byteLength === 0 ? Promise.resolve(undefined) : pool.run(task);
+          // Awaited in its turn; a failure before that is no unhandled one.
+          result.catch(() => {});
+          begin += byteLength;
+          pending.push({ isLast: begin === tensor.byteLength, rawByteLength: byteLength, result });
+          if (pending.length >= pool.capacity) yield await finish(pending.shift()!);
+        } while (begin < tensor.byteLength);
+      }
+      while (pending.length > 0) yield await finish(pending.shift()!);
+    } finally {
+      await Promise.allSettled(pending.map((entry) => entry.result));
     }
-    for (const entry of pending) yield await finish(entry);
+  }
+
+  private refuseStopped(): void {
+    if (this.options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request; go on with --resume");
   }
 
   private async readOriginalHeader(shard: Shard, path: string): Promise<Uint8Array> {

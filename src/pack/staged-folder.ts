@@ -243,7 +243,7 @@ async function readLedger(places: Places, options: StageOptions): Promise<Stoppe
   if (!hasLedger) {
     if (names === undefined || names.length === 0) return undefined;
     throw new PhysariumError(
-      "USAGE_PARTIAL_FOREIGN",
+      "USAGE_OUTPUT_EXISTS",
       `${partial}: the folder exists and is no stopped run of ours; move it away`,
       { path: partial },
     );
@@ -251,7 +251,7 @@ async function readLedger(places: Places, options: StageOptions): Promise<Stoppe
   if (!resume) {
     if (names === undefined || mayReplace !== undefined) return undefined;
     throw new PhysariumError(
-      "USAGE_PARTIAL_EXISTS",
+      "USAGE_UNFINISHED",
       `${partial}: a stopped run left it; continue that run with --resume, or start anew with --overwrite`,
       { path: partial },
     );

@@ -1,7 +1,10 @@
 import { join } from "node:path";
 import { attempt, type FileLayer, FileSource, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
-import { BandPool } from "./band-pool.js";
+import type { Pool } from "../threads/pool.js";
+import { runJobs } from "../threads/run-jobs.js";
+import type { BandTask, EncodedBand } from "./band-protocol.js";
+import { bandPool } from "./band-tasks.js";
 import { Checksum, checksumText } from "./checksum.js";
 import { copyFile } from "./copied-file.js";
 import { defaultWorkers, type Progress } from "./pack-model.js";
@@ -17,6 +20,8 @@ export interface UnpackOptions {
   readonly overwrite?: boolean;
   /** Bytes of the unpacked shards. */
   readonly onProgress?: (progress: Progress) => void;
+  /** Aborted, the run stops after the bands in flight and can be resumed. */
+  readonly signal?: AbortSignal;
   readonly files?: FileLayer;
 }
 
@@ -56,8 +61,9 @@ export async function unpackModel(
     ...(overwrite ? { mayReplace: (names: readonly string[]) => names.every((name) => isOurs(name, model)) } : {}),
     files,
   });
-  const pool = new BandPool(options.workers ?? defaultWorkers());
+  let pool: Pool<BandTask, EncodedBand | undefined> | undefined;
   try {
+    pool = await bandPool(options.workers ?? defaultWorkers());
     let bytesDone = 0;
     const advance = (bytes: number) => {
       bytesDone += bytes;
@@ -72,7 +78,7 @@ export async function unpackModel(
         advance(shard.original.byteLength);
         continue;
       }
-      await unpackShard(shard, join(packedPath, shard.file), path, pool, advance, files);
+      await unpackShard(shard, join(packedPath, shard.file), path, pool, advance, options.signal, files);
       await staged.record({ file: shard.original.file, byte_length: shard.original.byteLength });
     }
     for (const side of staged.isComplete ? [] : manifest.side_files) {
@@ -93,7 +99,7 @@ export async function unpackModel(
       seconds: (performance.now() - started) / 1000,
     };
   } catch (error) {
-    await pool.close();
+    await pool?.close();
     await staged.release().catch(() => {});
     throw error;
   }
@@ -104,8 +110,9 @@ async function unpackShard(
   shard: PackedShard,
   packedPath: string,
   path: string,
-  pool: BandPool,
+  pool: Pool<BandTask, EncodedBand | undefined>,
   advance: (bytes: number) => void,
+  signal: AbortSignal | undefined,
   files: FileLayer,
 ): Promise<void> {
   const file = await attempt("creating", path, () => files.open(path, "w"));
@@ -113,36 +120,28 @@ async function unpackShard(
     await attempt("extending", path, () => file.truncate(shard.original.byteLength));
     await writeFully(file, shard.headerBytes, 0, path);
     advance(shard.headerBytes.byteLength);
-    const underWay = new Set<Promise<void>>();
-    let failure: { error: unknown } | undefined;
-    for (const { tensor, band } of bandsOf(shard)) {
-      const range = bandRange(tensor, band);
-      const { dtype, byteOffset } = tensor.info;
-      const task = pool
-        .run({
-          kind: "decode",
-          path: packedPath,
-          ...range,
-          ...(isFloatDtype(dtype) ? { dtype } : {}),
-          outputPath: path,
-          outputByteOffset: byteOffset + range.rawBegin,
-          where: `${shard.file}: tensor "${tensor.info.name}", band ${band}`,
-        })
-        .then(() => advance(range.rawByteLength))
-        .catch((error) => {
-          failure ??= { error };
-        })
-        .finally(() => underWay.delete(task));
-      underWay.add(task);
-      if (underWay.size >= pool.inFlight) await Promise.race(underWay);
-      if (failure !== undefined) break;
-    }
-    await Promise.all(underWay);
-    if (failure !== undefined) throw failure.error;
-    await pool.closeFiles();
+    await runJobs(decodeJobs(shard, packedPath, path, advance), pool, signal);
+    await pool.runOnEach({ kind: "close" });
     await attempt("flushing", path, () => file.datasync());
   } finally {
     await file.close();
+  }
+}
+
+function* decodeJobs(shard: PackedShard, packedPath: string, outputPath: string, advance: (bytes: number) => void) {
+  for (const { tensor, band } of bandsOf(shard)) {
+    const range = bandRange(tensor, band);
+    const { name, dtype, byteOffset } = tensor.info;
+    const job: BandTask = {
+      kind: "decode",
+      path: packedPath,
+      ...range,
+      ...(isFloatDtype(dtype) ? { dtype } : {}),
+      outputPath,
+      outputByteOffset: byteOffset + range.rawBegin,
+      where: `${shard.file}: tensor "${name}", band ${band}`,
+    };
+    yield { job, done: () => advance(range.rawByteLength) };
   }
 }
 

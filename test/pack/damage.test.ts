@@ -16,7 +16,7 @@ const at = (name: string) => join(scratch, name);
 beforeAll(async () => {
   scratch = await scratchFolder();
   await writeOddDonor(at("odd"));
-  await packModel(at("odd"), at("packed"), { physariumVersion: "test", bandElements: 1000, workers: 0 });
+  await packModel(at("odd"), at("packed"), { bandElements: 1000, workers: 0 });
 });
 
 /** The weights of a packed folder, or the code of the error that refuses them. */

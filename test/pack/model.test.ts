@@ -11,7 +11,6 @@ import { readHeader } from "../../dist/safetensors/header.js";
 import { digests, scratchFolder } from "./folder.js";
 import { writeOddDonor } from "./odd-donor.js";
 
-const physariumVersion = "test";
 const LOAM = "examples/donors/loam";
 let scratch: string;
 
@@ -27,7 +26,7 @@ describe("packing and unpacking a folder", () => {
     const progress: number[] = [];
     const onProgress = ({ bytesDone, bytesTotal }: { bytesDone: number; bytesTotal: number }) =>
       progress.push(bytesDone / bytesTotal);
-    const packed = await packModel(LOAM, at("loam-packed"), { physariumVersion, onProgress, workers: 2 });
+    const packed = await packModel(LOAM, at("loam-packed"), { onProgress, workers: 2 });
     expect(packed.packedFraction).toBeLessThan(0.685);
     expect(progress.at(-1)).toBe(1);
     expect(progress).toEqual([...progress].sort((a, b) => a - b));
@@ -41,7 +40,7 @@ describe("packing and unpacking a folder", () => {
     async (bandElements) => {
       const packs: Record<string, string>[] = [];
       for (const workers of [0, 1, 3]) {
-        await packModel(at("odd"), at("odd-packed"), { physariumVersion, bandElements, workers, overwrite: true });
+        await packModel(at("odd"), at("odd-packed"), { bandElements, workers, overwrite: true });
         packs.push(await digests(at("odd-packed")));
         await unpackModel(at("odd-packed"), at("odd-back"), { workers, overwrite: true });
         expect(await digests(at("odd-back"))).toEqual(await digests(at("odd")));
@@ -52,7 +51,7 @@ describe("packing and unpacking a folder", () => {
   );
 
   it("writes safetensors files that any reader opens, and that no loader takes for a model", async () => {
-    await packModel(at("odd"), at("odd-container"), { physariumVersion, bandElements: 1000 });
+    await packModel(at("odd"), at("odd-container"), { bandElements: 1000 });
     for (const file of (await readdir(at("odd-container"))).filter((name) => name.endsWith(".safetensors"))) {
       const source = await FileSource.open(join(at("odd-container"), file));
       const header = await readHeader(source, file);
@@ -64,7 +63,7 @@ describe("packing and unpacking a folder", () => {
       if (file.includes("00001")) expect(noise).toMatchObject({ dtype: "U8", shape: [2000] });
     }
     await expect(openDonor(at("odd-container"))).rejects.toMatchObject({ code: "DONOR_PACKED" });
-    await expect(packModel(at("odd-container"), at("twice"), { physariumVersion })).rejects.toMatchObject({
+    await expect(packModel(at("odd-container"), at("twice"))).rejects.toMatchObject({
       code: "USAGE_ALREADY_PACKED",
     });
   });
@@ -78,7 +77,7 @@ describe("packing and unpacking a folder", () => {
       const donor = at(`single-${i}`);
       await mkdir(donor);
       await copyFile(file, join(donor, "model.safetensors"));
-      await packModel(donor, `${donor}-packed`, { physariumVersion, workers: 0 });
+      await packModel(donor, `${donor}-packed`, { workers: 0 });
       await unpackModel(`${donor}-packed`, `${donor}-back`, { workers: 0 });
       expect(await digests(`${donor}-back`)).toEqual(await digests(donor));
     }
@@ -87,7 +86,7 @@ describe("packing and unpacking a folder", () => {
 
 describe("reading a packed folder", () => {
   it("reads tensors, row bands and shards as the donor's files hold them", async () => {
-    await packModel(at("odd"), at("odd-read"), { physariumVersion, bandElements: 1000 });
+    await packModel(at("odd"), at("odd-read"), { bandElements: 1000 });
     const model = await openPacked(at("odd-read"));
     const donor = await openDonor(at("odd"));
     expect(model.donor.tensorCount).toBe(donor.tensorCount);
@@ -133,7 +132,7 @@ describe("reading a packed folder", () => {
         return file;
       },
     };
-    await packModel(LOAM, at("loam-counted"), { physariumVersion, bandElements: 4096 });
+    await packModel(LOAM, at("loam-counted"), { bandElements: 4096 });
     const model = await openPacked(at("loam-counted"), files);
     bytesRead = 0;
     // 16 rows of 256 make a band of 4096.
@@ -151,7 +150,7 @@ describe("refusals before the first write", () => {
     ["around the donor", "."],
   ])("an output that is %s", async (_, output) => {
     const before = await digests(at("odd"));
-    await expect(packModel(at("odd"), at(output), { physariumVersion, overwrite: true })).rejects.toMatchObject({
+    await expect(packModel(at("odd"), at(output), { overwrite: true })).rejects.toMatchObject({
       code: "USAGE_OUTPUT_OVERLAP",
     });
     expect(await digests(at("odd"))).toEqual(before);
@@ -161,7 +160,7 @@ describe("refusals before the first write", () => {
     await mkdir(at("mine"));
     await writeFile(join(at("mine"), "precious.txt"), "x");
     for (const overwrite of [false, true]) {
-      await expect(packModel(at("odd"), at("mine"), { physariumVersion, overwrite })).rejects.toMatchObject({
+      await expect(packModel(at("odd"), at("mine"), { overwrite })).rejects.toMatchObject({
         code: "USAGE_OUTPUT_EXISTS",
       });
       await expect(unpackModel(at("odd-container"), at("mine"), { overwrite })).rejects.toMatchObject({
@@ -177,12 +176,12 @@ describe("refusals before the first write", () => {
       ...nodeFiles,
       statfs: (async () => ({ bavail: 1, bsize: 4096 })) as unknown as typeof nodeFiles.statfs,
     };
-    const pack = (name: string, files = nodeFiles) => packModel(at("odd"), at(name), { physariumVersion, files });
+    const pack = (name: string, files = nodeFiles) => packModel(at("odd"), at(name), { files });
     await expect(pack("small", full)).rejects.toMatchObject({ code: "USAGE_DISK_SPACE" });
     expect(existsSync(at("small.partial"))).toBe(false);
     await mkdir(at("foreign.partial"));
     await writeFile(join(at("foreign.partial"), "x"), "x");
-    await expect(pack("foreign")).rejects.toMatchObject({ code: "USAGE_PARTIAL_FOREIGN" });
+    await expect(pack("foreign")).rejects.toMatchObject({ code: "USAGE_OUTPUT_EXISTS" });
     await writeFile(at("busy.partial.lock"), String(process.ppid));
     await expect(pack("busy")).rejects.toMatchObject({ code: "USAGE_LOCKED" });
     await writeFile(at("busy.partial.lock"), "999999999");

@@ -9,7 +9,7 @@ import { unpackModel } from "../../dist/pack/unpack-model.js";
 import { digests, scratchFolder } from "./folder.js";
 import { writeOddDonor } from "./odd-donor.js";
 
-const options = { physariumVersion: "test", bandElements: 1000, workers: 0 };
+const options = { bandElements: 1000, workers: 0 };
 let scratch: string;
 let packed: Record<string, string>;
 let original: Record<string, string>;
@@ -115,7 +115,7 @@ describe("resuming", () => {
   it("is refused for other settings, and asked for where a stopped run lies", async () => {
     await expect(packModel(at("odd"), at("d"), { ...options, files: dyingFiles(12).files })).rejects.toThrow();
     await rm(at("d.partial.lock"), { force: true });
-    await expect(packModel(at("odd"), at("d"), options)).rejects.toMatchObject({ code: "USAGE_PARTIAL_EXISTS" });
+    await expect(packModel(at("odd"), at("d"), options)).rejects.toMatchObject({ code: "USAGE_UNFINISHED" });
     await expect(packModel(at("odd"), at("d"), { ...options, bandElements: 64, resume: true })).rejects.toMatchObject({
       code: "USAGE_RESUME_MISMATCH",
     });
@@ -127,7 +127,7 @@ describe("resuming", () => {
     const script = `
       import { packModel } from ${JSON.stringify(new URL("../../dist/pack/pack-model.js", import.meta.url).href)};
       console.log("ready");
-      await packModel(process.argv[1], process.argv[2], { physariumVersion: "test", bandElements: 16, workers: 0, resume: true });
+      await packModel(process.argv[1], process.argv[2], { bandElements: 16, workers: 0, resume: true });
     `;
     const args = ["--input-type=module", "-e", script, at("odd"), at("killed")];
     for (const milliseconds of [60, 120, 250, 400]) {
