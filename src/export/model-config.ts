@@ -90,7 +90,8 @@ export function parseModelConfig(text: string, name: string): ModelConfig {
     headCount,
     kvHeadCount,
     headLength,
-    ropeLength: Math.trunc(headLength * partial),
+    // Cut as transformers does; the addend keeps 96 · (72 / 96) at 72.
+    ropeLength: Math.trunc(headLength * partial + 1e-9),
     contextLength,
     rmsNormEps: fields.optionalPositive("rms_norm_eps") ?? 1e-6,
     ropeTheta:
