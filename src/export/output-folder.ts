@@ -1,5 +1,5 @@
 import { dirname, join, resolve, sep } from "node:path";
-import { attempt, type FileLayer, nodeFiles, type OpenFile, writeFully } from "../checkpoint/file-layer.js";
+import { attempt, type FileLayer, FileSource, nodeFiles, type OpenFile, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { whatStandsAt } from "./output-file.js";
 
@@ -41,6 +41,11 @@ export class OutputFolder {
     return new OutputFolder(full, temporaryPath, files);
   }
 
+  /** Where the folder will stand: its disk must hold it. */
+  get parentPath(): string {
+    return dirname(this.path);
+  }
+
   /** Write one file; `body` gets it open and the path for messages. */
   async write(name: string, body: (file: OpenFile, path: string) => Promise<void>): Promise<void> {
     const path = join(this.temporaryPath, name);
@@ -64,5 +69,33 @@ export class OutputFolder {
 
   async discard(): Promise<void> {
     await this.files.rm(this.temporaryPath, { recursive: true, force: true }).catch(() => {});
+  }
+}
+
+/** Bytes copied at once. */
+const COPY_BYTES = 8 << 20;
+
+/** Copy a range of one file into another. */
+export async function copyRange(
+  source: FileSource,
+  from: number,
+  byteLength: number,
+  file: OpenFile,
+  to: number,
+  path: string,
+): Promise<void> {
+  for (let done = 0; done < byteLength; done += COPY_BYTES) {
+    const end = Math.min(byteLength, done + COPY_BYTES);
+    await writeFully(file, await source.read(from + done, from + end), to + done, path);
+  }
+}
+
+/** Copy a side file into a new folder. */
+export async function copyFile(from: string, folder: OutputFolder, name: string, files: FileLayer): Promise<void> {
+  const source = await FileSource.open(from, files);
+  try {
+    await folder.write(name, (file, path) => copyRange(source, 0, source.byteLength, file, 0, path));
+  } finally {
+    await source.close();
   }
 }

@@ -46,6 +46,8 @@ export interface ExportedTensor extends Readonly<ConversionTally> {
   readonly ggufName: string;
   readonly dtype: string;
   readonly type: ExportType;
+  /** Vectors (norms, biases, rope factors) are F32 whatever was asked for. */
+  readonly isMatrix: boolean;
   /** Why the tensor has another type than the one asked for; undefined where it has that or is no matrix. */
   readonly fallback: string | undefined;
   readonly byteLength: number;
@@ -141,14 +143,15 @@ export async function exportGguf(
   }
 }
 
-function describeTensor(tensor: PlannedTensor, byteLength: number, tally: ConversionTally): ExportedTensor {
-  const isCopied = "located" in tensor.source;
+function describeTensor({ spec, source, fallback }: PlannedTensor, byteLength: number, tally: ConversionTally) {
+  const info = "located" in source ? source.located.info : { name: spec.name, dtype: "F32" };
   return {
-    name: isCopied ? (tensor.source as { located: LocatedTensor }).located.info.name : tensor.spec.name,
-    ggufName: tensor.spec.name,
-    dtype: isCopied ? (tensor.source as { located: LocatedTensor }).located.info.dtype : "F32",
-    type: tensor.spec.type,
-    fallback: tensor.fallback,
+    name: info.name,
+    ggufName: spec.name,
+    dtype: info.dtype,
+    type: spec.type,
+    isMatrix: spec.shape.length > 1,
+    fallback,
     byteLength,
     ...tally,
   };
