@@ -43,10 +43,11 @@ export function renderGgufExport(result: GgufExport): string {
   for (const { type } of result.tensors) byType.set(type, (byType.get(type) ?? 0) + 1);
   lines.push(`types: ${[...byType].map(([type, count]) => `${count} ${type}`).join(", ")}`);
   const kept = totals.zerosBefore - totals.zerosLost;
+  const ofThem =
+    totals.zerosBefore === 0 ? "" : `; ${percent(kept, totals.zerosBefore)} of the donor's zeros are still zero`;
+  const holds = result.holdsExactZeros ? "holds exact zeros" : "does not hold exact zeros";
   lines.push(
-    `zeros in matrices: ${percent(totals.zerosBefore, totals.weights)} before, ${percent(totals.zerosAfter, totals.weights)} after; ` +
-      `${percent(kept, totals.zerosBefore)} of the donor's zeros are still zero` +
-      (result.holdsExactZeros ? ` (${result.type} holds exact zeros)` : ` (${result.type} does not hold exact zeros)`),
+    `zeros in matrices: ${percent(totals.zerosBefore, totals.weights)} before, ${percent(totals.zerosAfter, totals.weights)} after${ofThem} (${result.type} ${holds})`,
   );
   if (totals.relativeError > 0)
     lines.push(`relative error of the matrices (rms): ${totals.relativeError.toExponential(3)}`);
