@@ -72,7 +72,7 @@ export function qualitySection(report: ReportInput): Section {
       kind: "picture",
       picture: "nll",
       title: "Loss along the text",
-      caption: say`Mean negative log-likelihood along the text, from its first token to its last${donor === null ? "." : "; the area between the lines is what surgery cost."}`,
+      caption: say`Mean negative log-likelihood along the text, from its first token to its last${donor === null ? "." : "; below, what lies between them, which is what surgery cost."}`,
     });
   }
   if (quality.kl_histogram !== null && divergence !== null) {
@@ -106,7 +106,23 @@ export function qualitySentence({ text, protocol, model, donor, divergence }: Qu
   return say`${where} surgery ${moved} perplexity by ${strong(percent(Math.abs(change)))} of the donor's, from ${fixed(donor.perplexity, 2)} to ${fixed(model.perplexity, 2)}; both models put the same token first at ${percent(divergence.same_top)} of the places.`;
 }
 
-function histogramTable(histogram: NonNullable<NonNullable<ReportInput["quality"]>["kl_histogram"]>): Table {
+type Histogram = NonNullable<QualityNumbers["kl_histogram"]>;
+
+/** The bins from the first to the last that holds anything: the probe's span every case, a text's few of them. */
+export function withoutEmptyEnds({ log10_edges, counts, underflow, overflow }: Histogram): Histogram {
+  const first = counts.findIndex((n) => n > 0);
+  if (first < 0) return { log10_edges, counts, underflow, overflow };
+  const last = counts.findLastIndex((n) => n > 0);
+  return {
+    log10_edges: log10_edges.slice(first, last + 2),
+    counts: counts.slice(first, last + 1),
+    underflow,
+    overflow,
+  };
+}
+
+function histogramTable(whole: Histogram): Table {
+  const histogram = withoutEmptyEnds(whole);
   const edge = (i: number) => significant(10 ** histogram.log10_edges[i], 3);
   const last = histogram.counts.length;
   return {

@@ -49,6 +49,7 @@ figcaption code{font-size:.94em}
 .killed{background:var(--killed)}.alive{background:var(--alive)}.was-zero{background:var(--soft)}.carried{background:var(--carried)}
 .denominators ul{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.25rem 1.8rem}
 .denominators li{color:var(--ink)}.denominators .of{color:var(--soft)}
+.bar,.ramp,.key,.veins,.plot,.tiles{forced-color-adjust:none}
 .key{display:inline-block;width:.72em;height:.72em;border-radius:2px;margin-right:.5em}
 .keys{display:grid;grid-template-columns:repeat(auto-fit,minmax(10.5rem,1fr));gap:1.4rem 2rem;margin:0;padding:1.5rem 0 1.7rem;border-block:1px solid var(--rule)}
 .keys dt{font:.82rem/1.3 var(--sans);color:var(--soft);margin-bottom:.35rem}

@@ -37,7 +37,7 @@ export function worthSection(report: ReportInput): Section {
       kind: "picture",
       picture: "formats",
       title: "The same model in other formats",
-      caption: say`Size of the tensors in each format, against memories with ${percent(worth.reserved_fraction, 0)} left free for the rest of the engine.`,
+      caption: say`Size of the tensors in each format${memoriesInSight(worth).length > 0 ? `; the dashed lines are memories with ${percent(worth.reserved_fraction, 0)} left free for the rest of the engine` : ""}. Paler bars round the weights.`,
     },
     {
       kind: "table",
@@ -87,6 +87,14 @@ export function worthSection(report: ReportInput): Section {
     },
   ];
   return { id: "worth", title, blocks };
+}
+
+/** Memories a picture of the formats can show: those far beyond the model would squeeze its bars to nothing. */
+export function memoriesInSight(worth: WorthNumbers): { gigabytes: number; room: number }[] {
+  const largest = worth.formats.reduce((most, { size }) => Math.max(most, size), 0);
+  return worth.memories
+    .map(({ gigabytes, bytes }) => ({ gigabytes, room: bytes * (1 - worth.reserved_fraction) }))
+    .filter(({ room }) => room <= largest * 1.35 && room >= largest * 0.05);
 }
 
 /** The smallest of the memories that holds a format with the reserve left free. */
