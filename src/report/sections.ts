@@ -374,7 +374,7 @@ function tiles(report: ReportInput): Section {
       kind: "picture",
       picture: "tiles",
       title: "Tiles of the most and least pruned tensor",
-      caption: say`Each cell is a tile, or several where a tensor has more tiles than the map has cells. Every map has a scale of its own.`,
+      caption: say`Each cell is a tile, or several where a tensor has more tiles than the map has cells. The maps share one scale.`,
     });
   }
   return { id: "tiles", title: "Tiles and coverage", blocks };

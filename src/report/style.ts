@@ -75,7 +75,7 @@ h3{font:600 1rem/1.35 var(--sans);margin:0 0 .9rem}
 .scroll:focus-visible{outline-offset:6px}
 .tall{max-height:34rem;overflow-y:auto}
 .plot{display:block;width:100%;height:auto;font-family:var(--sans);fill:var(--ink)}
-.plot [aria-label*="tick label"] text,.plot [aria-label*="axis label"] text{fill:var(--soft)}
+.plot .axis{fill:var(--soft)}
 .legend{display:flex;flex-wrap:wrap;align-items:center;gap:.2rem .7rem;font:.82rem/1.4 var(--sans);color:var(--soft);margin:.7rem 0 0}
 .ramp{display:inline-flex;width:9rem;height:.7rem;border-radius:2px;overflow:hidden}.ramp i{flex:1}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(9.8rem,100%),1fr));gap:1.4rem 1rem}
@@ -84,7 +84,7 @@ h3{font:600 1rem/1.35 var(--sans);margin:0 0 .9rem}
 .panel-title{font:600 .88rem/1.3 var(--sans);margin:0 0 .3rem}
 .tile-maps{display:flex;flex-wrap:wrap;gap:2rem 3.5rem;align-items:flex-start}
 .tile-map{max-width:100%}
-.tile-name{font-size:.95rem;margin:0 0 .7rem}.tile-size{font:.82rem/1.4 var(--sans);color:var(--soft);margin:.3rem 0 0}
+.tile-name{font-size:.95rem;margin:0 0 .7rem}.tile-size{font:.82rem/1.5 var(--sans);color:var(--soft);margin:.7rem 0 0}
 .tiles text{font-family:var(--sans)}
 .tiles{display:block;max-width:100%;height:auto;border-radius:3px}
 table{border-collapse:collapse;font:.9rem/1.45 var(--sans);font-variant-numeric:tabular-nums lining-nums;margin:0 0 .4rem;min-width:min(100%,26rem)}
