@@ -2,6 +2,7 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
 import { renderDocuments } from "../documents.js";
+import { jsonLine, printable } from "../errors.js";
 import { renderSummary } from "../report/index.js";
 import type { SurgeryEvent } from "../surgery/events.js";
 import { operate } from "../surgery/operation.js";
@@ -57,11 +58,13 @@ Examples:
         show.stop();
         if (flags.json) {
           process.stdout.write(
-            `${JSON.stringify({ event: "finished", state: result.state, output: result.outputPath, report: result.report })}\n`,
+            jsonLine({ event: "finished", state: result.state, output: result.outputPath, report: result.report }),
           );
         } else if (!flags.quiet) {
           if (result.state === "already finished")
-            process.stdout.write(`${result.outputPath}: the operation is finished already; nothing was done\n`);
+            process.stdout.write(
+              `${printable(result.outputPath)}: the operation is finished already; nothing was done\n`,
+            );
           process.stdout.write(`${renderSummary(result.report)}\n`);
         }
       } finally {
@@ -81,7 +84,7 @@ function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; s
           if (performance.now() - lastProgress < 250) return;
           lastProgress = performance.now();
         }
-        process.stderr.write(`${JSON.stringify(event)}\n`);
+        process.stderr.write(jsonLine(event));
       },
       stop() {},
     };

@@ -359,7 +359,10 @@ class Operation {
   /** Everything on the disk before the ledger says so. */
   private async flush(): Promise<void> {
     this.onEvent({ event: "finishing", step: "flushing to disk" });
-    for (const shard of this.plan.shards) await syncFile(join(this.folder, shard.file), this.files);
+    for (const shard of this.plan.shards) {
+      this.checkSignal();
+      await syncFile(join(this.folder, shard.file), this.files);
+    }
   }
 
   private async finish(module: WebAssembly.Module, params: FlowParams): Promise<SurgeryReport> {
@@ -372,7 +375,7 @@ class Operation {
     await this.ledger.append({
       kind: "figures",
       at: at(),
-      figures: await gatherFigures(plan, params, folder, rows, module, files),
+      figures: await gatherFigures(plan, params, folder, rows, module, files, () => this.checkSignal()),
     });
     await checkDonorUnchanged(plan, files);
     await this.ledger.append({
