@@ -50,6 +50,9 @@ export const MAX_TOTAL_HEADER_BYTES = 256_000_000;
 /** Headers read at once: enough to hide latency, few enough that file handles stay bounded with hundreds of shards. */
 const HEADERS_IN_FLIGHT = 8;
 
+/** Lies in a folder that `physarium pack` made; its safetensors files hold coded bytes, no weights. */
+export const PACK_MANIFEST_FILE = "physarium-pack.json";
+
 /** Weights in formats that would be the unoperated donor. */
 const WEIGHT_FILE = /\.(safetensors|bin|pth?|ckpt|gguf|ggml|h5|msgpack|onnx|onnx_data|npz|tflite|mlmodel|ot)$/i;
 
@@ -62,6 +65,13 @@ const WEIGHT_FILE = /\.(safetensors|bin|pth?|ckpt|gguf|ggml|h5|msgpack|onnx|onnx
 export async function openDonor(path: string, files: FileLayer = nodeFiles): Promise<Donor> {
   const entries = await listFolder(path, files);
   const present = new Set(entries.filter((entry) => entry.kind === "file").map((entry) => entry.name));
+  if (present.has(PACK_MANIFEST_FILE)) {
+    throw new PhysariumError(
+      "DONOR_PACKED",
+      `${path}: this is a packed model (${PACK_MANIFEST_FILE}); run physarium unpack and use the folder it writes`,
+      { path },
+    );
+  }
   const index = present.has(INDEX_FILE)
     ? parseShardIndex(await readSmallFile(join(path, INDEX_FILE), files), INDEX_FILE)
     : undefined;

@@ -57,11 +57,19 @@ function textOf(text: Text): string {
 }
 
 function pieceText(piece: Piece): string {
-  if (typeof piece === "string") return escapeMarkdown(piece, /[\\|<>`*]/g);
-  if ("strong" in piece) return `**${escapeMarkdown(piece.strong, /[\\|<>`*]/g)}**`;
+  if (typeof piece === "string") return ourText(piece);
+  if ("strong" in piece) return `**${ourText(piece.strong)}**`;
   if ("command" in piece) return codeSpan(piece.command);
   if ("code" in piece) return codeSpan(piece.code);
   return escapeMarkdown(piece.foreign);
+}
+
+/** Our own sentences hold no markup, but `<` and `|` stand in some of them. */
+function ourText(text: string): string {
+  return text
+    .replace(/[\\|`*]/g, "\\$&")
+    .replaceAll("<", "&lt;")
+    .replaceAll(">", "&gt;");
 }
 
 /** A code span in a table cell: `|` must be escaped even there, and backticks need a longer fence. */
@@ -70,17 +78,24 @@ function codeSpan(text: string): string {
   return `\`${text.replaceAll("|", "\\|")}\``;
 }
 
-/** ASCII punctuation that could become markup; HTML is disarmed as entities, which every renderer knows. */
-function escapeMarkdown(text: string, special = /[\\|<>`*_[\]{}()#+!&~$-]/g): string {
+/**
+ * Disarm what could become markup: HTML and entities everywhere, emphasis, links and tables inside a line, blocks at its start.
+ * An underscore between letters is none in GitHub's Markdown, so names in prose stay readable.
+ */
+function escapeMarkdown(text: string, special = /[\\|<>`*[\]~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])/g): string {
   return (
     text
       .replace(special, (character) => {
         if (character === "<") return "&lt;";
         if (character === ">") return "&gt;";
+        if (character === "&") return "&amp;";
         return `\\${character}`;
       })
+      .replace(/^(\s*)([#+=-]|\d{1,9}(?=[.)]))/, (_, space: string, mark: string) =>
+        /\d/.test(mark) ? `${space}${mark}\u200b` : `${space}\\${mark}`,
+      )
       // A bare address would become a link that leads where the donor's author wants.
-      .replace(/(https?|ftp|www)([:.])/gi, "$1&#8203;$2")
+      .replace(/\b(https?|ftp|www)([:.])/gi, "$1\u200b$2")
       .replaceAll("@", "@\u200b")
   );
 }

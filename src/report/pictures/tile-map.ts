@@ -9,6 +9,9 @@ import { rampRange, rampStep } from "./ramp.js";
 /** More cells than this would be finer than a pixel and cost megabytes. */
 const MAX_CELLS = 65_536;
 
+/** Maps of this many cells or fewer have room for the numbers. */
+const MAX_NUMBERED = 20;
+
 /** Maps of tiles side by side, one path a colour, equal neighbours merged: a hundred cells take about a kilobyte. */
 export function tileMaps(maps: readonly TileMap[]): string {
   const drawn = maps
@@ -62,12 +65,21 @@ function tileMap(map: TileMap): string {
   const pooled = rows * cols < map.tile_rows * map.tile_cols;
   const size = `${count(map.tile_rows)} × ${counted(map.tile_cols, "tile")} of ${count(map.block_size)} × ${count(map.block_size)}${pooled ? `, pooled to ${count(rows)} × ${count(cols)} cells` : ""}`;
   const alt = `Tile map of the ${map.which} tensor ${printable(clip(map.name, 90))}: ${size}; cells from ${percent(min)} to ${percent(max)} zeros, mean ${percent(sum / cells)}.`;
-  // A cell is at most 28 pixels, the whole at most 400 by 420, whichever binds first.
-  const cell = Math.min(28, 400 / cols, 420 / rows);
+  // A cell is at most 28 pixels (76 where it holds its number), the whole at most 400 by 420, whichever binds first.
+  const few = rows * cols <= MAX_NUMBERED && cols <= 5;
+  const cell = Math.min(few ? 76 : 28, 400 / cols, 420 / rows);
+  const numbers = few
+    ? sparsity.map((value, i) => number(value, i % cols, Math.floor(i / cols), low, high)).join("")
+    : "";
   return (
     `<div class="tile-map"><p class="panel-title">${map.which === "most pruned" ? "Most pruned" : "Least pruned"}</p>` +
     `<p class="tile-name"><code>${name}</code></p>` +
-    `<svg class="tiles" role="img" aria-label="${escapeHtml(alt)}" viewBox="0 0 ${cols} ${rows}" width="${Math.max(8, Math.round(cols * cell))}" shape-rendering="crispEdges" preserveAspectRatio="xMinYMin">${drawing}</svg>` +
+    `<svg class="tiles" role="img" aria-label="${escapeHtml(alt)}" viewBox="0 0 ${cols} ${rows}" width="${Math.max(8, Math.round(cols * cell))}" shape-rendering="crispEdges" preserveAspectRatio="xMinYMin">${drawing}${numbers}</svg>` +
     `${legend(low, high, `mean of the cells ${percent(sum / cells)}`)}<p class="tile-size">${size}</p></div>`
   );
+}
+
+function number(value: number, col: number, row: number, low: number, high: number): string {
+  if (!Number.isFinite(value)) return "";
+  return `<text x="${col + 0.5}" y="${row + 0.56}" font-size=".17" text-anchor="middle" fill="var(--t${rampStep(value, low, high)})">${percent(value)}</text>`;
 }
