@@ -133,7 +133,7 @@ function readTensorInfo(reader: JsonReader, tensor: string, dataByteOffset: numb
       if (shape !== undefined) throw duplicate(name, `${tensor}.shape`);
       const dimensions: number[] = [];
       reader.readArray(`the shape of "${tensor}"`, () => {
-        if (dimensions.length === MAX_DIMENSIONS) reader.fail(`at most ${MAX_DIMENSIONS} dimensions of "${tensor}"`);
+        if (dimensions.length === MAX_DIMENSIONS) throw malformed(name, tensor);
         dimensions.push(reader.readSafeInteger(`a dimension of "${tensor}"`));
       });
       shape = dimensions;
@@ -141,7 +141,7 @@ function readTensorInfo(reader: JsonReader, tensor: string, dataByteOffset: numb
       if (offsets !== undefined) throw duplicate(name, `${tensor}.data_offsets`);
       const pair: number[] = [];
       reader.readArray(`the data_offsets of "${tensor}"`, () => {
-        if (pair.length === 2) reader.fail(`two data_offsets of "${tensor}"`);
+        if (pair.length === 2) throw malformed(name, tensor);
         pair.push(reader.readSafeInteger(`an offset of "${tensor}"`));
       });
       offsets = pair;
@@ -150,11 +150,7 @@ function readTensorInfo(reader: JsonReader, tensor: string, dataByteOffset: numb
     }
   });
   if (dtype === undefined || shape === undefined || offsets === undefined || offsets.length !== 2) {
-    throw new PhysariumError(
-      "DONOR_HEADER_TENSOR",
-      `${name}: tensor "${tensor}" needs dtype, shape and two data_offsets; the header is malformed`,
-      { file: name, tensor },
-    );
+    throw malformed(name, tensor);
   }
   const [begin, end] = offsets;
   if (begin > end) {
@@ -234,6 +230,14 @@ function checkContiguous(tensors: TensorInfo[], dataByteOffset: number, fileByte
       { file: name, expectedByteLength: expected, fileByteLength },
     );
   }
+}
+
+function malformed(file: string, tensor: string): PhysariumError {
+  return new PhysariumError(
+    "DONOR_HEADER_TENSOR",
+    `${file}: tensor "${tensor}" needs dtype, shape (at most ${MAX_DIMENSIONS} dimensions) and two data_offsets; the header is malformed`,
+    { file, tensor },
+  );
 }
 
 function duplicate(file: string, key: string): PhysariumError {
