@@ -3,7 +3,7 @@
 process.env.UV_THREADPOOL_SIZE ??= "8";
 
 import { Command, CommanderError } from "commander";
-import { exitCodeOf, isPhysariumError, PhysariumError } from "../errors.js";
+import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { registerCalibrate } from "./calibrate.js";
 import { registerEval } from "./eval.js";
@@ -54,10 +54,8 @@ const COMMANDS = [
 ];
 for (const register of COMMANDS) register(program);
 
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  // The reader went away (`| head`); there is nobody left to tell.
-  if (error.code === "EPIPE") process.exit(0);
-});
+// The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 
 try {
   await program.parseAsync();
@@ -73,13 +71,13 @@ function report(error: unknown): number {
     const { code, message, details } = isPhysariumError(known)
       ? known
       : { code: "INTERNAL", message: String(known), details: {} };
-    process.stderr.write(`${JSON.stringify({ event: "error", code, message, details })}\n`);
+    process.stderr.write(jsonLine({ event: "error", code, message, details }));
   } else if (isPhysariumError(known) && exitCodeOf(known) !== 70) {
     process.stderr.write(`physarium: ${known.message} [${known.code}]\n`);
   } else {
     const stack = known instanceof Error ? (known.stack ?? known.message) : String(known);
     process.stderr.write(
-      `physarium: this is a bug of ours; please report it with the lines below and the command you gave\n${stack}\n`,
+      `physarium: this is a bug of ours; please report it with the lines below and the command you gave\n${printable(stack, true)}\n`,
     );
   }
   return exitCodeOf(known);

@@ -2,6 +2,7 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
 import { addSections, renderDocuments } from "../documents.js";
+import { jsonLine, printable } from "../errors.js";
 import { estimateWorth } from "../pack/worth.js";
 import { type ReportInput, renderSummary } from "../report/index.js";
 import type { SurgeryEvent } from "../surgery/events.js";
@@ -61,12 +62,12 @@ Examples:
         show.stop();
         const report = await addMeasurements(result, donor.path, flags);
         if (flags.json) {
-          process.stdout.write(
-            `${JSON.stringify({ event: "finished", state: result.state, output: result.outputPath, report })}\n`,
-          );
+          process.stdout.write(jsonLine({ event: "finished", state: result.state, output: result.outputPath, report }));
         } else if (!flags.quiet) {
           if (result.state === "already finished")
-            process.stdout.write(`${result.outputPath}: the operation is finished already; nothing was done\n`);
+            process.stdout.write(
+              `${printable(result.outputPath)}: the operation is finished already; nothing was done\n`,
+            );
           process.stdout.write(`${renderSummary(report)}\n`);
         }
       } finally {
@@ -101,7 +102,7 @@ function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; s
           if (performance.now() - lastProgress < 250) return;
           lastProgress = performance.now();
         }
-        process.stderr.write(`${JSON.stringify(event)}\n`);
+        process.stderr.write(jsonLine(event));
       },
       stop() {},
     };
