@@ -11,7 +11,10 @@ import { sprout } from "./stages/sprout.js";
 import { openTubes, rowEnergies, rowLosses, type TubeRows } from "./stages/tube-rows.js";
 
 export interface ActivationOptions {
-  /** How far the drive moves towards the donor's outputs: 0 forgets the donor, 1 over-fits small calibration sets. */
+  /**
+   * How far the drive moves towards the donor's outputs, and how much of the residual stream's drift the projections that add to it take back: 0
+   * forgets the donor, 1 over-fits small calibration sets.
+   */
   readonly alpha: number;
   readonly anchorSteps: number;
   readonly iterations: number;
@@ -30,7 +33,7 @@ export interface ActivationOptions {
 }
 
 export const ACTIVATION_DEFAULTS: ActivationOptions = {
-  alpha: 0.5,
+  alpha: 0.75,
   anchorSteps: 30,
   iterations: 30,
   beta: 2,
@@ -120,6 +123,12 @@ async function operateBlock(
   if (pull !== undefined) {
     const pressure = new Float32Array(rows * cols);
     await pull.multiply(donor, rows, pressure);
+    const drift = task.inputs?.drift;
+    if (drift !== undefined) {
+      for (let at = 0; at < pressure.length; at++) {
+        pressure[at] += (options.alpha * drift[top * cols + at]) / gram.scale[at % cols];
+      }
+    }
     await anchor(tubes, pressure, options.anchorSteps);
     ledger.spent("anchor");
   }

@@ -20,6 +20,14 @@ export interface MatrixEngine {
   bind(matrix: Float32Array, rows: number, cols: number): Promise<RightFactor>;
   /** One product: left (m, k) · right (k, n) → (m, n). */
   multiply(left: Float32Array, right: Float32Array, m: number, k: number, n: number): Promise<Float32Array>;
+  /** leftᵀ · right for left (tokens, m) and right (tokens, n) → (m, n): the step of a Gram. */
+  multiplyTransposed(
+    left: Float32Array,
+    right: Float32Array,
+    tokens: number,
+    m: number,
+    n: number,
+  ): Promise<Float32Array>;
   release(): Promise<void>;
 }
 
@@ -38,6 +46,16 @@ export const plainEngine: MatrixEngine = {
     const out = new Float32Array(m * n);
     plainProduct(left, right, m, k, n, out);
     return out;
+  },
+  async multiplyTransposed(left, right, tokens, m, n) {
+    const sums = new Float64Array(m * n);
+    for (let token = 0; token < tokens; token++) {
+      for (let row = 0; row < m; row++) {
+        const factor = left[token * m + row];
+        for (let col = 0; col < n; col++) sums[row * n + col] += factor * right[token * n + col];
+      }
+    }
+    return Float32Array.from(sums);
   },
   release: async () => {},
 };

@@ -14,6 +14,11 @@ export interface InputStatistics {
   readonly gram: Float32Array;
   /** E[x x̂ᵀ] with the donor's inputs x; absent where the method does not ask for both streams, or the streams are equal. */
   readonly cross?: Float32Array;
+  /**
+   * E[(h − ĥ) x̂ᵀ], f32 (outputs, cols), where the projection's output is added to the residual stream: h is the donor's stream before the addition, ĥ
+   * the operated model's.
+   */
+  readonly drift?: Float32Array;
 }
 
 export interface PruneTask {

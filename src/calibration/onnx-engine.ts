@@ -18,6 +18,7 @@ export async function openOnnxEngine(threads = 0): Promise<MatrixEngine> {
     ...(threads > 0 ? { intraOpNumThreads: threads } : {}),
   };
   let free: InferenceSession | undefined;
+  let transposed: InferenceSession | undefined;
   const tensor = (data: Float32Array, rows: number, cols: number): Tensor =>
     new runtime.Tensor("float32", data.length === rows * cols ? data : data.subarray(0, rows * cols), [rows, cols]);
 
@@ -55,9 +56,27 @@ export async function openOnnxEngine(threads = 0): Promise<MatrixEngine> {
       await free.run({ left: tensor(left, m, k), right: tensor(right, k, n) }, { product: tensor(out, m, n) });
       return out;
     },
+    async multiplyTransposed(left, right, tokens, m, n) {
+      const out = new Float32Array(m * n);
+      if (tokens === 0) return out;
+      if (transposed === undefined) {
+        const graph = new OnnxGraph();
+        const inputs = [graph.input("left", "FLOAT", ["tokens", "m"]), graph.input("right", "FLOAT", ["tokens", "n"])];
+        const product = graph.op("FusedMatMul", inputs, { transA: 1 }, "com.microsoft");
+        graph.output("product", product, "FLOAT", ["m", "n"]);
+        transposed = await runtime.InferenceSession.create(graph.serialize(), options);
+      }
+      await transposed.run(
+        { left: tensor(left, tokens, m), right: tensor(right, tokens, n) },
+        { product: tensor(out, m, n) },
+      );
+      return out;
+    },
     async release() {
       await free?.release();
+      await transposed?.release();
       free = undefined;
+      transposed = undefined;
     },
   };
 }
