@@ -6,8 +6,8 @@ import asc from "assemblyscript/asc";
 mkdirSync("wasm", { recursive: true });
 const entries = readdirSync("assembly").filter((file) => file.endsWith(".ts"));
 for (const file of entries) {
-  // A file that exports nothing is a part of another kernel.
-  if (!/^export function/m.test(readFileSync(`assembly/${file}`, "utf8"))) continue;
+  // Entries stand in assembly/ itself, their parts in folders; a file that exports no function is a part, too.
+  if (!/^export (function|\{)/m.test(readFileSync(`assembly/${file}`, "utf8"))) continue;
   const { error, stderr } = await asc.main([
     `assembly/${file}`,
     "--outFile",

@@ -58,6 +58,10 @@ export class Engine {
         intraOpNumThreads: this.threads,
         interOpNumThreads: 1,
         graphOptimizationLevel: fold ? "basic" : "disabled",
+        // An arena keeps what a run needed for the next one; where weights are cast in each run that would be all of them.
+        enableCpuMemArena: fold,
+        // A pattern learnt from one run would hold the memory of all its steps at once.
+        enableMemPattern: false,
         // Warnings would name our constants one by one; errors come back as exceptions anyway.
         logSeverityLevel: 3,
         extra: {
@@ -65,8 +69,6 @@ export class Engine {
             model_external_initializers_file_folder_path: EXTERNAL_ROOT,
             // A packed copy of a mapped F32 weight would undo the mapping.
             disable_prepacking: fold ? "0" : "1",
-            // Idle worker threads would spin between our many short runs.
-            "intra_op.allow_spinning": "1",
           },
         },
       });

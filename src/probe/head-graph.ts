@@ -29,93 +29,76 @@ export function embeddingGraph({ architecture, weights }: HeadOf): OnnxGraph {
   return graph;
 }
 
-/** residual (batch, tokens, hidden) → logits (batch, tokens, vocabulary). */
-export function logitsGraph(head: HeadOf, device: string): OnnxGraph {
+/** The norm behind the last layer: residual (batch, tokens, hidden) → normed. */
+export function finalNormGraph({ architecture, weights }: HeadOf): OnnxGraph {
   const graph = new OnnxGraph();
-  const normed = finalNorm(graph, head, "residual");
-  const chunks = vocabularyChunks(head.architecture).map(([start, end]) =>
-    chunkLogits(graph, head, normed, start, end, device),
-  );
-  const logits = chunks.length === 1 ? chunks[0] : graph.op("Concat", chunks, { axis: -1 });
-  graph.output("logits", logits, "FLOAT", ["batch", "tokens", head.architecture.vocabSize]);
+  const dims = ["batch", "tokens", architecture.hiddenSize];
+  const residual = graph.input("residual", "FLOAT", dims);
+  const name = `${weights.prefix}norm.weight`;
+  graph.output("normed", rmsNorm(graph, architecture, weights, residual, name, architecture.hiddenSize), "FLOAT", dims);
+  return graph;
+}
+
+/** normed_0 (batch, tokens, hidden) → logits of the vocabulary's rows `[start, end)`. */
+export function logitsGraph(head: HeadOf, [start, end]: VocabularyChunk, device: string): OnnxGraph {
+  const graph = new OnnxGraph();
+  const logits = chunkLogits(graph, head, 0, start, end, device);
+  graph.output("logits", logits, "FLOAT", ["batch", "tokens", end - start]);
   return graph;
 }
 
 /**
- * The likelihood of given tokens, chunk by chunk of the vocabulary, so that logits never lie in memory whole.
+ * What the likelihood of given tokens needs of one chunk of the vocabulary, so that logits never lie in memory whole.
  *
- * inputs   residual_<m> (1, places, hidden) for each model m; targets (1, places) int64
- * outputs  for each model m, all (1, places, chunks): max_<m>, sum_<m> = Σ exp(logit − max) over the chunk, top_<m> the chunk's first largest
- *          token counted from its start, target_<m> the target's logit where it lies in the chunk (else that of the chunk's nearest end);
+ * inputs   normed_<m> (1, places, hidden) for each model m; targets (1, places, 1) int64, counted from the chunk's start and clipped to it
+ * outputs  for each model m, all (1, places, 1): max_<m>, sum_<m> = Σ exp(logit − max) over the chunk, top_<m> the first largest token
+ *          counted from the chunk's start, target_<m> the target's logit (to be used where the target lies in the chunk);
  *          with two models cross = Σ exp(logit_0 − max_0)·(logit_0 − logit_1)
  */
-export function scoreGraph(heads: readonly HeadOf[], device: string): OnnxGraph {
+export function scoreGraph(heads: readonly HeadOf[], [start, end]: VocabularyChunk, device: string): OnnxGraph {
   const graph = new OnnxGraph();
-  const targets = graph.input("targets", "INT64", [1, "places"]);
-  const normed = heads.map((head, model) => finalNorm(graph, head, `residual_${model}`, [1, "places"]));
-  const columns = new Map<string, Value[]>();
-  const collect = (name: string, value: Value): void => {
-    columns.set(name, [...(columns.get(name) ?? []), value]);
-  };
-  for (const [start, end] of vocabularyChunks(heads[0].architecture)) {
-    const inChunk = graph.op("Clip", [
-      graph.op("Sub", [targets, graph.constant(BigInt64Array.of(BigInt(start)), [])]),
-      graph.constant(BigInt64Array.of(0n), []),
-      graph.constant(BigInt64Array.of(BigInt(end - start - 1)), []),
-    ]);
-    const index = graph.op("Unsqueeze", [inChunk, graph.integers(2)]);
-    const logits = heads.map((head, model) => chunkLogits(graph, head, normed[model], start, end, device));
-    const exponentials = logits.map((values, model) => {
-      const max = graph.op("ReduceMax", [values, graph.integers(2)], { keepdims: 1 });
-      const exponential = graph.op("Exp", [graph.op("Sub", [values, max])]);
-      collect(`max_${model}`, max);
-      collect(`sum_${model}`, graph.op("ReduceSum", [exponential, graph.integers(2)], { keepdims: 1 }));
-      collect(
-        `top_${model}`,
-        graph.op("Cast", [graph.op("ArgMax", [values], { axis: 2, keepdims: 1 })], { to: ONNX_TYPE.INT32 }),
-      );
-      collect(`target_${model}`, graph.op("GatherElements", [values, index], { axis: 2 }));
-      return exponential;
-    });
-    if (heads.length === 2) {
-      const change = graph.op("Mul", [exponentials[0], graph.op("Sub", [logits[0], logits[1]])]);
-      collect("cross", graph.op("ReduceSum", [change, graph.integers(2)], { keepdims: 1 }));
-    }
-  }
-  for (const [name, values] of columns) {
-    const all = values.length === 1 ? values[0] : graph.op("Concat", values, { axis: -1 });
-    graph.output(name, all, name.startsWith("top") ? "INT32" : "FLOAT", [1, "places", values.length]);
+  const targets = graph.input("targets", "INT64", [1, "places", 1]);
+  const axis = graph.integers(2);
+  const emit = (name: string, value: Value): void =>
+    graph.output(name, value, name.startsWith("top") ? "INT32" : "FLOAT", [1, "places", 1]);
+  const logits = heads.map((head, model) => chunkLogits(graph, head, model, start, end, device));
+  const exponentials = logits.map((values, model) => {
+    const max = graph.op("ReduceMax", [values, axis], { keepdims: 1 });
+    const exponential = graph.op("Exp", [graph.op("Sub", [values, max])]);
+    emit(`max_${model}`, max);
+    emit(`sum_${model}`, graph.op("ReduceSum", [exponential, axis], { keepdims: 1 }));
+    const top = graph.op("ArgMax", [values], { axis: 2, keepdims: 1 });
+    emit(`top_${model}`, graph.op("Cast", [top], { to: ONNX_TYPE.INT32 }));
+    emit(`target_${model}`, graph.op("GatherElements", [values, targets], { axis: 2 }));
+    return exponential;
+  });
+  if (heads.length === 2) {
+    const change = graph.op("Mul", [exponentials[0], graph.op("Sub", [logits[0], logits[1]])]);
+    emit("cross", graph.op("ReduceSum", [change, axis], { keepdims: 1 }));
   }
   return graph;
 }
 
-/** `[start, end)` of each chunk. */
-export function vocabularyChunks({ vocabSize }: Architecture): [number, number][] {
-  return Array.from({ length: Math.ceil(vocabSize / VOCABULARY_CHUNK) }, (_, chunk) => [
-    chunk * VOCABULARY_CHUNK,
-    Math.min((chunk + 1) * VOCABULARY_CHUNK, vocabSize),
-  ]);
-}
+/** Rows `[start, end)` of the output matrix. */
+export type VocabularyChunk = readonly [start: number, end: number];
 
-function finalNorm(
-  graph: OnnxGraph,
-  { architecture, weights }: HeadOf,
-  input: string,
-  batch: readonly (number | string)[] = ["batch", "tokens"],
-): Value {
-  const residual = graph.input(input, "FLOAT", [...batch, architecture.hiddenSize]);
-  return rmsNorm(graph, architecture, weights, residual, `${weights.prefix}norm.weight`, architecture.hiddenSize);
+export function vocabularyChunks({ vocabSize }: Architecture): VocabularyChunk[] {
+  return Array.from(
+    { length: Math.ceil(vocabSize / VOCABULARY_CHUNK) },
+    (_, chunk): VocabularyChunk => [chunk * VOCABULARY_CHUNK, Math.min((chunk + 1) * VOCABULARY_CHUNK, vocabSize)],
+  );
 }
 
 function chunkLogits(
   graph: OnnxGraph,
   { architecture, weights }: HeadOf,
-  normed: Value,
+  model: number,
   rowStart: number,
   rowEnd: number,
   device: string,
 ): Value {
   const { vocabSize, hiddenSize, logitSoftcap } = architecture;
+  const normed = graph.input(`normed_${model}`, "FLOAT", ["batch", "tokens", hiddenSize]);
   const stored = weights.get(weights.head(architecture), [vocabSize, hiddenSize]);
   const matrix = storedValue(graph, stored, rowStart, rowEnd);
   const logits = multiply(graph, normed, matrix, rowEnd - rowStart, hiddenSize, device);

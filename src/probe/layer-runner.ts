@@ -4,7 +4,7 @@ import { PhysariumError } from "../errors.js";
 import type { Architecture } from "./architecture.js";
 import { Engine, type EngineOptions, type Feeds, floats, type Session, type Tensor } from "./engine.js";
 import { architectureOf } from "./families/registry.js";
-import { embeddingGraph, logitsGraph } from "./head-graph.js";
+import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from "./head-graph.js";
 import {
   blockGraph,
   inputWidth,
@@ -148,14 +148,17 @@ export class LayerRunner {
 
   /** All layers, or layers `[layerStart, layerEnd)`: residual → residual. */
   async forward(residual: Activations, layerStart = 0, layerEnd = this.layerCount): Promise<Activations> {
-    const session = await this.session(`layers ${layerStart}-${layerEnd}`, () =>
-      blockGraph(this.architecture, this.weights, layerStart, layerEnd, { device: this.engine.device }),
-    );
-    const outputs = await session.run({
+    const feeds: Feeds = {
       residual_in: this.tensorOf(residual),
       ...this.positions(residual.batch, residual.tokens, 0),
-    });
-    return { ...residual, data: floats(outputs.residual) };
+    };
+    for (const [start, end] of this.blocks(layerStart, layerEnd)) {
+      const session = await this.session(`layers ${start}-${end}`, () =>
+        blockGraph(this.architecture, this.weights, start, end, { device: this.engine.device }),
+      );
+      feeds.residual_in = (await session.run(feeds)).residual;
+    }
+    return { ...residual, data: floats(feeds.residual_in) };
   }
 
   /** Enter a layer: its first norm. */
@@ -213,11 +216,27 @@ export class LayerRunner {
     return state.residual;
   }
 
-  /** Final norm and output matrix: residual → logits (batch, tokens, vocabulary). For few places; texts are scored by `TokenScorer`. */
+  /** Final norm and output matrix: residual → logits (batch, tokens, vocabulary). For few places; texts are scored by `Scorer`. */
   async logits(residual: Activations): Promise<Activations> {
-    const session = await this.session("logits", () => logitsGraph(this, this.engine.device));
-    const { logits } = await session.run({ residual: this.tensorOf(residual) });
-    return { ...residual, width: this.architecture.vocabSize, data: floats(logits) };
+    const { vocabSize } = this.architecture;
+    const places = residual.batch * residual.tokens;
+    const data = new Float32Array(places * vocabSize);
+    const normed = await this.finalNorm(residual);
+    for (const chunk of vocabularyChunks(this.architecture)) {
+      const session = await this.session(`logits ${chunk[0]}`, () => logitsGraph(this, chunk, this.engine.device));
+      const logits = floats((await session.run({ normed_0: normed })).logits);
+      const width = chunk[1] - chunk[0];
+      for (let place = 0; place < places; place++) {
+        data.set(logits.subarray(place * width, (place + 1) * width), place * vocabSize + chunk[0]);
+      }
+    }
+    return { ...residual, width: vocabSize, data };
+  }
+
+  /** residual → the normed activations that the output matrix multiplies, as the engine holds them. */
+  async finalNorm(residual: Activations): Promise<Tensor> {
+    const session = await this.session("final norm", () => finalNormGraph(this));
+    return (await session.run({ residual: this.tensorOf(residual) })).normed;
   }
 
   /** Run more tokens behind `cache` (or from the start) → residual of these tokens and the cache with them. */
@@ -228,21 +247,31 @@ export class LayerRunner {
     const embedded = await this.embed(sequences);
     const { batch, tokens } = embedded;
     const { kvHeadCount, headDim } = this.architecture;
-    const session = await this.session("cached", () =>
-      blockGraph(this.architecture, this.weights, 0, this.layerCount, { device: this.engine.device, cache: true }),
-    );
     const past = cache?.tokens ?? 0;
-    const feeds: Feeds = { residual_in: this.tensorOf(embedded), ...this.positions(batch, tokens, past) };
+    const common = this.positions(batch, tokens, past);
     const none = this.engine.f32(new Float32Array(0), [batch, kvHeadCount, 0, headDim]);
-    for (let layer = 0; layer < this.layerCount; layer++) {
-      feeds[`past_key_${layer}`] = cache?.keys[layer] ?? none;
-      feeds[`past_value_${layer}`] = cache?.values[layer] ?? none;
+    const keys: Tensor[] = [];
+    const values: Tensor[] = [];
+    let residual = this.tensorOf(embedded);
+    for (const [start, end] of this.blocks(0, this.layerCount)) {
+      const session = await this.session(`cached ${start}-${end}`, () =>
+        blockGraph(this.architecture, this.weights, start, end, { device: this.engine.device, cache: true }),
+      );
+      const feeds: Feeds = { ...common, residual_in: residual };
+      for (let layer = start; layer < end; layer++) {
+        feeds[`past_key_${layer}`] = cache?.keys[layer] ?? none;
+        feeds[`past_value_${layer}`] = cache?.values[layer] ?? none;
+      }
+      const outputs = await session.run(feeds);
+      residual = outputs.residual;
+      for (let layer = start; layer < end; layer++) {
+        keys.push(outputs[`present_key_${layer}`]);
+        values.push(outputs[`present_value_${layer}`]);
+      }
     }
-    const outputs = await session.run(feeds);
-    const each = (name: string) => Array.from({ length: this.layerCount }, (_, layer) => outputs[`${name}_${layer}`]);
     return {
-      residual: { ...embedded, data: floats(outputs.residual) },
-      cache: { keys: each("present_key"), values: each("present_value"), batch, tokens: past + tokens },
+      residual: { ...embedded, data: floats(residual) },
+      cache: { keys, values, batch, tokens: past + tokens },
     };
   }
 
@@ -257,6 +286,12 @@ export class LayerRunner {
 
   tensorOf({ data, batch, tokens, width }: Activations): Tensor {
     return this.engine.f32(data, [batch, tokens, width]);
+  }
+
+  /** Layers that share a session: all of them, or one alone where casts happen in each run and the engine would do all of a session's first. */
+  private blocks(layerStart: number, layerEnd: number): [number, number][] {
+    if (this.keepsCopies) return layerStart < layerEnd ? [[layerStart, layerEnd]] : [];
+    return Array.from({ length: layerEnd - layerStart }, (_, at) => [layerStart + at, layerStart + at + 1]);
   }
 
   private async closeWhere(chosen: (key: string) => boolean): Promise<void> {
@@ -300,6 +335,12 @@ export class LayerRunner {
   }
 }
 
+/** What f32 copies may take when nobody says: half of what the machine, or the container around us, has. */
+export function defaultMemoryBytes(): number {
+  const constrained = process.constrainedMemory();
+  return Math.min(constrained > 0 ? constrained : Number.POSITIVE_INFINITY, totalmem()) / 2;
+}
+
 /** Tensors of a layer that a forward pass may leave aside: tables that are computed anew. */
 const IGNORED = /\.rotary_emb\.inv_freq$/;
 
@@ -340,7 +381,7 @@ function checkTensors(architecture: Architecture, weights: Weights): void {
 function shouldKeepCopies(weights: Weights, engine: Engine, options: RunnerOptions): boolean {
   // Other devices hold their own copies, and cannot cast BF16.
   if (engine.device !== "cpu") return true;
-  const budget = options.memoryBytes ?? totalmem() / 2;
+  const budget = options.memoryBytes ?? defaultMemoryBytes();
   if (4 * weights.elementCount > budget) return false;
   const { runs, tokens } = options.workload ?? { runs: Infinity, tokens: Infinity };
   return 0.4 * runs + 1.5e-3 * tokens > 8;

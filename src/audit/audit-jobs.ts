@@ -1,0 +1,56 @@
+import type { FlowParams } from "../flow/params.js";
+import type { DataFreeFlow } from "../flow/reference.js";
+import type { FloatDtype } from "../safetensors/dtypes.js";
+
+/** What crosses between verify and its threads. */
+
+/** Re-read one piece of a tensor, in the output and (unless verified alone) in the donor. */
+export interface PieceAudit {
+  readonly kind: "piece";
+  readonly role: "target" | "carried";
+  /** Absent when an output is verified without its donor. */
+  readonly donorPath: string | undefined;
+  readonly outputPath: string;
+  readonly byteOffset: number;
+  readonly byteLength: number;
+  readonly dtype: FloatDtype;
+}
+
+export interface PieceFindings {
+  readonly digest: string;
+  /** Targets: zeros now; killed and already zero need the donor. */
+  readonly dead: number;
+  readonly killed: number;
+  readonly alreadyZero: number;
+  /** Elements (targets) or bytes (carried) that are not what they must be. */
+  readonly wrong: number;
+  /** Byte offset in the file of the first of them, or −1. */
+  readonly firstWrong: number;
+  readonly digestSeconds: number;
+}
+
+/** Run the reference iteration on tiles of one band and compare with the mask that was written. */
+export interface BandProbe {
+  readonly kind: "band";
+  readonly donorPath: string;
+  readonly outputPath: string;
+  readonly byteOffset: number;
+  readonly dtype: FloatDtype;
+  readonly rows: number;
+  readonly cols: number;
+  readonly flow: DataFreeFlow;
+  readonly params: FlowParams;
+  /** Tile columns to probe. */
+  readonly tiles: readonly number[];
+}
+
+export interface BandFindings {
+  readonly tiles: number;
+  readonly weights: number;
+  readonly disagreements: number;
+  /** Row and column in the band of the first, or undefined. */
+  readonly first: readonly [number, number] | undefined;
+}
+
+export type AuditJob = PieceAudit | BandProbe;
+export type AuditFindings = PieceFindings | BandFindings;

@@ -1,0 +1,174 @@
+import { createXXHash128 } from "hash-wasm";
+import { type FileLayer, FileSource } from "../checkpoint/file-layer.js";
+import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
+import { deadInTile } from "../flow/reference.js";
+import { bytesPerFloat } from "../safetensors/dtypes.js";
+import type { AuditFindings, AuditJob, BandFindings, BandProbe, PieceAudit, PieceFindings } from "./audit-jobs.js";
+
+interface AuditExports {
+  compare16(donor: number, output: number, count: number, out: number): number;
+  compare32(donor: number, output: number, count: number, out: number): number;
+}
+
+/** Read at once; a larger piece is gone through in stretches. */
+export const STRETCH_BYTES = 8 << 20;
+const PAGE_BYTES = 65_536;
+const COUNTS_PTR = 4096;
+const FIRST_SLOT = PAGE_BYTES;
+/** A donor's stretch, then the output's, with unused bytes between and after. */
+const SLOT_BYTES = 2 * (STRETCH_BYTES + PAGE_BYTES);
+
+/**
+ * Re-reads files for verify, on a thread of its own or inline. Shares no code with what wrote them but the format, the reference
+ * iteration and the definition of a digest.
+ */
+export class Auditor {
+  private readonly memory: WebAssembly.Memory;
+  private readonly wasm: AuditExports;
+  private readonly sources = new Map<string, Promise<FileSource>>();
+
+  constructor(
+    module: WebAssembly.Module,
+    slots: number,
+    private readonly files: FileLayer,
+  ) {
+    const pages = (FIRST_SLOT + slots * SLOT_BYTES) / PAGE_BYTES;
+    this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    this.wasm = new WebAssembly.Instance(module, { env: { memory: this.memory } }).exports as unknown as AuditExports;
+  }
+
+  readonly handle = async (job: AuditJob, slot: number): Promise<AuditFindings> =>
+    job.kind === "piece" ? this.auditPiece(job, slot) : this.probeBand(job);
+
+  async close(): Promise<void> {
+    for (const source of this.sources.values()) await source.then((file) => file.close()).catch(() => {});
+  }
+
+  private async auditPiece(job: PieceAudit, slot: number): Promise<PieceFindings> {
+    const donorPtr = FIRST_SLOT + slot * SLOT_BYTES;
+    const outputPtr = donorPtr + STRETCH_BYTES + PAGE_BYTES;
+    const output = await this.open(job.outputPath);
+    const donor = job.donorPath === undefined ? undefined : await this.open(job.donorPath);
+    // An instance a job: pieces of several slots are digested between each other's reads.
+    const hasher = job.byteLength > STRETCH_BYTES ? await createXXHash128() : await (this.hasher ??= createXXHash128());
+    let initialised = false;
+    let digestSeconds = 0;
+    const findings = { dead: 0, killed: 0, alreadyZero: 0, wrong: 0, firstWrong: -1 };
+    for (let done = 0; done < job.byteLength; done += STRETCH_BYTES) {
+      const length = Math.min(STRETCH_BYTES, job.byteLength - done);
+      const position = job.byteOffset + done;
+      const outputBytes = new Uint8Array(this.memory.buffer, outputPtr, length);
+      const donorBytes = new Uint8Array(this.memory.buffer, donorPtr, length);
+      await Promise.all([output.readInto(outputBytes, position), donor?.readInto(donorBytes, position)]);
+      const start = performance.now();
+      if (!initialised) hasher.init();
+      initialised = true;
+      hasher.update(outputBytes);
+      digestSeconds += (performance.now() - start) / 1000;
+      if (job.role === "target")
+        this.compareTarget(job, donor === undefined ? outputPtr : donorPtr, outputPtr, length, position, findings);
+      else if (donor !== undefined) compareCarried(donorBytes, outputBytes, position, findings);
+    }
+    if (!initialised) hasher.init();
+    return { ...findings, digest: hasher.digest("hex"), digestSeconds };
+  }
+
+  private hasher: ReturnType<typeof createXXHash128> | undefined;
+
+  private compareTarget(
+    { dtype }: PieceAudit,
+    donorPtr: number,
+    outputPtr: number,
+    byteLength: number,
+    position: number,
+    findings: { dead: number; killed: number; alreadyZero: number; wrong: number; firstWrong: number },
+  ): void {
+    const bytes = bytesPerFloat(dtype);
+    const counts = new Uint32Array(this.memory.buffer, COUNTS_PTR, 3).fill(0);
+    const compare = bytes === 2 ? this.wasm.compare16 : this.wasm.compare32;
+    const wrong = compare(donorPtr, outputPtr, byteLength / bytes, COUNTS_PTR);
+    findings.dead += counts[0];
+    findings.killed += counts[1];
+    findings.alreadyZero += counts[2];
+    findings.wrong += wrong;
+    if (wrong > 0 && findings.firstWrong < 0) {
+      const donor = weightPatterns(new Uint8Array(this.memory.buffer, donorPtr, byteLength), dtype);
+      const output = weightPatterns(new Uint8Array(this.memory.buffer, outputPtr, byteLength), dtype);
+      const negativeZero = magnitudeFormat(dtype).magnitudeMask + 1;
+      const first = output.findIndex(
+        (pattern, i) => pattern !== 0 && (pattern !== donor[i] || pattern === negativeZero),
+      );
+      findings.firstWrong = position + first * bytes;
+    }
+  }
+
+  /** The parity probe: the readable reference on the donor's weights against the zeros in the output. */
+  private async probeBand(job: BandProbe): Promise<BandFindings> {
+    const { rows, cols, dtype, params, flow } = job;
+    const byteLength = rows * cols * bytesPerFloat(dtype);
+    const [donorBytes, outputBytes] = await Promise.all(
+      [job.donorPath, job.outputPath].map(async (path) =>
+        (await this.open(path)).read(job.byteOffset, job.byteOffset + byteLength),
+      ),
+    );
+    const donor = weightPatterns(donorBytes, dtype);
+    const output = weightPatterns(outputBytes, dtype);
+    let weights = 0;
+    let disagreements = 0;
+    let first: readonly [number, number] | undefined;
+    for (const tile of job.tiles) {
+      const left = tile * params.blockSize;
+      const tileCols = Math.min(params.blockSize, cols - left);
+      const dead = deadInTile(
+        flow,
+        { patterns: donor, dtype, rows, cols: tileCols, rowStride: cols, start: left },
+        params,
+      );
+      weights += dead.length;
+      for (let row = 0; row < rows; row++) {
+        for (let col = 0; col < tileCols; col++) {
+          const position = row * cols + left + col;
+          const expected = dead[row * tileCols + col] === 1 ? 0 : donor[position];
+          if (output[position] === expected) continue;
+          disagreements++;
+          first ??= [row, left + col];
+        }
+      }
+    }
+    return { tiles: job.tiles.length, weights, disagreements, first };
+  }
+
+  private open(path: string): Promise<FileSource> {
+    const known = this.sources.get(path);
+    if (known !== undefined) {
+      this.sources.delete(path);
+      this.sources.set(path, known);
+      return known;
+    }
+    const opened = FileSource.open(path, this.files);
+    this.sources.set(path, opened);
+    opened.catch(() => this.sources.delete(path));
+    if (this.sources.size > MAX_OPEN_FILES) {
+      const [oldest, source] = this.sources.entries().next().value!;
+      this.sources.delete(oldest);
+      source.then((file) => file.close()).catch(() => {});
+    }
+    return opened;
+  }
+}
+
+const MAX_OPEN_FILES = 16;
+
+function compareCarried(
+  donor: Uint8Array,
+  output: Uint8Array,
+  position: number,
+  findings: { wrong: number; firstWrong: number },
+): void {
+  if (Buffer.compare(donor, output) === 0) return;
+  for (let i = 0; i < donor.length; i++) {
+    if (donor[i] === output[i]) continue;
+    findings.wrong++;
+    if (findings.firstWrong < 0) findings.firstWrong = position + i;
+  }
+}

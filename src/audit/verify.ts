@@ -1,0 +1,156 @@
+import { availableParallelism } from "node:os";
+import { join, resolve } from "node:path";
+import { type Donor, openDonor } from "../checkpoint/donor.js";
+import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
+import { classifyTensor } from "../checkpoint/projections.js";
+import { PhysariumError } from "../errors.js";
+import type { FlowParams } from "../flow/params.js";
+import type { DataFreeFlow } from "../flow/reference.js";
+import { isFloatDtype } from "../safetensors/dtypes.js";
+import type { SafetensorsHeader } from "../safetensors/header.js";
+import { createDigester } from "../surgery/digest.js";
+import { LEDGER_FILE, type Ledger, RECORD_FOLDER, readLedger, type TensorRecord } from "../surgery/ledger.js";
+import { compilePattern } from "../surgery/options.js";
+import type { AuditedTensor } from "./audited-tensor.js";
+import { checkFolder, checkShapes } from "./folder-checks.js";
+import { checkCounts, checkRecords, checkReport } from "./ledger-checks.js";
+import { Findings, type Verification } from "./verification.js";
+import { checkWeights } from "./weight-checks.js";
+
+export interface VerifyOptions {
+  /** Without it the output is checked against its ledger alone. */
+  readonly donorPath?: string;
+  /** Tiles the reference iteration is run on: some, or all. */
+  readonly parity?: "sample" | "full" | "none";
+  readonly workers?: number;
+  readonly onProgress?: (bytesDone: number, bytesTotal: number) => void;
+  readonly signal?: AbortSignal;
+  readonly files?: FileLayer;
+}
+
+/** Threads that keep a disk busy; more only cost memory. */
+const MAX_WORKERS = 4;
+
+/**
+ * Re-read an output (and its donor) from disk and list everything that is not as it should be.
+ *
+ * Nothing of the run's state is used: folders, headers, roles and counts are derived again. Read-only. Throws `DONOR_*` for a
+ * donor that cannot be opened and `VERIFY_OUTPUT` where there is no finished output to look at; differences are returned.
+ */
+export async function verify(outputPath: string, options: VerifyOptions = {}): Promise<Verification> {
+  const started = performance.now();
+  const { files = nodeFiles, onProgress = () => {} } = options;
+  const output = resolve(outputPath);
+  const ledger = await openLedger(output, files);
+  const donor = options.donorPath === undefined ? undefined : await openDonor(resolve(options.donorPath), files);
+  const digester = await createDigester();
+  const findings = new Findings();
+
+  const { headers } = await checkFolder(output, donor, ledger, findings, digester, files);
+  if (donor !== undefined) checkShapes(donor, headers, findings);
+  const tensors = donor === undefined ? fromLedger(headers, ledger) : fromDonor(donor, ledger);
+  checkRecords(tensors, ledger, findings);
+
+  // Weights can only be compared where both sides have the same bytes in the same places.
+  const comparable = tensors.filter(({ shard, info }) =>
+    headers
+      .get(shard)
+      ?.tensors.some(
+        (t) => t.name === info.name && t.byteOffset === info.byteOffset && t.byteLength === info.byteLength,
+      ),
+  );
+  const unseen = tensors.length - comparable.length;
+  if (unseen > 0)
+    findings.differ(
+      "all tensors open",
+      output,
+      `${unseen} tensors could not be compared because their shards cannot be read`,
+    );
+  const audit = await checkWeights(
+    comparable,
+    {
+      output,
+      donor: donor?.path,
+      flow: dataFreeFlow(ledger),
+      params: paramsOf(ledger),
+      parity: options.parity ?? "sample",
+      workers: options.workers ?? Math.min(availableParallelism(), MAX_WORKERS),
+      files,
+      onProgress,
+      signal: options.signal,
+    },
+    digester,
+    findings,
+  );
+  checkCounts(comparable, audit.recounts, ledger, donor !== undefined, findings);
+  await checkReport(output, ledger, findings, files);
+
+  const { coverage, parity, bytesRead, digestSeconds } = audit;
+  return {
+    ok: findings.differences.length === 0,
+    output,
+    donor: donor?.path,
+    checks: findings.checks(),
+    differences: findings.differences,
+    coverage,
+    parity,
+    bytes_read: bytesRead,
+    wall_seconds: (performance.now() - started) / 1000,
+    digest_seconds: digestSeconds,
+  };
+}
+
+async function openLedger(output: string, files: FileLayer): Promise<Ledger> {
+  const path = join(output, RECORD_FOLDER, LEDGER_FILE);
+  const ledger = await readLedger(path, files);
+  if (ledger !== undefined) return ledger;
+  throw new PhysariumError(
+    "VERIFY_OUTPUT",
+    `${path}: there is no ledger, so this is no output of physarium surgery (or an unfinished one); give the output's folder`,
+    { path },
+  );
+}
+
+function paramsOf({ header: { fingerprint }, search }: Ledger): FlowParams {
+  const { block_size, n_iter, beta, survival } = fingerprint;
+  return { blockSize: block_size, nIter: n_iter, beta, survival: search?.survival ?? survival ?? 0 };
+}
+
+function dataFreeFlow({ header }: Ledger): DataFreeFlow | undefined {
+  const { flow } = header.fingerprint;
+  return flow === "magnitude" || flow === "balanced" ? flow : undefined;
+}
+
+/** The donor's tensors, their roles derived again from names and shapes. */
+function fromDonor(donor: Donor, ledger: Ledger): AuditedTensor[] {
+  const { include, exclude } = ledger.header.fingerprint;
+  const choice = {
+    include: compilePattern("include", include ?? undefined),
+    exclude: compilePattern("exclude", exclude ?? undefined),
+  };
+  return donor.shards.flatMap(({ file, tensors }) =>
+    tensors.map((info) => ({
+      shard: file,
+      info,
+      target: classifyTensor(info, choice).target,
+      record: ledger.tensors.get(info.name),
+    })),
+  );
+}
+
+/** The output's own tensors, their roles as the ledger has them. */
+function fromLedger(headers: ReadonlyMap<string, SafetensorsHeader>, ledger: Ledger): AuditedTensor[] {
+  return [...headers].flatMap(([shard, { tensors }]) =>
+    tensors.map((info) => {
+      const record = ledger.tensors.get(info.name);
+      return { shard, info, target: targetOf(record), record };
+    }),
+  );
+}
+
+function targetOf(record: TensorRecord | undefined): AuditedTensor["target"] {
+  if (record === undefined || record.role !== "target" || !isFloatDtype(record.dtype)) return undefined;
+  const { shape, dtype } = record;
+  const [matrixCount, rows, cols] = shape.length === 3 ? shape : [1, ...shape];
+  return { dtype, matrixCount, rows, cols };
+}

@@ -1,0 +1,47 @@
+/** What a run tells while it works; the command line draws it, `--json` prints it. */
+export type SurgeryEvent =
+  | {
+      readonly event: "started";
+      readonly donor: string;
+      readonly output: string;
+      readonly tensors: number;
+      readonly bytes: number;
+      readonly workers: number;
+    }
+  | { readonly event: "note"; readonly message: string }
+  | { readonly event: "warning"; readonly code: string; readonly message: string }
+  | {
+      readonly event: "searched";
+      readonly target_sparsity: number;
+      readonly survival: number;
+      readonly expected_sparsity: number;
+    }
+  | ({ readonly event: "progress" } & Progress)
+  | {
+      readonly event: "tensor";
+      readonly name: string;
+      readonly role: "target" | "carried";
+      readonly killed: number;
+      readonly sparsity: number;
+    }
+  | {
+      readonly event: "shard";
+      readonly file: string;
+      readonly order: number;
+      readonly seconds: number;
+      readonly killed_cumulative: number;
+    }
+  | { readonly event: "finishing"; readonly step: string };
+
+export interface Progress {
+  readonly phase: "searching" | "checking" | "operating";
+  readonly bytes_done: number;
+  readonly bytes_total: number;
+  readonly tensors_done: number;
+  readonly tensors_total: number;
+  /** Killed so far, of the target weights seen so far. */
+  readonly killed: number;
+  readonly target_weights_done: number;
+}
+
+export type OnEvent = (event: SurgeryEvent) => void;

@@ -1,0 +1,65 @@
+import { type FileLayer, FileSource, nodeFiles } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import { PHYSARIUM_VERSION } from "../version.js";
+import type { Digester } from "./digest.js";
+import type { Fingerprint } from "./ledger.js";
+import type { Plan } from "./plan.js";
+
+/** What makes two runs the same operation. Reads the headers again and digests them. */
+export async function fingerprintOf(
+  plan: Plan,
+  digester: Digester,
+  files: FileLayer = nodeFiles,
+): Promise<Fingerprint> {
+  const { options } = plan;
+  const shards: Fingerprint["shards"][number][] = [];
+  for (const shard of plan.shards) {
+    const source = await FileSource.open(shard.path, files);
+    try {
+      const header_digest = digester.digest(await source.read(0, shard.dataByteOffset));
+      shards.push({ file: shard.file, byte_length: shard.byteLength, modified_ns: shard.modifiedNs, header_digest });
+    } finally {
+      await source.close();
+    }
+  }
+  return {
+    physarium_version: PHYSARIUM_VERSION,
+    flow: options.flow,
+    flow_version: options.flowVersion,
+    block_size: options.params.blockSize,
+    n_iter: options.params.nIter,
+    beta: options.params.beta,
+    survival: options.targetSparsity === undefined ? options.params.survival : null,
+    target_sparsity: options.targetSparsity ?? null,
+    include: options.include ?? null,
+    exclude: options.exclude ?? null,
+    allow_non_finite: options.allowNonFinite,
+    shards,
+  };
+}
+
+/** Refuse to mix two operations in one output. Throws `USAGE_RESUME_MISMATCH`, saying everything that differs. */
+export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outputPath: string): void {
+  const differences: string[] = [];
+  for (const key of Object.keys(now) as (keyof Fingerprint)[]) {
+    if (key === "shards" || stopped[key] === now[key]) continue;
+    differences.push(`${key} was ${JSON.stringify(stopped[key])} and is ${JSON.stringify(now[key])}`);
+  }
+  const before = new Map(stopped.shards.map((shard) => [shard.file, shard]));
+  for (const shard of now.shards) {
+    const old = before.get(shard.file);
+    before.delete(shard.file);
+    if (old === undefined) differences.push(`the donor has a new shard ${shard.file}`);
+    else if (old.byte_length !== shard.byte_length)
+      differences.push(`${shard.file} had ${old.byte_length} bytes and has ${shard.byte_length}`);
+    else if (old.header_digest !== shard.header_digest) differences.push(`${shard.file} has another header`);
+    else if (old.modified_ns !== shard.modified_ns) differences.push(`${shard.file} was modified since`);
+  }
+  for (const file of before.keys()) differences.push(`the donor lost its shard ${file}`);
+  if (differences.length === 0) return;
+  throw new PhysariumError(
+    "USAGE_RESUME_MISMATCH",
+    `${outputPath}: the run that stands there is another operation: ${differences.join("; ")}; give the same donor and parameters, or start over with --overwrite`,
+    { differences },
+  );
+}

@@ -1,0 +1,496 @@
+import { join } from "node:path";
+import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
+import { isPhysariumError, PhysariumError } from "../errors.js";
+import { DRIVE_BINS } from "../flow/drive-histogram.js";
+import type { FlowParams } from "../flow/params.js";
+import type { FloatDtype } from "../safetensors/dtypes.js";
+import { inlinePool, type Pool, threadPool } from "../threads/pool.js";
+import { type RunnableJob, runJobs } from "../threads/run-jobs.js";
+import { loadKernelModule } from "../wasm.js";
+import { createDigester, type Digester } from "./digest.js";
+import type { OnEvent, Progress } from "./events.js";
+import { gatherFigures } from "./figures.js";
+import {
+  LEDGER_FILE,
+  type Ledger,
+  type LedgerRecord,
+  type LedgerWriter,
+  parseLedger,
+  RECORD_FOLDER,
+  readLedger,
+  type SearchRecord,
+  type ShardRecord,
+  type TensorRecord,
+} from "./ledger.js";
+import { freeBytes, publish, syncFolder, writeSmallFile } from "./output-folder.js";
+import { type OperatorSetup, PieceOperator } from "./piece-operator.js";
+import { type Piece, piecesOf } from "./pieces.js";
+import { kernelSizes, type Plan, type PlannedShard, type PlannedTensor } from "./plan.js";
+import type { Job, JobResult, PieceJob, PieceResult, WorkerSetup } from "./protocol.js";
+import { type RunEntry, readRuns, writeRuns } from "./run-history.js";
+import { ShardBoundaries } from "./shard-boundaries.js";
+import { checkDonorUnchanged, copySideFiles, prepareShard, syncFile } from "./shard-files.js";
+import { summarise } from "./summary.js";
+import type { SurgeryReport } from "./surgery-report.js";
+import { searchSurvival } from "./target-search.js";
+import { TensorProgress } from "./tensor-progress.js";
+import { discardWorkspace, openWorkspace, startLedger, type Workspace, type WorkspaceOptions } from "./workspace.js";
+
+export interface OperateOptions extends Partial<WorkspaceOptions> {
+  readonly outputPath: string;
+  readonly onEvent?: OnEvent;
+  /** Stops the run at once, leaving a state that resumes. */
+  readonly signal?: AbortSignal;
+  /** Renders what goes beside `surgery.json` into `physarium/`: file name → content. */
+  readonly render?: (report: SurgeryReport, ledgerText: string) => Record<string, string>;
+  /** The file layer; tests break it. Faults are seen by every call only with `workers: 0`. */
+  readonly files?: FileLayer;
+}
+
+export interface OperationResult {
+  readonly outputPath: string;
+  /** `already finished`: `resume` found the whole output and did nothing. */
+  readonly state: "finished" | "already finished";
+  readonly report: SurgeryReport;
+}
+
+/**
+ * Carry a plan out: build the output beside its final name, record every tensor, flush, rename.
+ *
+ * The donor is only read. On any error, and on `signal`, what is done stays in `<output>.partial` and `resume` goes on from
+ * there; the final name never holds half an output. Throws `USAGE_*`, `DONOR_*`, `IO_*`, `STOPPED`.
+ */
+export async function operate(plan: Plan, options: OperateOptions): Promise<OperationResult> {
+  const { files = nodeFiles, onEvent = () => {}, resume = false, overwrite = false, outputPath } = options;
+  const digester = await createDigester();
+  const opened = await openWorkspace(plan, { outputPath, resume, overwrite }, digester, files, onEvent);
+  if (opened.state === "already finished") {
+    return {
+      outputPath: opened.output.path,
+      state: "already finished",
+      report: await readReport(opened.output.path, files),
+    };
+  }
+  const operation = new Operation(plan, options, opened.workspace, digester, files, onEvent);
+  return operation.run();
+}
+
+/** All numbers of a finished output, from its ledger. */
+export async function readReport(outputPath: string, files: FileLayer = nodeFiles): Promise<SurgeryReport> {
+  const path = join(outputPath, RECORD_FOLDER, LEDGER_FILE);
+  const ledger = await readLedger(path, files);
+  if (ledger?.finished === undefined) {
+    throw new PhysariumError(
+      "VERIFY_LEDGER",
+      `${path}: the ledger is ${ledger === undefined ? "missing or empty" : "unfinished"}; expected that of a finished operation`,
+      { path },
+    );
+  }
+  return summarise(ledger, await readRuns(outputPath, files), outputPath);
+}
+
+class Operation {
+  private readonly folder: string;
+  private readonly startedAt = new Date().toISOString();
+  private readonly startedMs = performance.now();
+  /** Every tensor's record, from earlier runs and this one. */
+  private readonly records = new Map<string, TensorRecord>();
+  private readonly shardRecords = new Map<string, ShardRecord>();
+  private ledger!: LedgerWriter;
+  private progress!: { -readonly [key in keyof Progress]: Progress[key] };
+
+  constructor(
+    private readonly plan: Plan,
+    private readonly options: OperateOptions,
+    private readonly workspace: Workspace,
+    private readonly digester: Digester,
+    private readonly files: FileLayer,
+    private readonly onEvent: OnEvent,
+  ) {
+    this.folder = workspace.output.partialPath;
+  }
+
+  async run(): Promise<OperationResult> {
+    const { workspace, plan, files } = this;
+    let keep = true;
+    try {
+      await this.recordRun();
+      const module = loadKernelModule("surgery");
+      this.onEvent({
+        event: "started",
+        donor: plan.donor.path,
+        output: workspace.output.path,
+        tensors: plan.donor.tensorCount,
+        bytes: plan.donor.totalSize,
+        workers: plan.memory.workers,
+      });
+      if (workspace.stopped !== undefined) await this.checkStopped(module);
+      await this.beginLedger();
+      const params = await this.findParams(module);
+      await this.withPool(module, params, (pool) => this.operateShards(pool));
+      this.checkSignal();
+      await this.flush();
+      this.checkSignal();
+      const report = await this.finish(module, params);
+      this.checkSignal();
+      await workspace.lock.release();
+      await publish(workspace.output, files);
+      return { outputPath: workspace.output.path, state: "finished", report };
+    } catch (error) {
+      // Weights that are no numbers will be there on a resume, too: nothing to keep, unless an earlier run left something.
+      keep = !isPhysariumError(error, "DONOR_NON_FINITE") || workspace.stopped !== undefined;
+      throw await this.explain(error);
+    } finally {
+      await this.ledger?.close().catch(() => {});
+      if (keep) await workspace.lock.release().catch(() => {});
+      else await discardWorkspace(workspace, files).catch(() => {});
+    }
+  }
+
+  /** Tensors of the stopped run count only if the files still hold what the ledger says. */
+  private async checkStopped(module: WebAssembly.Module): Promise<void> {
+    const { stopped } = this.workspace;
+    const claimed = this.plan.shards.flatMap((shard) => shard.tensors.filter(({ name }) => stopped!.tensors.has(name)));
+    this.startProgress("checking", claimed);
+    let damaged = 0;
+    const jobs = this.jobs(claimed, "check", (progress) => {
+      const { tensor } = progress;
+      const record = stopped!.tensors.get(tensor.name)!;
+      if (progress.digest(this.digester) === record.digest) this.records.set(tensor.name, record);
+      else damaged++;
+      this.advance(tensor, 0);
+    });
+    const existing = new Set(await this.files.readdir(this.folder));
+    // A shard file that is gone or short holds nothing to check.
+    const readable = async (shard: PlannedShard) =>
+      existing.has(shard.file) && (await this.files.stat(join(this.folder, shard.file))).size === shard.byteLength;
+    const whole = new Set<string>();
+    for (const shard of this.plan.shards) if (await readable(shard)) whole.add(shard.file);
+    await this.withPool(module, this.plan.options.params, (pool) =>
+      runJobs(
+        filterJobs(jobs, (job) => whole.has(job.shard)),
+        pool,
+        this.options.signal,
+      ),
+    );
+    this.onEvent({
+      event: "note",
+      message: `resuming: ${this.records.size} of ${this.plan.donor.tensorCount} tensors are done and unchanged${damaged > 0 ? `, ${damaged} will be done again` : ""}`,
+    });
+  }
+
+  /** Only what still holds goes into the ledger of this run; shards, side files and the end are recorded anew. */
+  private async beginLedger(): Promise<void> {
+    const { stopped } = this.workspace;
+    const kept: LedgerRecord[] = [];
+    if (stopped?.search !== undefined) kept.push(stopped.search);
+    kept.push(...this.records.values());
+    for (const shard of this.plan.shards) {
+      const record = stopped?.shards.get(shard.file);
+      if (record !== undefined && shard.tensors.every(({ name }) => this.records.has(name))) {
+        this.shardRecords.set(shard.file, record);
+        kept.push(record);
+      }
+    }
+    const at = new Date().toISOString();
+    for (const { code, message } of this.plan.warnings) {
+      kept.push({ kind: "warning", at, code, message });
+      this.onEvent({ event: "warning", code, message });
+    }
+    this.ledger = await startLedger(this.workspace, kept, this.files);
+  }
+
+  /** The parameters in force: as given, or with the survival that meets the target sparsity. */
+  private async findParams(module: WebAssembly.Module): Promise<FlowParams> {
+    const { plan } = this;
+    const { params, targetSparsity } = plan.options;
+    if (targetSparsity === undefined) return params;
+    let found = this.workspace.stopped?.search;
+    if (found === undefined) {
+      found = await this.search(module, targetSparsity);
+      await this.ledger.append(found);
+    }
+    const { survival, expected_sparsity } = found;
+    this.onEvent({ event: "searched", target_sparsity: targetSparsity, survival, expected_sparsity });
+    return { ...params, survival };
+  }
+
+  private async search(module: WebAssembly.Module, targetSparsity: number): Promise<SearchRecord> {
+    const targets = this.plan.shards.flatMap((shard) => shard.tensors.filter(({ role }) => role === "target"));
+    this.startProgress("searching", targets);
+    const histogram = new Float64Array(DRIVE_BINS);
+    const run = async (pool: PiecePool) => {
+      await runJobs(
+        this.jobs(targets, "operate", ({ tensor }) => this.advance(tensor, 0)),
+        pool,
+        this.options.signal,
+      );
+      for (const counted of (await pool.runOnEach({ kind: "take histogram" })) as Float64Array[]) {
+        for (let bin = 0; bin < DRIVE_BINS; bin++) histogram[bin] += counted[bin];
+      }
+    };
+    await this.withPool(module, this.plan.options.params, run, "count");
+    const { survival, expectedSparsity } = searchSurvival(this.plan, histogram, targetSparsity);
+    return {
+      kind: "search",
+      at: new Date().toISOString(),
+      target_sparsity: targetSparsity,
+      survival,
+      expected_sparsity: expectedSparsity,
+    };
+  }
+
+  private async operateShards(pool: PiecePool): Promise<void> {
+    const remaining = new Map<string, number>();
+    const todo: PlannedTensor[] = [];
+    for (const shard of this.plan.shards) {
+      const open = shard.tensors.filter(({ name }) => !this.records.has(name));
+      remaining.set(shard.file, open.length);
+      todo.push(...open);
+    }
+    this.startProgress("operating", todo);
+    for (const record of this.records.values()) this.progress.killed += record.killed ?? 0;
+    for (const record of this.records.values()) this.progress.target_weights_done += record.weights ?? 0;
+
+    const boundary = new ShardBoundaries(this.plan, remaining, this.records, this.shardRecords, async (record) => {
+      await this.ledger.append(record);
+      const { file, order, seconds, killed_cumulative } = record;
+      this.onEvent({ event: "shard", file, order, seconds, killed_cumulative });
+    });
+    const finishTensor = async (progress: TensorProgress) => {
+      const record = progress.record(this.digester);
+      this.records.set(record.name, record);
+      await this.ledger.append(record);
+      this.onEvent({
+        event: "tensor",
+        name: record.name,
+        role: record.role,
+        killed: record.killed ?? 0,
+        sparsity: record.sparsity ?? 0,
+      });
+      this.advance(progress.tensor, record.killed ?? 0);
+      remaining.set(record.shard, remaining.get(record.shard)! - 1);
+      await boundary.pass();
+    };
+    const { plan, folder, digester, files } = this;
+    async function* jobs(operation: Operation): AsyncGenerator<PieceWork> {
+      for (const shard of plan.shards) {
+        // Kept shards get their header again, too: a ledger may outlive what a power cut took from the file.
+        boundary.headerDigests.set(shard.file, await prepareShard(shard, folder, digester, files));
+        await boundary.pass();
+        yield* operation.jobs(
+          shard.tensors.filter(({ name }) => !operation.records.has(name)),
+          "operate",
+          finishTensor,
+        );
+      }
+    }
+    await runJobs(jobs(this), pool, this.options.signal);
+    await boundary.pass();
+  }
+
+  /** Jobs of tensors, in file order; `finish` is called once a tensor's last piece is in. */
+  private *jobs(
+    tensors: Iterable<PlannedTensor>,
+    kind: "operate" | "check",
+    finish: (progress: TensorProgress) => void | Promise<void>,
+  ): Generator<PieceWork> {
+    const { blockSize } = this.plan.options.params;
+    for (const tensor of tensors) {
+      const progress = new TensorProgress(tensor, blockSize);
+      if (progress.isDone) {
+        // An empty tensor has no pieces; a job of no bytes keeps its record in the common path.
+        yield { job: this.job(tensor, EMPTY_PIECE, "copy"), done: () => finish(progress) };
+        continue;
+      }
+      let index = 0;
+      for (const piece of piecesOf(tensor.byteLength, tensor.target, blockSize)) {
+        const position = index++;
+        const jobKind = kind === "check" ? "check" : tensor.role === "target" ? "operate" : "copy";
+        yield {
+          job: this.job(tensor, piece, jobKind),
+          done: (result) => {
+            progress.add(position, result as PieceResult);
+            this.progress.bytes_done += piece.byteLength;
+            this.onEvent({ event: "progress", ...this.progress });
+            if (progress.isDone) return finish(progress);
+          },
+        };
+      }
+    }
+  }
+
+  private job(tensor: PlannedTensor, piece: Piece, kind: PieceJob["kind"]): PieceJob {
+    return {
+      kind,
+      shard: tensor.shard,
+      tensor: tensor.name,
+      donorPath: join(this.plan.donor.path, tensor.shard),
+      outputPath: join(this.folder, tensor.shard),
+      byteOffset: tensor.byteOffset + piece.byteOffset,
+      byteLength: piece.byteLength,
+      dtype: tensor.dtype as FloatDtype,
+      rows: piece.rows,
+      cols: tensor.target?.cols ?? 0,
+      rowStart: piece.rowStart,
+      matrix: piece.matrix,
+      matrixCount: tensor.target?.matrixCount ?? 1,
+    };
+  }
+
+  private checkSignal(): void {
+    if (this.options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+  }
+
+  /** Everything on the disk before the ledger says so. */
+  private async flush(): Promise<void> {
+    this.onEvent({ event: "finishing", step: "flushing to disk" });
+    for (const shard of this.plan.shards) await syncFile(join(this.folder, shard.file), this.files);
+  }
+
+  private async finish(module: WebAssembly.Module, params: FlowParams): Promise<SurgeryReport> {
+    const { plan, folder, files, workspace, digester } = this;
+    this.onEvent({ event: "finishing", step: "copying side files, gathering figures, writing the report" });
+    for (const record of await copySideFiles(plan, folder, digester, files)) await this.ledger.append(record);
+    const soFar = await this.readLedgerText();
+    const rows = summarise(soFar.ledger, [], workspace.output.path).per_tensor;
+    const at = () => new Date().toISOString();
+    await this.ledger.append({
+      kind: "figures",
+      at: at(),
+      figures: await gatherFigures(plan, params, folder, rows, module, files),
+    });
+    await checkDonorUnchanged(plan, files);
+    await this.ledger.append({
+      kind: "finished",
+      at: at(),
+      side_files: plan.sideFiles.map(({ file }) => file),
+      left_out: plan.leftOut,
+    });
+    await this.ledger.sync();
+
+    const { ledger, text } = await this.readLedgerText();
+    const runs = await this.recordRun(true);
+    const report = summarise(ledger, runs, workspace.output.path);
+    const recordFolder = join(folder, RECORD_FOLDER);
+    await writeSmallFile(join(recordFolder, "surgery.json"), `${JSON.stringify(report, null, 1)}\n`, files);
+    for (const [name, content] of Object.entries(this.options.render?.(report, text) ?? {})) {
+      await writeSmallFile(join(recordFolder, name), content, files);
+    }
+    await syncFolder(recordFolder, files);
+    await syncFolder(folder, files);
+    return report;
+  }
+
+  private async readLedgerText(): Promise<{ ledger: Ledger; text: string }> {
+    const path = join(this.folder, RECORD_FOLDER, LEDGER_FILE);
+    const bytes = await readSmallFile(path, this.files, Number.MAX_SAFE_INTEGER);
+    return { ledger: parseLedger(bytes, path)!, text: new TextDecoder().decode(bytes) };
+  }
+
+  /** Note this run beside the ledger: when it begins, and how it went once it is over. */
+  private async recordRun(ended = false): Promise<RunEntry[]> {
+    const run: RunEntry = {
+      started_at: this.startedAt,
+      workers: this.plan.memory.workers,
+      ...(ended
+        ? {
+            ended_at: new Date().toISOString(),
+            wall_seconds: (performance.now() - this.startedMs) / 1000,
+            peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+          }
+        : {}),
+    };
+    const runs = [...this.workspace.earlierRuns, run];
+    await writeRuns(this.folder, runs, this.files);
+    return runs;
+  }
+
+  private async withPool<T>(
+    module: WebAssembly.Module,
+    params: FlowParams,
+    work: (pool: PiecePool) => Promise<T>,
+    task: "operate" | "count" = "operate",
+  ): Promise<T> {
+    const { flow, allowNonFinite } = this.plan.options;
+    const setup: OperatorSetup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite };
+    const pool = await createPool(this.plan.memory.workers, module, setup, this.files);
+    try {
+      return await work(pool);
+    } finally {
+      await pool.close();
+    }
+  }
+
+  private startProgress(phase: Progress["phase"], tensors: readonly PlannedTensor[]): void {
+    this.progress = {
+      phase,
+      bytes_done: 0,
+      bytes_total: tensors.reduce((sum, { byteLength }) => sum + byteLength, 0),
+      tensors_done: 0,
+      tensors_total: tensors.length,
+      killed: 0,
+      target_weights_done: 0,
+    };
+  }
+
+  private advance(tensor: PlannedTensor, killed: number): void {
+    this.progress.tensors_done++;
+    this.progress.killed += killed;
+    const { target } = tensor;
+    if (target !== undefined) this.progress.target_weights_done += target.matrixCount * target.rows * target.cols;
+    this.onEvent({ event: "progress", ...this.progress });
+  }
+
+  /** Tell the user what is kept and how to go on. */
+  private async explain(error: unknown): Promise<unknown> {
+    if (!isPhysariumError(error)) return error;
+    const { path } = this.workspace.output;
+    if (error.code === "STOPPED") {
+      return new PhysariumError(
+        "STOPPED",
+        `${path}: stopped; ${this.records.size} of ${this.plan.donor.tensorCount} tensors are done and kept in ${this.folder}; go on with --resume, or start over with --overwrite`,
+        { tensorsDone: this.records.size },
+      );
+    }
+    if (error.code === "IO_DISK_FULL") {
+      let done = 0;
+      for (const record of this.records.values()) done += record.byte_length;
+      const free = await freeBytes(this.folder, this.files).catch(() => 0);
+      const missing = Math.max(1, this.plan.bytesToWrite - done - free);
+      return new PhysariumError(
+        error.code,
+        `${error.message.split("; free some")[0]}; about ${missing} more bytes are needed; free them, then run again with --resume (${this.records.size} of ${this.plan.donor.tensorCount} tensors are done)`,
+        { ...error.details, missingBytes: missing },
+        error,
+      );
+    }
+    return error;
+  }
+}
+
+type PiecePool = Pool<Job, JobResult>;
+interface PieceWork extends RunnableJob<Job, JobResult> {
+  readonly job: PieceJob;
+}
+
+async function createPool(
+  workers: number,
+  module: WebAssembly.Module,
+  setup: OperatorSetup,
+  files: FileLayer,
+): Promise<PiecePool> {
+  const { slotCount } = setup.sizes;
+  if (workers > 0) {
+    const workerData: WorkerSetup = { module, operator: setup };
+    return threadPool(new URL("./worker.js", import.meta.url), workerData, workers, slotCount);
+  }
+  const operator = await PieceOperator.create(module, setup, files);
+  return inlinePool(operator.handle, slotCount, () => operator.close());
+}
+
+const EMPTY_PIECE: Piece = { byteOffset: 0, byteLength: 0, rows: 0, matrix: 0, rowStart: 0 };
+
+function* filterJobs(jobs: Iterable<PieceWork>, keep: (job: PieceJob) => boolean): Generator<PieceWork> {
+  for (const runnable of jobs) if (keep(runnable.job)) yield runnable;
+}

@@ -1,0 +1,227 @@
+import { type FileLayer, ioError, type OpenFile, READ_ONLY, readFully, writeFully } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import { DRIVE_BINS } from "../flow/drive-histogram.js";
+import { BandKernel, type KernelSizes, type KernelTask } from "../flow/kernels.js";
+import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
+import type { FlowParams } from "../flow/params.js";
+import type { DataFreeFlow } from "../flow/reference.js";
+import { bytesPerFloat } from "../safetensors/dtypes.js";
+import { createDigester, type Digester } from "./digest.js";
+import type { Job, JobResult, PieceJob, PieceResult } from "./protocol.js";
+
+export interface OperatorSetup {
+  readonly flow: DataFreeFlow;
+  readonly params: FlowParams;
+  readonly sizes: KernelSizes;
+  readonly task: KernelTask;
+  readonly allowNonFinite: boolean;
+}
+
+/**
+ * Does what one worker does: reads a piece of the donor straight into kernel memory, operates in place, writes the same
+ * bytes to the output, digests what it wrote. Runs in a worker thread, or in the main one with `--workers 0`.
+ */
+export class PieceOperator {
+  private readonly handles = new Map<string, Promise<OpenFile>>();
+  /** Bands larger than a slot need a kernel of their own, whose state lasts over several reads; one at a time. */
+  private streaming: { kernel: BandKernel; turn: Promise<unknown> } | undefined;
+  private readonly kernel: BandKernel;
+
+  private constructor(
+    private readonly module: WebAssembly.Module,
+    private readonly setup: OperatorSetup,
+    private readonly digester: Digester,
+    private readonly files: FileLayer,
+  ) {
+    this.kernel = new BandKernel(module, setup.sizes, setup.params, setup.flow, setup.task);
+  }
+
+  static async create(module: WebAssembly.Module, setup: OperatorSetup, files: FileLayer): Promise<PieceOperator> {
+    return new PieceOperator(module, setup, await createDigester(), files);
+  }
+
+  /** Run one job in a slot of its own. */
+  readonly handle = async (job: Job, slot: number): Promise<JobResult> => {
+    if (job.kind !== "take histogram") return this.run(job, slot);
+    const histogram = new Float64Array(DRIVE_BINS);
+    this.kernel.takeHistogram(histogram);
+    this.streaming?.kernel.takeHistogram(histogram);
+    return histogram;
+  };
+
+  private async run(job: PieceJob, slot: number): Promise<PieceResult> {
+    if (job.kind === "copy" || job.kind === "check") return this.copy(job, slot);
+    if (job.byteLength > this.setup.sizes.slotByteLength) return this.operateStreaming(job);
+    return this.operateResident(job, slot);
+  }
+
+  async close(): Promise<void> {
+    const handles = [...this.handles.values()];
+    this.handles.clear();
+    for (const handle of handles) await handle.then((file) => file.close()).catch(() => {});
+  }
+
+  private async copy(job: PieceJob, slot: number): Promise<PieceResult> {
+    const bytes = this.kernel.slot(slot).subarray(0, job.byteLength);
+    const path = job.kind === "check" ? job.outputPath : job.donorPath;
+    await this.read(path, bytes, job.byteOffset);
+    if (job.kind === "copy") await this.write(job.outputPath, bytes, job.byteOffset);
+    return { ...EMPTY_RESULT, digest: this.digester.digest(bytes) };
+  }
+
+  private async operateResident(job: PieceJob, slot: number): Promise<PieceResult> {
+    const bytes = this.kernel.slot(slot).subarray(0, job.byteLength);
+    await this.read(job.donorPath, bytes, job.byteOffset);
+    const tally = new Tally();
+    const rowByteLength = this.rowByteLength(job);
+    for (let row = 0; row < job.rows; row += this.setup.params.blockSize) {
+      const rows = Math.min(this.setup.params.blockSize, job.rows - row);
+      this.kernel.begin(job.dtype, rows, job.cols);
+      for (let pass = 0; pass < this.kernel.passCount; pass++) {
+        this.kernel.run(pass, slot, row * rowByteLength, 0, rows);
+        this.kernel.end(pass);
+        if (pass === 0) this.refuseNonFinite(job, this.kernel, () => ({ bytes, row: 0 }));
+      }
+      tally.add(this.kernel, rows, job.cols, this.setup.params.blockSize);
+    }
+    if (this.setup.task === "count") return tally.result("");
+    await this.write(job.outputPath, bytes, job.byteOffset);
+    return tally.result(this.digester.digest(bytes));
+  }
+
+  /** The band is read again for every pass, in row ranges that fit the slot; the last pass writes. */
+  private operateStreaming(job: PieceJob): Promise<PieceResult> {
+    const { setup } = this;
+    this.streaming ??= {
+      kernel: new BandKernel(this.module, { ...setup.sizes, slotCount: 1 }, setup.params, setup.flow, setup.task),
+      turn: Promise.resolve(),
+    };
+    const { kernel } = this.streaming;
+    const turn = this.streaming.turn.then(() => this.stream(job, kernel));
+    this.streaming.turn = turn.catch(() => {});
+    return turn;
+  }
+
+  private async stream(job: PieceJob, kernel: BandKernel): Promise<PieceResult> {
+    const tally = new Tally();
+    const rowByteLength = this.rowByteLength(job);
+    const rowsPerRange = Math.floor(this.setup.sizes.slotByteLength / rowByteLength);
+    // A digest of its own: this piece's bytes come in several turns of the event loop.
+    const { createXXHash128 } = await import("hash-wasm");
+    const hasher = (await createXXHash128()).init();
+    kernel.begin(job.dtype, job.rows, job.cols);
+    for (let pass = 0; pass < kernel.passCount; pass++) {
+      const isLast = pass === kernel.passCount - 1;
+      for (let row = 0; row < job.rows; row += rowsPerRange) {
+        const rows = Math.min(rowsPerRange, job.rows - row);
+        const bytes = kernel.slot(0).subarray(0, rows * rowByteLength);
+        const byteOffset = job.byteOffset + row * rowByteLength;
+        await this.read(job.donorPath, bytes, byteOffset);
+        kernel.run(pass, 0, 0, row, rows);
+        if (pass === 0 && !this.setup.allowNonFinite) this.refuseNonFiniteIn(job, bytes, row);
+        if (isLast && this.setup.task === "operate") {
+          await this.write(job.outputPath, bytes, byteOffset);
+          hasher.update(bytes);
+        }
+      }
+      kernel.end(pass);
+    }
+    tally.add(kernel, job.rows, job.cols, this.setup.params.blockSize);
+    return tally.result(this.setup.task === "count" ? "" : hasher.digest("hex"));
+  }
+
+  private rowByteLength(job: PieceJob): number {
+    return job.cols * bytesPerFloat(job.dtype);
+  }
+
+  private refuseNonFinite(job: PieceJob, kernel: BandKernel, where: () => { bytes: Uint8Array; row: number }): void {
+    if (this.setup.allowNonFinite || kernel.nonFinite.every((count) => count === 0)) return;
+    const { bytes, row } = where();
+    this.refuseNonFiniteIn(job, bytes, row);
+  }
+
+  /** Name the first weight that is NaN or infinite in a range of rows. */
+  private refuseNonFiniteIn(job: PieceJob, bytes: Uint8Array, rowInPiece: number): void {
+    const { magnitudeMask, infinity } = magnitudeFormat(job.dtype);
+    const patterns = weightPatterns(bytes, job.dtype);
+    const position = patterns.findIndex((pattern) => (pattern & magnitudeMask) >= infinity);
+    if (position < 0) return;
+    const row = job.rowStart + rowInPiece + Math.floor(position / job.cols);
+    const col = position % job.cols;
+    const kind = (patterns[position] & magnitudeMask) === infinity ? "infinite" : "NaN";
+    const matrix = job.matrixCount > 1 ? `matrix ${job.matrix}, ` : "";
+    throw new PhysariumError(
+      "DONOR_NON_FINITE",
+      `${job.shard}: tensor "${job.tensor}" is ${kind} at ${matrix}row ${row}, column ${col}; the weights are damaged, or leave such weights untouched with --allow-non-finite`,
+      { shard: job.shard, tensor: job.tensor, matrix: job.matrix, row, col },
+    );
+  }
+
+  private async read(path: string, bytes: Uint8Array, byteOffset: number): Promise<void> {
+    await readFully(await this.open(path, READ_ONLY), bytes, byteOffset, path);
+  }
+
+  private async write(path: string, bytes: Uint8Array, byteOffset: number): Promise<void> {
+    await writeFully(await this.open(path, "r+"), bytes, byteOffset, path);
+  }
+
+  /** Jobs come in file order, so a few open files are enough with any number of shards. */
+  private open(path: string, flags: string | number): Promise<OpenFile> {
+    const known = this.handles.get(path);
+    if (known !== undefined) {
+      this.handles.delete(path);
+      this.handles.set(path, known);
+      return known;
+    }
+    const opened = this.files.open(path, flags).catch((error: unknown) => {
+      this.handles.delete(path);
+      throw ioError("opening", path, error);
+    });
+    this.handles.set(path, opened);
+    if (this.handles.size > MAX_OPEN_FILES) {
+      const [oldest, handle] = this.handles.entries().next().value!;
+      this.handles.delete(oldest);
+      // Jobs in flight may still hold it; by now they are many jobs old.
+      handle.then((file) => file.close()).catch(() => {});
+    }
+    return opened;
+  }
+}
+
+/** More than twice the files that a worker's slots can be in at once. */
+const MAX_OPEN_FILES = 16;
+
+const EMPTY_RESULT: PieceResult = {
+  digest: "",
+  weights: 0,
+  dead: 0,
+  zeros: 0,
+  nonFinite: 0,
+  tiles: 0,
+  minTileSparsity: 1,
+  maxTileSparsity: 0,
+};
+
+/** Adds up what the bands of a piece report. */
+class Tally {
+  private readonly sums = { ...EMPTY_RESULT };
+
+  add(kernel: BandKernel, rows: number, cols: number, blockSize: number): void {
+    const { sums } = this;
+    for (let tile = 0; tile < kernel.dead.length; tile++) {
+      const weights = rows * Math.min(blockSize, cols - tile * blockSize);
+      const sparsity = kernel.dead[tile] / weights;
+      sums.weights += weights;
+      sums.dead += kernel.dead[tile];
+      sums.zeros += kernel.zeros[tile];
+      sums.nonFinite += kernel.nonFinite[tile];
+      sums.tiles++;
+      sums.minTileSparsity = Math.min(sums.minTileSparsity, sparsity);
+      sums.maxTileSparsity = Math.max(sums.maxTileSparsity, sparsity);
+    }
+  }
+
+  result(digest: string): PieceResult {
+    return { ...this.sums, digest };
+  }
+}

@@ -1,0 +1,239 @@
+import { join } from "node:path";
+import { type Donor, elementCount } from "../checkpoint/donor.js";
+import { classifyTensor, type TargetShape } from "../checkpoint/projections.js";
+import { refuseQuantised } from "../checkpoint/quantised.js";
+import { PhysariumError } from "../errors.js";
+import { type KernelSizes, kernelByteLength } from "../flow/kernels.js";
+import { bytesPerFloat } from "../safetensors/dtypes.js";
+import { type CheckedOptions, compilePattern, defaultWorkers } from "./options.js";
+import { countTiles, partitionOf } from "./pieces.js";
+
+export interface PlannedTensor {
+  readonly name: string;
+  readonly shard: string;
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  /** From the first byte of the shard; the same in donor and output. */
+  readonly byteOffset: number;
+  readonly byteLength: number;
+  readonly role: "target" | "carried";
+  readonly reason: string;
+  readonly layer: number;
+  readonly projection: string;
+  readonly target: TargetShape | undefined;
+  readonly tiles: number;
+}
+
+export interface PlannedShard {
+  readonly file: string;
+  readonly path: string;
+  readonly byteLength: number;
+  readonly modifiedNs: string;
+  readonly dataByteOffset: number;
+  /** In the order of their data. */
+  readonly tensors: readonly PlannedTensor[];
+}
+
+export interface PlannedMemory {
+  readonly workers: number;
+  /** Each worker reads, computes and writes this many pieces at once. */
+  readonly slots: number;
+  readonly slotByteLength: number;
+  readonly kernelByteLength: number;
+  /** What the whole process is expected to reach. */
+  readonly peakByteLength: number;
+}
+
+/** Everything decided before the first byte is written; plain frozen data. */
+export interface Plan {
+  readonly donor: {
+    readonly path: string;
+    readonly totalSize: number;
+    readonly tensorCount: number;
+    readonly modelWeights: number;
+    readonly isSharded: boolean;
+  };
+  readonly options: CheckedOptions;
+  /** In the order of the run. */
+  readonly shards: readonly PlannedShard[];
+  readonly sideFiles: readonly { readonly file: string; readonly byteLength: number; readonly modifiedNs: string }[];
+  readonly leftOut: readonly { readonly file: string; readonly reason: string }[];
+  readonly targetTensors: number;
+  readonly targetWeights: number;
+  readonly tiles: number;
+  readonly memory: PlannedMemory;
+  readonly bytesToRead: number;
+  readonly bytesToWrite: number;
+  readonly warnings: readonly { readonly code: string; readonly message: string }[];
+}
+
+/** The whole process stays under this at any model size (DESIGN.md §6). */
+export const MEMORY_LIMIT = 512 << 20;
+/** Node itself with our code loaded, and each worker thread, as measured (docs/performance.md). */
+const BASE_BYTES = 110 << 20;
+const WORKER_BYTES = 14 << 20;
+/** What we keep of a tensor: its header entry, plan entry, ledger row. */
+const BYTES_PER_TENSOR = 1_200;
+/** One piece is read while one is computed and one is written. */
+const SLOTS = 3;
+const MIN_SLOT_BYTES = 8 << 20;
+/** Bands over this are streamed through again for every pass instead of being held. */
+const MAX_SLOT_BYTES = 24 << 20;
+/** A single row must fit a slot. */
+const MAX_ROW_BYTES = 64 << 20;
+
+/**
+ * Decide everything about an operation: which tensors are targets, how they are cut, what it takes.
+ *
+ * Reads no weights and writes nothing. Throws `DONOR_QUANTISED`, and `DONOR_NO_TARGET` unless `allowNoTarget`.
+ */
+export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget = false): Plan {
+  const choice = {
+    include: compilePattern("include", options.include),
+    exclude: compilePattern("exclude", options.exclude),
+  };
+  const { blockSize } = options.params;
+  refuseQuantised(everyTensor(donor));
+
+  let targetTensors = 0;
+  let targetWeights = 0;
+  let tiles = 0;
+  let maxCols = 1;
+  let maxRowBytes = 0;
+  let maxPieceBytes = MIN_SLOT_BYTES;
+  let targetBytes = 0;
+  const shards = donor.shards.map((shard): PlannedShard => {
+    const tensors = shard.tensors.map((info): PlannedTensor => {
+      const { role, reason, layer, projection, target } = classifyTensor(info, choice);
+      let tensorTiles = 0;
+      if (target !== undefined) {
+        tensorTiles = countTiles(target, blockSize);
+        targetTensors++;
+        targetWeights += elementCount(info.shape);
+        targetBytes += info.byteLength;
+        tiles += tensorTiles;
+        maxCols = Math.max(maxCols, target.cols);
+        const rowBytes = target.cols * bytesPerFloat(target.dtype);
+        if (rowBytes > MAX_ROW_BYTES) {
+          throw new PhysariumError(
+            "DONOR_ROW_TOO_LONG",
+            `${shard.file}: tensor "${info.name}" has rows of ${rowBytes} bytes, at most ${MAX_ROW_BYTES} fit in memory; leave it out with --exclude`,
+            { tensor: info.name },
+          );
+        }
+        maxRowBytes = Math.max(maxRowBytes, rowBytes);
+        maxPieceBytes = Math.max(maxPieceBytes, partitionOf(info.byteLength, target, blockSize).pieceByteLength);
+      }
+      const { name, dtype, shape, byteOffset, byteLength } = info;
+      return {
+        name,
+        shard: shard.file,
+        dtype,
+        shape,
+        byteOffset,
+        byteLength,
+        role,
+        reason,
+        layer,
+        projection,
+        target,
+        tiles: tensorTiles,
+      };
+    });
+    const { file, byteLength, modifiedNs, dataByteOffset } = shard;
+    return { file, path: join(donor.path, file), byteLength, modifiedNs: String(modifiedNs), dataByteOffset, tensors };
+  });
+  if (targetTensors === 0 && !allowNoTarget) throw noTarget(donor, options);
+
+  const sizes: KernelSizes = {
+    slotCount: SLOTS,
+    slotByteLength: Math.max(Math.min(maxPieceBytes, MAX_SLOT_BYTES), maxRowBytes),
+    maxCols,
+  };
+  const sideBytes = donor.sideFiles.reduce((sum, file) => sum + file.byteLength, 0);
+  const shardBytes = shards.reduce((sum, shard) => sum + shard.byteLength, 0);
+  const searchBytes = options.targetSparsity === undefined ? 0 : targetBytes;
+  return Object.freeze({
+    donor: {
+      path: donor.path,
+      totalSize: donor.totalSize,
+      tensorCount: donor.tensorCount,
+      modelWeights: donor.modelWeights,
+      isSharded: donor.index !== undefined,
+    },
+    options,
+    shards,
+    sideFiles: donor.sideFiles.map(({ file, byteLength, modifiedNs }) => ({
+      file,
+      byteLength,
+      modifiedNs: String(modifiedNs),
+    })),
+    leftOut: donor.leftOut,
+    targetTensors,
+    targetWeights,
+    tiles,
+    memory: planMemory(sizes, options, donor.tensorCount),
+    bytesToRead: shardBytes + sideBytes + searchBytes,
+    bytesToWrite: shardBytes + sideBytes,
+    warnings: planWarnings(donor),
+  });
+}
+
+function* everyTensor(donor: Donor) {
+  for (const shard of donor.shards) for (const info of shard.tensors) yield { info, shard: shard.file };
+}
+
+/** The kernel's sizes that a plan implies. */
+export function kernelSizes(plan: Plan): KernelSizes {
+  const maxCols = plan.shards.reduce(
+    (most, shard) => shard.tensors.reduce((cols, tensor) => Math.max(cols, tensor.target?.cols ?? 1), most),
+    1,
+  );
+  return { slotCount: plan.memory.slots, slotByteLength: plan.memory.slotByteLength, maxCols };
+}
+
+function planMemory(sizes: KernelSizes, options: CheckedOptions, tensorCount: number): PlannedMemory {
+  const task = options.targetSparsity === undefined ? "operate" : "count";
+  const perKernel = kernelByteLength(sizes, options.params, options.flow, task);
+  const bookkeeping = BASE_BYTES + tensorCount * BYTES_PER_TENSOR;
+  const perWorker = perKernel + WORKER_BYTES;
+  const workers = options.workers ?? defaultWorkers(perWorker, MEMORY_LIMIT - bookkeeping);
+  return {
+    workers,
+    slots: sizes.slotCount,
+    slotByteLength: sizes.slotByteLength,
+    kernelByteLength: perKernel,
+    peakByteLength: bookkeeping + Math.max(1, workers) * perWorker,
+  };
+}
+
+function planWarnings(donor: Donor): { code: string; message: string }[] {
+  const warnings: { code: string; message: string }[] = [];
+  const { index, totalSize } = donor;
+  if (index?.totalSize !== undefined && index.totalSize !== totalSize) {
+    warnings.push({
+      code: "WARN_TOTAL_SIZE",
+      message: `the index states total_size ${index.totalSize}, the tensors take ${totalSize} bytes; loaders do not mind`,
+    });
+  }
+  if (!donor.sideFiles.some(({ file }) => file === "config.json")) {
+    warnings.push({
+      code: "WARN_NO_CONFIG",
+      message: "the donor has no config.json; surgery does not need one, loaders do",
+    });
+  }
+  return warnings;
+}
+
+function noTarget(donor: Donor, options: CheckedOptions): PhysariumError {
+  const names = donor.shards.flatMap((shard) => shard.tensors.slice(0, 3).map(({ name }) => name)).slice(0, 3);
+  const chosen = options.include !== undefined || options.exclude !== undefined;
+  const advice = chosen
+    ? "loosen --include or --exclude"
+    : "name its matrices with --include, or see physarium plan for what each tensor is taken for";
+  return new PhysariumError(
+    "DONOR_NO_TARGET",
+    `${donor.path}: none of its ${donor.tensorCount} tensors is a target (they look like ${names.map((name) => `"${name}"`).join(", ")}); expected layers.N.…{q,k,v,o,gate,up,down}_proj; ${advice}`,
+    { tensorCount: donor.tensorCount },
+  );
+}

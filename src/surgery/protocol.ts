@@ -1,0 +1,46 @@
+import type { FloatDtype } from "../safetensors/dtypes.js";
+import type { OperatorSetup } from "./piece-operator.js";
+
+/** What crosses between the executor and its workers. */
+
+export interface PieceJob {
+  /** `operate`: a target's bands; `copy`: carried-over bytes; `check`: digest what an earlier run wrote. */
+  readonly kind: "operate" | "copy" | "check";
+  readonly shard: string;
+  readonly tensor: string;
+  readonly donorPath: string;
+  readonly outputPath: string;
+  /** From the first byte of the shard, in donor and output. */
+  readonly byteOffset: number;
+  readonly byteLength: number;
+  /** Targets: the rows of the piece and where they stand. */
+  readonly dtype: FloatDtype;
+  readonly rows: number;
+  readonly cols: number;
+  readonly rowStart: number;
+  readonly matrix: number;
+  readonly matrixCount: number;
+}
+
+export interface PieceResult {
+  /** XXH128 of the bytes as they stand in the output. */
+  digest: string;
+  /** Weights of the tiles that were operated on. */
+  weights: number;
+  /** ±0 now, and before. */
+  dead: number;
+  zeros: number;
+  nonFinite: number;
+  tiles: number;
+  minTileSparsity: number;
+  maxTileSparsity: number;
+}
+
+export interface WorkerSetup {
+  readonly module: WebAssembly.Module;
+  readonly operator: OperatorSetup;
+}
+
+/** A piece, or the order to hand over the histogram gathered so far. */
+export type Job = PieceJob | { readonly kind: "take histogram" };
+export type JobResult = PieceResult | Float64Array;

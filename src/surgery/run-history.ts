@@ -1,0 +1,40 @@
+import { join } from "node:path";
+import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
+import { isPhysariumError } from "../errors.js";
+import { RECORD_FOLDER } from "./ledger.js";
+import { writeSmallFile } from "./output-folder.js";
+
+/** One run of an operation: the first, or one that resumed it. What differs from run to run is kept out of the ledger. */
+export interface RunEntry {
+  readonly started_at: string;
+  /** Absent for a run that was killed. */
+  readonly ended_at?: string;
+  readonly wall_seconds?: number;
+  readonly peak_rss_bytes?: number;
+  readonly workers: number;
+}
+
+const RUNS_FILE = "runs.jsonl";
+
+export async function readRuns(folder: string, files: FileLayer = nodeFiles): Promise<RunEntry[]> {
+  try {
+    const text = new TextDecoder().decode(await readSmallFile(join(folder, RECORD_FOLDER, RUNS_FILE), files));
+    return text
+      .split("\n")
+      .filter((line) => line !== "")
+      .map((line) => JSON.parse(line) as RunEntry);
+  } catch (error) {
+    // Only times and memory stand there; an operation without them is still whole.
+    if (isPhysariumError(error, "IO_NOT_FOUND") || error instanceof SyntaxError) return [];
+    throw error;
+  }
+}
+
+export async function writeRuns(
+  folder: string,
+  runs: readonly RunEntry[],
+  files: FileLayer = nodeFiles,
+): Promise<void> {
+  const text = runs.map((run) => `${JSON.stringify(run)}\n`).join("");
+  await writeSmallFile(join(folder, RECORD_FOLDER, RUNS_FILE), text, files);
+}

@@ -1,0 +1,157 @@
+import { dirname, join } from "node:path";
+import {
+  attempt,
+  type FileLayer,
+  FileSource,
+  ioError,
+  nodeFiles,
+  type OpenFile,
+  writeFully,
+} from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import type { Digester } from "./digest.js";
+import type { SideFileRecord } from "./ledger.js";
+import type { Plan, PlannedShard } from "./plan.js";
+
+/** Create (or reopen) an output shard at its full length and carry the donor's header bytes over verbatim. Returns their digest. */
+export async function prepareShard(
+  shard: PlannedShard,
+  folder: string,
+  digester: Digester,
+  files: FileLayer = nodeFiles,
+): Promise<string> {
+  const path = join(folder, shard.file);
+  const source = await openUnchanged(shard.path, shard.file, shard.byteLength, shard.modifiedNs, files);
+  let header: Uint8Array;
+  try {
+    header = await source.read(0, shard.dataByteOffset);
+  } finally {
+    await source.close();
+  }
+  const file = await openForWriting(path, files);
+  try {
+    await writeFully(file, header, 0, path);
+    await attempt("sizing", path, () => file.truncate(shard.byteLength));
+  } finally {
+    await file.close();
+  }
+  return digester.digest(header);
+}
+
+async function openForWriting(path: string, files: FileLayer): Promise<OpenFile> {
+  try {
+    return await files.open(path, "r+");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw ioError("opening", path, error);
+    return attempt("creating", path, () => files.open(path, "wx"));
+  }
+}
+
+/** Make a file's bytes survive a power cut. */
+export async function syncFile(path: string, files: FileLayer = nodeFiles): Promise<void> {
+  const file = await attempt("opening", path, () => files.open(path, "r+"));
+  try {
+    await attempt("flushing", path, () => file.sync());
+  } finally {
+    await file.close();
+  }
+}
+
+/** Copy the donor's side files byte for byte, flushed; returns their records. */
+export async function copySideFiles(
+  plan: Plan,
+  folder: string,
+  digester: Digester,
+  files: FileLayer = nodeFiles,
+): Promise<SideFileRecord[]> {
+  const records: SideFileRecord[] = [];
+  for (const { file, byteLength, modifiedNs } of plan.sideFiles) {
+    const digest = await copyFile(
+      join(plan.donor.path, file),
+      join(folder, file),
+      { file, byteLength, modifiedNs },
+      digester,
+      files,
+    );
+    records.push({ kind: "side_file", at: new Date().toISOString(), file, byte_length: byteLength, digest });
+  }
+  return records;
+}
+
+const COPY_BYTES = 4 << 20;
+
+async function copyFile(
+  from: string,
+  to: string,
+  expected: { file: string; byteLength: number; modifiedNs: string },
+  digester: Digester,
+  files: FileLayer,
+): Promise<string> {
+  const source = await openUnchanged(from, expected.file, expected.byteLength, expected.modifiedNs, files);
+  try {
+    const target = await attempt("creating", to, () => files.open(to, "w"));
+    try {
+      const chunks: string[] = [];
+      const buffer = new Uint8Array(Math.min(COPY_BYTES, expected.byteLength));
+      for (let begin = 0; begin < expected.byteLength; begin += COPY_BYTES) {
+        const chunk = buffer.subarray(0, Math.min(COPY_BYTES, expected.byteLength - begin));
+        await source.readInto(chunk, begin);
+        await writeFully(target, chunk, begin, to);
+        chunks.push(digester.digest(chunk));
+      }
+      await attempt("flushing", to, () => target.sync());
+      return digester.digest(new TextEncoder().encode(chunks.join("")));
+    } finally {
+      await target.close();
+    }
+  } finally {
+    await source.close();
+  }
+}
+
+/** Digest of a side file as `copySideFiles` records it. */
+export async function digestSideFile(path: string, digester: Digester, files: FileLayer = nodeFiles): Promise<string> {
+  const source = await FileSource.open(path, files);
+  try {
+    const chunks: string[] = [];
+    for (let begin = 0; begin < source.byteLength; begin += COPY_BYTES) {
+      chunks.push(digester.digest(await source.read(begin, Math.min(begin + COPY_BYTES, source.byteLength))));
+    }
+    return digester.digest(new TextEncoder().encode(chunks.join("")));
+  } finally {
+    await source.close();
+  }
+}
+
+async function openUnchanged(
+  path: string,
+  name: string,
+  byteLength: number,
+  modifiedNs: string,
+  files: FileLayer,
+): Promise<FileSource> {
+  const source = await FileSource.open(path, files);
+  if (source.byteLength === byteLength && String(source.modifiedNs) === modifiedNs) return source;
+  await source.close();
+  throw donorChanged(path, name);
+}
+
+/** Every donor file must be as the plan saw it. Throws `DONOR_CHANGED`, naming the file. */
+export async function checkDonorUnchanged(plan: Plan, files: FileLayer = nodeFiles): Promise<void> {
+  const everything = [
+    ...plan.shards,
+    ...plan.sideFiles.map((side) => ({ ...side, path: join(plan.donor.path, side.file) })),
+  ];
+  for (const { path, file, byteLength, modifiedNs } of everything) {
+    const stat = await attempt("examining", path, () => files.stat(path, { bigint: true }));
+    if (Number(stat.size) !== byteLength || String(stat.mtimeNs) !== modifiedNs) throw donorChanged(path, file);
+  }
+}
+
+function donorChanged(path: string, file: string): PhysariumError {
+  return new PhysariumError(
+    "DONOR_CHANGED",
+    `${path}: the file changed while the donor was being operated on (size or modification time); wait until nothing writes to ${dirname(path)}, then start over with --overwrite`,
+    { file },
+  );
+}

@@ -1,0 +1,283 @@
+import { constants } from "node:fs";
+import { basename, dirname, join, resolve, sep } from "node:path";
+import {
+  attempt,
+  type FileLayer,
+  nodeFiles,
+  type OpenFile,
+  readSmallFile,
+  writeFully,
+} from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import type { TensorInfo } from "../safetensors/header.js";
+import { serializeHeader } from "../safetensors/writer.js";
+import { type Distribution, quantileBits } from "./distribution.js";
+import { byteLengthOf, type ShardLayout } from "./shard-layout.js";
+import { MARKER_FILE, planSynth, type SynthOptions, type SynthPlan } from "./synth-plan.js";
+import { WeightStream } from "./weight-stream.js";
+
+export interface SynthProgress {
+  readonly bytesDone: number;
+  readonly bytesTotal: number;
+  readonly shard: string;
+}
+
+export interface SynthRunOptions extends SynthOptions {
+  /** Replace an existing output, if synth wrote it. */
+  readonly overwrite?: boolean;
+  /** Called after every write of up to 1 MiB. */
+  readonly onProgress?: (progress: SynthProgress) => void;
+  readonly files?: FileLayer;
+}
+
+export interface SynthResult {
+  readonly output: string;
+  readonly totalSize: number;
+  readonly tensorCount: number;
+  readonly shards: readonly string[];
+  readonly plan: SynthPlan;
+  readonly seconds: number;
+}
+
+/** Weights are drawn and written in pieces of this many bytes, so that a piece is still in the cache when the system copies it. */
+const CHUNK_BYTES = 1 << 20;
+/** Pieces under way at once: one is drawn while others are written. */
+const CHUNKS_IN_FLIGHT = 4;
+
+/**
+ * Write a random donor: the tensors, shapes, shards and index of a real model, with weights drawn from a distribution.
+ *
+ * Norm weights are 1, biases Gaussian, everything else follows `distribution`; the standard deviation is the configuration's
+ * `initializer_range`. Written to `<output>.partial` and renamed when whole. Buffers take 4 MiB for any model.
+ *
+ * Throws `USAGE_SYNTH_*` before the first write, `DONOR_*` for the config folder, `IO_*` for the disk.
+ */
+export async function synthesize(source: string, output: string, options: SynthRunOptions = {}): Promise<SynthResult> {
+  const started = performance.now();
+  const files = options.files ?? nodeFiles;
+  const target = resolve(output);
+  const partial = `${target}.partial`;
+  const plan = await planSynth(source, options, files);
+  await checkApart(source, target, files);
+  const replaced = await checkOutput(target, options.overwrite ?? false, files);
+  await checkSpace(dirname(target), plan, files);
+
+  await clearOwn(partial, files);
+  await attempt("creating", partial, () => files.mkdir(partial, { recursive: true }));
+  // The marker stands first: what a stopped run leaves behind can be told from somebody's folder.
+  for (const [file, bytes] of [...plan.texts].reverse()) await writeFile(join(partial, file), bytes, files);
+  for (const file of plan.sideFiles) {
+    await writeFile(join(partial, file), await readSmallFile(join(source, file), files), files);
+  }
+  const writer = new ShardWriter(plan, files, options.onProgress);
+  try {
+    for (const shard of plan.shards) await writer.write(join(partial, shard.file), shard);
+  } finally {
+    await writer.close();
+  }
+
+  const old = `${target}.replaced`;
+  if (replaced) await attempt("renaming", target, () => files.rename(target, old));
+  await attempt("renaming", partial, () => files.rename(partial, target));
+  if (replaced) await attempt("removing", old, () => files.rm(old, { recursive: true }));
+  return {
+    output: target,
+    totalSize: plan.totalSize,
+    tensorCount: plan.tensorCount,
+    shards: plan.shards.map(({ file }) => file),
+    plan,
+    seconds: (performance.now() - started) / 1000,
+  };
+}
+
+/** Writes shards one behind the other; a shard is synced to disk while the next is drawn. */
+class ShardWriter {
+  private readonly tables = new Map<Distribution, Uint16Array | Uint32Array>();
+  private readonly chunks = Array.from({ length: CHUNKS_IN_FLIGHT }, () => new Uint32Array(CHUNK_BYTES / 4));
+  private readonly pending: Promise<void>[] = Array.from({ length: CHUNKS_IN_FLIGHT }, () => Promise.resolve());
+  private syncing: Promise<void> = Promise.resolve();
+  private turn = 0;
+  private bytesDone = 0;
+
+  constructor(
+    private readonly plan: SynthPlan,
+    private readonly files: FileLayer,
+    private readonly onProgress: ((progress: SynthProgress) => void) | undefined,
+  ) {}
+
+  async write(path: string, shard: ShardLayout): Promise<void> {
+    const header = serializeHeader(shard.tensors, new Map([["format", "pt"]]));
+    const file = await create(path, this.files);
+    try {
+      await writeFully(file, header.bytes, 0, path);
+      for (const tensor of header.tensors) await this.writeTensor(file, path, tensor, shard.file);
+      await Promise.all(this.pending);
+      await this.syncing;
+    } catch (error) {
+      await Promise.allSettled(this.pending);
+      await file.close();
+      throw error;
+    }
+    this.syncing = attempt("syncing", path, () => file.datasync()).finally(() => file.close());
+    this.syncing.catch(() => {});
+  }
+
+  /** Resolves when the last shard is on disk; throws what its sync threw. */
+  async close(): Promise<void> {
+    await this.syncing;
+  }
+
+  private async writeTensor(file: OpenFile, path: string, tensor: TensorInfo, shard: string): Promise<void> {
+    const fill = this.filler(tensor);
+    for (let byte = 0; byte < tensor.byteLength; byte += CHUNK_BYTES) {
+      const turn = this.turn++ % CHUNKS_IN_FLIGHT;
+      await this.pending[turn];
+      const byteLength = Math.min(CHUNK_BYTES, tensor.byteLength - byte);
+      // F32 is filled in pairs, so a lone last element needs the room of two words.
+      const words = this.chunks[turn].subarray(0, Math.ceil(byteLength / 8) * 2);
+      fill(words, byte);
+      const bytes = new Uint8Array(words.buffer, 0, byteLength);
+      this.pending[turn] = writeFully(file, bytes, tensor.byteOffset + byte, path).then(() => {
+        this.bytesDone += byteLength;
+        this.onProgress?.({ bytesDone: this.bytesDone, bytesTotal: this.plan.totalSize, shard });
+      });
+      // A failure is thrown where the chunk is awaited; without this line Node would call it unhandled in between.
+      this.pending[turn].catch(() => {});
+    }
+  }
+
+  /** Fills words that begin at a byte of the tensor. */
+  private filler(tensor: TensorInfo): (words: Uint32Array, byte: number) => void {
+    const { name, shape, dtype } = tensor;
+    if (/norm[^.]*\.weight$/.test(name)) {
+      const one = dtype === "BF16" ? 0x3f803f80 : dtype === "F16" ? 0x3c003c00 : 0x3f800000;
+      return (words) => words.fill(one);
+    }
+    const isMatrix = shape.length >= 2;
+    const table = this.table(isMatrix ? this.plan.distribution : "gaussian");
+    const stream = new WeightStream(this.plan.seed, name, table, shape.at(-1) ?? 1);
+    const bytesPerRandomWord = dtype === "F32" ? 8 : 4;
+    return (words, byte) => stream.fill(words, byte / bytesPerRandomWord);
+  }
+
+  private table(distribution: Distribution): Uint16Array | Uint32Array {
+    let table = this.tables.get(distribution);
+    if (table === undefined) {
+      table = quantileBits(distribution, this.plan.std, this.plan.dtype);
+      this.tables.set(distribution, table);
+    }
+    return table;
+  }
+}
+
+function create(path: string, files: FileLayer): Promise<OpenFile> {
+  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
+  return attempt("creating", path, () => files.open(path, flags, 0o644));
+}
+
+async function writeFile(path: string, bytes: Uint8Array, files: FileLayer): Promise<void> {
+  const file = await create(path, files);
+  try {
+    await writeFully(file, bytes, 0, path);
+    await attempt("syncing", path, () => file.datasync());
+  } finally {
+    await file.close();
+  }
+}
+
+/** The new donor must not stand in, on or around the config folder. */
+async function checkApart(source: string, target: string, files: FileLayer): Promise<void> {
+  const from = await attempt("resolving", source, () => files.realpath(source));
+  const to = await realpathOfNew(target, files);
+  if (from === to || `${to}${sep}`.startsWith(`${from}${sep}`) || `${from}${sep}`.startsWith(`${to}${sep}`)) {
+    throw new PhysariumError(
+      "USAGE_OUTPUT_OVERLAPS",
+      `${target}: the output lies in, on or around the config folder ${source}; choose a folder apart from it`,
+      { output: target, source },
+    );
+  }
+}
+
+/** Where a path that may not exist yet will be, with the symlinks of its existing part followed. */
+async function realpathOfNew(path: string, files: FileLayer): Promise<string> {
+  try {
+    return await files.realpath(path);
+  } catch {
+    const parent = dirname(path);
+    return parent === path ? path : join(await realpathOfNew(parent, files), basename(path));
+  }
+}
+
+/** True when there is an output of synth to replace. Refuses what is not empty and not ours. */
+async function checkOutput(target: string, overwrite: boolean, files: FileLayer): Promise<boolean> {
+  const entries = await entriesOf(target, files);
+  if (entries === undefined) return false;
+  if (entries.length === 0) return true;
+  if (!overwrite) {
+    throw new PhysariumError(
+      "USAGE_OUTPUT_EXISTS",
+      `${target}: the folder exists and is not empty; choose another, or replace a synth output with --overwrite`,
+      { output: target },
+    );
+  }
+  await checkOwn(target, entries, files);
+  return true;
+}
+
+/** Remove what a stopped run left; refuse if it is anything else. */
+async function clearOwn(partial: string, files: FileLayer): Promise<void> {
+  const entries = await entriesOf(partial, files);
+  if (entries === undefined) return;
+  if (entries.length > 0) await checkOwn(partial, entries, files);
+  await attempt("removing", partial, () => files.rm(partial, { recursive: true }));
+}
+
+/** Every entry must be one that the marker lists: a donor of synth that was operated on or added to is not ours to delete. */
+async function checkOwn(folder: string, entries: readonly string[], files: FileLayer): Promise<void> {
+  let listed: unknown;
+  try {
+    const text = new TextDecoder().decode(await readSmallFile(join(folder, MARKER_FILE), files));
+    listed = (JSON.parse(text) as { files?: unknown }).files;
+  } catch {
+    listed = undefined;
+  }
+  const own = new Set(Array.isArray(listed) ? listed : []);
+  const foreign = entries.filter((entry) => !own.has(entry));
+  if (foreign.length > 0) {
+    throw new PhysariumError(
+      "USAGE_OUTPUT_FOREIGN",
+      `${folder}: not replaced, it holds ${foreign.length} entries that synth did not write (${foreign.slice(0, 3).join(", ")}${foreign.length > 3 ? ", …" : ""}); remove the folder yourself or choose another`,
+      { folder, foreign: foreign.slice(0, 20) },
+    );
+  }
+}
+
+async function entriesOf(folder: string, files: FileLayer): Promise<string[] | undefined> {
+  try {
+    return await files.readdir(folder);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT") return undefined;
+    if (code === "ENOTDIR") {
+      throw new PhysariumError("USAGE_OUTPUT_EXISTS", `${folder}: a file stands there; choose a folder`, { folder });
+    }
+    return attempt("listing", folder, () => Promise.reject(error));
+  }
+}
+
+async function checkSpace(parent: string, plan: SynthPlan, files: FileLayer): Promise<void> {
+  let folder = parent;
+  while ((await entriesOf(folder, files)) === undefined && dirname(folder) !== folder) folder = dirname(folder);
+  const { bavail, bsize } = await attempt("measuring", folder, () => files.statfs(folder));
+  // Headers, index and side files are small beside the weights; a hundredth covers them and the file system's own needs.
+  const needed = Math.ceil(
+    plan.shards.flatMap(({ tensors }) => tensors).reduce((sum, t) => sum + byteLengthOf(t), 0) * 1.01,
+  );
+  if (bavail * bsize < needed) {
+    throw new PhysariumError(
+      "USAGE_DISK_SPACE",
+      `${folder}: ${bavail * bsize} bytes are free, the donor needs ${needed}; free some space or shrink it with --scale`,
+      { folder, freeBytes: bavail * bsize, neededBytes: needed },
+    );
+  }
+}
