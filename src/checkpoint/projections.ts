@@ -57,7 +57,7 @@ export function classifyTensor(tensor: TensorInfo, choice: TargetChoice = {}): C
   const [matrixCount, rows, cols] = shape.length === 3 ? shape : [1, shape[0], shape[1]];
   return {
     role: "target",
-    reason: choice.include !== undefined ? "matched by --include" : `${match?.kind} of layer ${layer}`,
+    reason: choice.include !== undefined ? "matched by --include" : `${match?.kind} of a decoder layer`,
     layer,
     projection,
     target: { dtype: tensor.dtype, matrixCount, rows, cols },
