@@ -1,6 +1,7 @@
 import { type Projection, STEPS, type Step } from "../probe/layer-graph.js";
 import type { Activations, LayerRunner, LayerState } from "../probe/layer-runner.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
+import { batchesOf } from "./batches.js";
 import type { MatrixEngine } from "./engine.js";
 import { decodeFloats, encodeFloats } from "./float-bits.js";
 import type { InputStatistics, PruneMethod, PruneTarget, StageRecord } from "./method.js";
@@ -67,7 +68,7 @@ export async function* operateLayers(
   options: PipelineOptions,
 ): AsyncGenerator<LayerResult> {
   const chunks: Chunk[] = [];
-  for (const batch of batchesOf(sequences, options.chunkTokens ?? CHUNK_TOKENS)) {
+  for (const batch of batchesOf(sequences, ({ length }) => length, options.chunkTokens ?? CHUNK_TOKENS)) {
     const residual = await runner.embed(batch);
     chunks.push({ operated: residual, donor: options.method.needs === "both" ? residual : undefined });
   }
@@ -76,22 +77,6 @@ export async function* operateLayers(
     yield await (options.method.steps === "four" ? work.runInFourSteps() : work.runAtOnce());
     await runner.closeLayer(layer);
   }
-}
-
-/** Group sequences of one length, in their order, into batches of about `tokens`. */
-export function batchesOf(sequences: readonly ArrayLike<number>[], tokens: number): ArrayLike<number>[][] {
-  const byLength = new Map<number, ArrayLike<number>[]>();
-  for (const sequence of sequences) {
-    const group = byLength.get(sequence.length) ?? [];
-    group.push(sequence);
-    byLength.set(sequence.length, group);
-  }
-  const batches: ArrayLike<number>[][] = [];
-  for (const [length, group] of byLength) {
-    const size = Math.max(1, Math.floor(tokens / length));
-    for (let start = 0; start < group.length; start += size) batches.push(group.slice(start, start + size));
-  }
-  return batches;
 }
 
 class LayerWork {

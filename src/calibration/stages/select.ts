@@ -1,3 +1,4 @@
+import { PhysariumError } from "../../errors.js";
 import { cutAfterRank } from "./rank.js";
 import { refreshPressure, type TubeRows } from "./tube-rows.js";
 
@@ -5,6 +6,20 @@ import { refreshPressure, type TubeRows } from "./tube-rows.js";
 export interface Pattern {
   readonly keep: number;
   readonly of: number;
+}
+
+/** `2:4` as typed. Throws `USAGE_PATTERN`. */
+export function parsePattern(text: string): Pattern {
+  const match = /^(\d+):(\d+)$/.exec(text);
+  const [keep, of] = match === null ? [0, 0] : [Number(match[1]), Number(match[2])];
+  if (keep > 0 && keep < of && of <= 1024) return { keep, of };
+  throw new PhysariumError(
+    "USAGE_PATTERN",
+    `--pattern ${text}: expected N:M with 0 < N < M, as 2:4, which keeps 2 of each 4`,
+    {
+      pattern: text,
+    },
+  );
 }
 
 /**
