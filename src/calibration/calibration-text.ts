@@ -1,5 +1,6 @@
 import { PhysariumError } from "../errors.js";
 import type { PreparedText, ScoredSequence } from "../probe/protocols.js";
+import { randomNumbers } from "./random.js";
 
 export interface SampleOptions {
   readonly samples: number;
@@ -53,17 +54,10 @@ export function longEnough(sequences: readonly ScoredSequence[], minTokens = 2):
   return sequences.filter(({ ids }) => ids.length >= minTokens);
 }
 
-/** Fisher–Yates with a generator of 32 bits. source: Steele, Lea & Flood 2014, SplitMix, https://doi.org/10.1145/2660193.2660195 */
+/** Fisher–Yates. */
 function shuffled<T>(items: readonly T[], seed: number): T[] {
   const out = [...items];
-  let state = seed >>> 0;
-  const random = (): number => {
-    state = (state + 0x9e3779b9) >>> 0;
-    let mixed = state;
-    mixed = Math.imul(mixed ^ (mixed >>> 16), 0x85ebca6b);
-    mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35);
-    return ((mixed ^ (mixed >>> 16)) >>> 0) / 2 ** 32;
-  };
+  const random = randomNumbers(seed);
   for (let at = out.length - 1; at > 0; at--) {
     const other = Math.floor(random() * (at + 1));
     [out[at], out[other]] = [out[other], out[at]];

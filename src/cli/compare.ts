@@ -37,7 +37,10 @@ export function registerCompare(program: Command): void {
     .description("methods × sparsities on one donor: what each costs in perplexity, divergence, time and memory")
     .argument("<donor>", "model folder; nothing is written to it")
     .requiredOption("--text <file>", "UTF-8 text to score")
-    .option("--calibration <file>", "UTF-8 text to calibrate on; the same file is split, each sequence for one purpose")
+    .option(
+      "--calibration <file>",
+      "UTF-8 text to calibrate on (default: the donor writes its own); the scored file itself is split in two",
+    )
     .option("--sparsity <list>", "fractions of zeros, as 0.25,0.5,0.6")
     .option("--pattern <list>", "N:M patterns that keep N of each M inputs, as 2:4")
     .option("--methods <list>", `all, or some of ${names}`, "all")
@@ -54,7 +57,7 @@ export function registerCompare(program: Command): void {
       `
 Example:
   physarium compare ./model --text wiki.test.raw --calibration wiki.train.raw --sparsity 0.5,0.6 --pattern 2:4 --out ./comparison
-  physarium compare ./model --text stories.txt --protocol documents --window 128 --min-tokens 128 --samples 256 --limit 512 --sparsity 0.5`,
+  physarium compare ./model --text stories.txt --calibration stories.txt --protocol documents --window 128 --min-tokens 128 --samples 256 --limit 512 --sparsity 0.5`,
     )
     .action(async (donor: string, flags: Flags) => {
       const folder = flags.out === undefined ? undefined : resolve(flags.out);
@@ -63,7 +66,7 @@ Example:
       const earlier = folder === undefined ? undefined : await readEarlier(folder);
       const record = await compareMethods(donor, {
         text: resolve(flags.text),
-        calibration: resolve(flags.calibration ?? flags.text),
+        ...(flags.calibration === undefined ? {} : { calibration: resolve(flags.calibration) }),
         methods: chooseMethods(listOf(flags.methods)),
         targets: targetsOf(flags),
         protocol: toProtocolOptions(protocolOf(flags)),

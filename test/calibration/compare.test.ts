@@ -3,13 +3,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { splitText, takeSamples } from "../../dist/calibration/calibration-text.js";
-import { type ComparisonOptions, compareMethods } from "../../dist/calibration/compare/comparison.js";
+import { type ComparisonOptions, compareMethods, SELF_WRITTEN } from "../../dist/calibration/compare/comparison.js";
 import type { ComparisonRecord } from "../../dist/calibration/compare/comparison-record.js";
 import { chooseMethods } from "../../dist/calibration/methods.js";
+import { writeOwnCalibration } from "../../dist/calibration/self-calibration.js";
+import { LayerRunner } from "../../dist/probe/layer-runner.js";
 import type { PreparedText } from "../../dist/probe/protocols.js";
+import { TextTokenizer } from "../../dist/probe/tokenizer.js";
 import { comparisonCsv, renderComparison } from "../../dist/report/comparison.js";
 import { comparisonPicture } from "../../dist/report/pictures/comparison.js";
-import { randomSource } from "./synthetic.js";
 
 const LOAM = "examples/donors/loam";
 
@@ -44,12 +46,16 @@ describe("compare", () => {
 
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), "physarium-compare-"));
-    const { uniform } = randomSource(1);
-    const words = "the old tree stood by a river and one day little boy saw big red boat go past with his friend".split(
-      " ",
+    // The donor's own words: what it finds likely is what surgery can spoil.
+    const runner = await LayerRunner.open(LOAM, { threads: 1 });
+    const tokenizer = await TextTokenizer.open(LOAM);
+    const sequences = await writeOwnCalibration(runner, tokenizer, 32, 64, 1);
+    expect(sequences).toHaveLength(32);
+    expect(await writeOwnCalibration(runner, tokenizer, 2, 8, 1)).toEqual(
+      sequences.slice(0, 2).map((ids) => ids.slice(0, 8)),
     );
-    const text = Array.from({ length: 4000 }, () => words[Math.floor(uniform() * words.length)]).join(" ");
-    await writeFile(join(folder, "text.txt"), text);
+    await runner.close();
+    await writeFile(join(folder, "text.txt"), sequences.map((ids) => tokenizer.decode(ids)).join("\n"));
     options = {
       text: join(folder, "text.txt"),
       calibration: join(folder, "text.txt"),
@@ -95,12 +101,14 @@ describe("compare", () => {
     expect(comparisonPicture(record, titles)).toMatch(/^<svg xmlns="http:\/\/www.w3.org\/2000\/svg".*activation flow/s);
   });
 
-  test("the same options give the same numbers, another seed others", async () => {
-    const run = async (seed: number) =>
-      (await compareMethods(LOAM, { ...options, methods: chooseMethods(["activation"]), samples: 8, seed })).rows[0];
+  test("without a calibration text the donor writes its own; another seed, other numbers", async () => {
+    const { calibration, ...own } = options;
+    const run = (seed: number) => compareMethods(LOAM, { ...own, methods: chooseMethods(["wanda"]), samples: 4, seed });
     const first = await run(3);
-    expect((await run(3)).perplexity).toBe(first.perplexity);
-    expect((await run(4)).perplexity).not.toBe(first.perplexity);
+    expect(calibration).toBeDefined();
+    expect(first.calibration).toMatchObject({ text: SELF_WRITTEN, samples: 4, tokens: 256, seed: 3 });
+    expect((await run(3)).rows[0].perplexity).toBe(first.rows[0].perplexity);
+    expect((await run(4)).rows[0].perplexity).not.toBe(first.rows[0].perplexity);
   });
 });
 

@@ -5,13 +5,20 @@ import { donorName, openDonor } from "../../checkpoint/donor.js";
 import { readSmallFile } from "../../checkpoint/file-layer.js";
 import { PhysariumError } from "../../errors.js";
 import { LayerRunner } from "../../probe/layer-runner.js";
-import { decodeText, type PreparedText, type ProtocolOptions, prepareText } from "../../probe/protocols.js";
+import {
+  decodeText,
+  type PreparedText,
+  type ProtocolOptions,
+  prepareText,
+  type ScoredSequence,
+} from "../../probe/protocols.js";
 import { TextTokenizer } from "../../probe/tokenizer.js";
-import { longEnough, type Split, splitText, takeSamples } from "../calibration-text.js";
+import { longEnough, splitText, takeSamples } from "../calibration-text.js";
 import { decodeFloats } from "../float-bits.js";
 import type { PruneMethod, PruneTarget } from "../method.js";
 import { openOnnxEngine } from "../onnx-engine.js";
 import { operateLayers } from "../pipeline.js";
+import { writeOwnCalibration } from "../self-calibration.js";
 import type { ComparisonRecord, ComparisonRow } from "./comparison-record.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";
 import { peakMemory, resetPeakMemory } from "./peak-memory.js";
@@ -19,8 +26,8 @@ import { peakMemory, resetPeakMemory } from "./peak-memory.js";
 export interface ComparisonOptions {
   /** Text to score. */
   readonly text: string;
-  /** Text to calibrate on; the same path for a text that serves both, each part of it for one. */
-  readonly calibration: string;
+  /** Text to calibrate on; the same path for a text that serves both, each part of it for one. Without it the donor writes its own. */
+  readonly calibration?: string;
   readonly methods: readonly PruneMethod[];
   readonly targets: readonly PruneTarget[];
   /** How both texts become sequences. */
@@ -47,19 +54,14 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   try {
     const maxPositions = runner.architecture.maxPositions;
     const text = await prepare(options.text, tokenizer, maxPositions, options.protocol);
-    const calibrationText =
-      resolve(options.calibration) === resolve(options.text)
-        ? text
-        : await prepare(options.calibration, tokenizer, maxPositions, { ...options.protocol, limit: undefined });
-    const { calibration, rest: scored } = split(text, calibrationText, options);
-    const sequences = calibration.map(({ ids }) => ids);
+    const { sequences, scored, from } = await gather(text, tokenizer, runner, options);
     const scorer = await MemoryScorer.open(runner, scored);
     const dense = await scorer.scoreDonor();
     const fingerprint = await sha256(
       JSON.stringify([
         donor.shards.map(({ file, byteLength, modifiedNs }) => [file, byteLength, `${modifiedNs}`]),
         text.sha256,
-        calibrationText.sha256,
+        from.sha256,
         options.protocol,
         options.samples,
         options.seed,
@@ -72,9 +74,9 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       protocol: { ...text.prepared.record, windows: scored.length, tokens: dense.tokens },
       text: text.name,
       calibration: {
-        text: calibrationText.name,
-        samples: calibration.length,
-        tokens: calibration.reduce((sum, { ids }) => sum + ids.length, 0),
+        text: from.name,
+        samples: sequences.length,
+        tokens: sequences.reduce((sum, { length }) => sum + length, 0),
         seed: options.seed,
       },
       dense: scoreFields(dense),
@@ -153,20 +155,49 @@ async function prepare(
   return { name: path, sha256: await sha256(bytes), prepared };
 }
 
-function split(text: NamedText, calibration: NamedText, options: ComparisonOptions): Split {
-  const sampling = {
-    samples: options.samples,
-    seed: options.seed,
-    ...(options.minTokens === undefined ? {} : { minTokens: options.minTokens }),
-  };
-  if (text === calibration || text.sha256 === calibration.sha256) {
-    return splitText(text.prepared, sampling, options.protocol.limit);
+/** The sequences that calibrate, those that are scored, and where the former come from. */
+async function gather(
+  text: NamedText,
+  tokenizer: TextTokenizer,
+  runner: LayerRunner,
+  options: ComparisonOptions,
+): Promise<{
+  sequences: readonly (readonly number[])[];
+  scored: readonly ScoredSequence[];
+  from: { name: string; sha256: string };
+}> {
+  const { samples, seed, minTokens, protocol } = options;
+  const sampling = { samples, seed, ...(minTokens === undefined ? {} : { minTokens }) };
+  const idsOf = (split: readonly ScoredSequence[]) => split.map(({ ids }) => ids);
+  if (options.calibration !== undefined) {
+    const from =
+      resolve(options.calibration) === resolve(options.text)
+        ? text
+        : await prepare(options.calibration, tokenizer, runner.architecture.maxPositions, protocol);
+    if (from.sha256 === text.sha256) {
+      const { calibration, rest } = splitText(text.prepared, sampling, protocol.limit);
+      return { sequences: idsOf(calibration), scored: rest, from };
+    }
+    const { calibration } = takeSamples(from.prepared, sampling);
+    return { sequences: idsOf(calibration), scored: scoredOf(text, options), from };
   }
-  const scored = longEnough(text.prepared.sequences, options.minTokens).slice(0, options.protocol.limit);
-  if (scored.length === 0) {
-    throw new PhysariumError("USAGE_TEXT_SHORT", `${text.name}: no sequence has ${options.minTokens} tokens`, {});
-  }
-  return { calibration: takeSamples(calibration.prepared, sampling).calibration, rest: scored };
+  const sequences = await writeOwnCalibration(runner, tokenizer, samples, text.prepared.record.window, seed);
+  return { sequences, scored: scoredOf(text, options), from: { name: SELF_WRITTEN, sha256: SELF_WRITTEN } };
+}
+
+/** Where calibration came from when no text was given. */
+export const SELF_WRITTEN = "text the donor wrote itself";
+
+function scoredOf(text: NamedText, { minTokens, protocol }: ComparisonOptions): ScoredSequence[] {
+  const scored = longEnough(text.prepared.sequences, minTokens).slice(0, protocol.limit);
+  if (scored.length > 0) return scored;
+  throw new PhysariumError(
+    "USAGE_TEXT_SHORT",
+    `${text.name}: no sequence has ${minTokens} tokens; lower --min-tokens`,
+    {
+      minTokens,
+    },
+  );
 }
 
 function scoreFields({ perplexity, klMean, sameTop, tokens }: Score) {
