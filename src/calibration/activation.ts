@@ -8,7 +8,8 @@ import { loadForSparsity, loadForSurvival, runFlow } from "./stages/flow.js";
 import { heal } from "./stages/heal.js";
 import { closeDead, selectEmergent, selectPattern, selectPerRow } from "./stages/select.js";
 import { sprout } from "./stages/sprout.js";
-import { openTubes, rowEnergies, rowLosses, type TubeRows } from "./stages/tube-rows.js";
+import { TubeArena } from "./stages/tube-arena.js";
+import { BYTES_PER_TUBE, openTubes, rowEnergies, rowLosses, type TubeRows } from "./stages/tube-rows.js";
 
 export interface ActivationOptions {
   /**
@@ -46,8 +47,8 @@ export const ACTIVATION_DEFAULTS: ActivationOptions = {
   blockBytes: 128 * 2 ** 20,
 };
 
-/** Arrays of (rows, cols) alive at once while sprouting: drive, flow, pressure, two scratch, two kept copies in f32; two masks and a start in bytes. */
-const BLOCK_BYTES_PER_TUBE = 7 * 4 + 3;
+/** Bytes a tube while sprouting: the tubes themselves, and what the search keeps to go back to (two arrays of f32, two masks). */
+const BLOCK_BYTES_PER_TUBE = BYTES_PER_TUBE + 2 * 4 + 2;
 
 /** v2, the activation-aware flow, for one matrix; DESIGN.md §2 and docs/flows.md tell the mathematics. */
 export function activationFlow(options: Partial<ActivationOptions> = {}): PruneMethod {
@@ -62,6 +63,9 @@ export function activationFlow(options: Partial<ActivationOptions> = {}): PruneM
   };
 }
 
+/** Arenas between uses: their memory is as large as the largest block so far, and making one costs a page fault a page. */
+const arenas: TubeArena[] = [];
+
 async function pruneWithActivationFlow(task: PruneTask, options: ActivationOptions): Promise<PruneResult> {
   const { rows, cols, engine } = task;
   const gram = scaleGram(gramOf(task), cols);
@@ -73,6 +77,7 @@ async function pruneWithActivationFlow(task: PruneTask, options: ActivationOptio
       ? undefined
       : await engine.bind(anchorPull(gramOf(task), cross, gram.scale, options.alpha), cols, cols);
   const ledger = new StageLedger();
+  const arena = arenas.pop() ?? new TubeArena();
   const weights = new Float32Array(rows * cols);
   const alive = new Uint8Array(rows * cols);
   let exchanged = 0;
@@ -80,7 +85,7 @@ async function pruneWithActivationFlow(task: PruneTask, options: ActivationOptio
     const height = Math.max(1, Math.floor(options.blockBytes / (cols * BLOCK_BYTES_PER_TUBE)));
     for (let top = 0; top < rows; top += height) {
       const bottom = Math.min(top + height, rows);
-      const block: Block = { task, top, bottom, gram, coupling, pull, isolation };
+      const block: Block = { task, top, bottom, gram, coupling, pull, isolation, arena };
       const { tubes, exchanged: grown } = await operateBlock(block, options, ledger);
       exchanged += grown;
       alive.set(tubes.alive, top * cols);
@@ -91,6 +96,7 @@ async function pruneWithActivationFlow(task: PruneTask, options: ActivationOptio
       }
     }
   } finally {
+    arenas.push(arena);
     await coupling.release();
     await pull?.release();
   }
@@ -106,6 +112,7 @@ interface Block {
   readonly coupling: RightFactor;
   readonly pull: RightFactor | undefined;
   readonly isolation: Float64Array;
+  readonly arena: TubeArena;
 }
 
 async function operateBlock(
@@ -113,15 +120,15 @@ async function operateBlock(
   options: ActivationOptions,
   ledger: StageLedger,
 ): Promise<{ tubes: TubeRows; exchanged: number }> {
-  const { task, top, bottom, gram, coupling, pull, isolation } = block;
+  const { task, top, bottom, gram, coupling, pull, isolation, arena } = block;
   const { cols, target } = task;
   const rows = bottom - top;
   ledger.start();
   const donor = task.weights.subarray(top * cols, bottom * cols);
   const drive = donor.map((weight, at) => weight * gram.scale[at % cols]);
-  const tubes = openTubes(drive, rows, cols, coupling);
+  const tubes = openTubes(drive, rows, cols, coupling, arena);
   if (pull !== undefined) {
-    const pressure = new Float32Array(rows * cols);
+    const { pressure } = tubes;
     await pull.multiply(donor, rows, pressure);
     const drift = task.inputs?.drift;
     if (drift !== undefined) {
@@ -129,7 +136,7 @@ async function operateBlock(
         pressure[at] += (options.alpha * drift[top * cols + at]) / gram.scale[at % cols];
       }
     }
-    await anchor(tubes, pressure, options.anchorSteps);
+    await anchor(tubes, options.anchorSteps);
     ledger.spent("anchor");
   }
   ledger.addEnergy(await rowEnergies(tubes));

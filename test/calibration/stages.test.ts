@@ -165,7 +165,8 @@ describe("anchor", () => {
       bound,
     );
     const pull = await plainEngine.multiply(weights, anchorPull(gram, cross, scale, 0.5), rows, n, n);
-    await anchor(tubes, pull, 80);
+    tubes.pressure.set(pull);
+    await anchor(tubes, 80);
     for (let row = 0; row < rows; row++) {
       const expected = reference.referenceAnchor(
         rowOf(tubes, row, weights),

@@ -20,45 +20,64 @@ const STARVED = 1e-15;
  * source   spec: reference.ts `referenceFlow`
  */
 export async function runFlow(tubes: TubeRows, load: Float64Array, options: FlowOptions): Promise<void> {
-  const { rows, cols, flow, pressure, scratch } = tubes;
+  const { rows, cols, flow, pressure, scratch, rowScratch, kernel } = tubes;
   const [direction, product] = scratch;
+  const [gains, stiffnesses, loads] = rowScratch;
   const { iterations, beta } = options;
-  const gain = new Float64Array(rows);
-  const stiffness = new Float64Array(rows);
+  loads.set(load);
   for (let iteration = 1; iteration <= iterations; iteration++) {
     const ramp = iteration / iterations;
-    for (let row = 0; row < rows; row++) {
-      const lambda = load[row] * ramp;
-      let dot = 0;
-      let norm = 0;
-      for (let at = row * cols, end = at + cols; at < end; at++) {
-        const q = flow[at];
-        const width = beta === 2 ? Math.abs(q) : Math.abs(q) ** (beta / 2);
-        if (width < STARVED) {
-          direction[at] = 0;
-          continue;
-        }
-        const z = q / width;
-        const residual = width * pressure[at] - lambda * z;
-        const step = residual / (width * width + lambda);
-        dot += residual * step;
-        norm += step * step;
-        direction[at] = width * step;
-      }
-      gain[row] = dot;
-      stiffness[row] = lambda * norm;
-    }
+    if (beta === 2) {
+      kernel.flowDirection(
+        rows,
+        cols,
+        flow.byteOffset,
+        pressure.byteOffset,
+        direction.byteOffset,
+        loads.byteOffset,
+        ramp,
+        STARVED,
+        gains.byteOffset,
+        stiffnesses.byteOffset,
+      );
+    } else directionAtAnyBeta(tubes, load, ramp, beta);
     await tubes.coupling.multiply(direction, rows, product);
-    for (let row = 0; row < rows; row++) {
-      let curvature = stiffness[row];
-      const end = (row + 1) * cols;
-      for (let at = row * cols; at < end; at++) curvature += direction[at] * product[at];
-      const length = curvature > 0 ? gain[row] / curvature : 0;
-      for (let at = row * cols; at < end; at++) {
-        flow[at] += length * direction[at];
-        pressure[at] -= length * product[at];
+    kernel.flowStep(
+      rows,
+      cols,
+      flow.byteOffset,
+      pressure.byteOffset,
+      direction.byteOffset,
+      product.byteOffset,
+      gains.byteOffset,
+      stiffnesses.byteOffset,
+    );
+  }
+}
+
+/** The kernel's `flowDirection` with powers: √D = |Q|^(β/2), z = Q/√D. */
+function directionAtAnyBeta(tubes: TubeRows, load: Float64Array, ramp: number, beta: number): void {
+  const { rows, cols, flow, pressure, scratch, rowScratch } = tubes;
+  const [direction] = scratch;
+  const [gains, stiffnesses] = rowScratch;
+  for (let row = 0; row < rows; row++) {
+    const lambda = load[row] * ramp;
+    let gain = 0;
+    let norm = 0;
+    for (let at = row * cols, end = at + cols; at < end; at++) {
+      const width = Math.abs(flow[at]) ** (beta / 2);
+      if (width < STARVED) {
+        direction[at] = 0;
+        continue;
       }
+      const residual = width * pressure[at] - (lambda * flow[at]) / width;
+      const step = residual / (width * width + lambda);
+      gain += residual * step;
+      norm += step * step;
+      direction[at] = width * step;
     }
+    gains[row] = gain;
+    stiffnesses[row] = lambda * norm;
   }
 }
 

@@ -1,4 +1,5 @@
 import type { RightFactor } from "../engine.js";
+import { TubeArena, type TubeKernel } from "./tube-arena.js";
 
 /**
  * Rows of one matrix in the coordinates of the flow, all operated on at once.
@@ -20,31 +21,49 @@ export interface TubeRows {
   readonly alive: Uint8Array;
   /** Two arrays every stage may overwrite: a direction, and its product with C. */
   readonly scratch: readonly [Float32Array, Float32Array];
+  /** Four numbers a row that a stage may overwrite. */
+  readonly rowScratch: readonly [Float64Array, Float64Array, Float64Array, Float64Array];
+  readonly kernel: TubeKernel;
 }
 
-/** Start with every tube open: Q = y, nothing lacks. `drive` is used in place. */
-export function openTubes(drive: Float32Array, rows: number, cols: number, coupling: RightFactor): TubeRows {
+/** Bytes of `TubeRows` a tube: five arrays of f32 and the mask. */
+export const BYTES_PER_TUBE = 5 * 4 + 1;
+
+/** Start with every tube open: Q = y, nothing lacks. The arrays lie in `arena`, whose earlier ones are void from here on. */
+export function openTubes(
+  drive: Float32Array,
+  rows: number,
+  cols: number,
+  coupling: RightFactor,
+  arena = new TubeArena(),
+): TubeRows {
   const size = rows * cols;
-  return {
+  arena.reserve(size * BYTES_PER_TUBE + rows * 4 * 8, 10);
+  const tubes: TubeRows = {
     rows,
     cols,
     coupling,
-    drive,
-    flow: drive.slice(),
-    pressure: new Float32Array(size),
-    alive: new Uint8Array(size).fill(1),
-    scratch: [new Float32Array(size), new Float32Array(size)],
+    drive: arena.floats(size),
+    flow: arena.floats(size),
+    pressure: arena.floats(size),
+    alive: arena.bytes(size),
+    scratch: [arena.floats(size), arena.floats(size)],
+    rowScratch: [arena.doubles(rows), arena.doubles(rows), arena.doubles(rows), arena.doubles(rows)],
+    kernel: arena.kernel,
   };
+  tubes.drive.set(drive);
+  tubes.flow.set(drive);
+  tubes.pressure.fill(0);
+  tubes.alive.fill(1);
+  return tubes;
 }
 
 /** Output error of each row, (y − Q)·g ≥ 0 up to rounding. */
 export function rowLosses(tubes: TubeRows, losses = new Float64Array(tubes.rows)): Float64Array {
-  const { rows, cols, drive, flow, pressure } = tubes;
-  for (let row = 0; row < rows; row++) {
-    let loss = 0;
-    for (let at = row * cols, end = at + cols; at < end; at++) loss += (drive[at] - flow[at]) * pressure[at];
-    losses[row] = loss;
-  }
+  const { rows, cols, drive, flow, pressure, kernel, rowScratch } = tubes;
+  const [sums] = rowScratch;
+  kernel.rowLosses(rows, cols, drive.byteOffset, flow.byteOffset, pressure.byteOffset, sums.byteOffset);
+  losses.set(sums);
   return losses;
 }
 
