@@ -404,7 +404,9 @@ function integrity(report: ReportInput): Section {
     blocks: [
       paragraph(verdict),
       paragraph(
-        say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)}, ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}${parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""}.`,
+        parity.tiles_checked === 0
+          ? say`Parity with the reference was not probed.`
+          : say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)}, ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}${parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""}.`,
       ),
       table(
         "Checks",

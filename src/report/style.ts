@@ -40,10 +40,10 @@ h1{font-size:clamp(2rem,1.2rem + 3.6vw,3.6rem);line-height:1.08;font-weight:500;
 .lede{font-size:clamp(1.15rem,1rem + .7vw,1.5rem);line-height:1.45;max-width:46ch;margin-bottom:1.6em}
 .lede strong{font-weight:600;color:var(--killed-text);white-space:nowrap}
 .hero{margin:0 0 2.2rem}
-.veins{display:block;width:100%;height:clamp(84px,14vw,176px);fill:var(--yellow)}.veins .pale{opacity:.26}
+.veins{display:block;width:100%;height:clamp(84px,14vw,176px);fill:var(--yellow)}.veins .pale{opacity:.4}
 figcaption{font:.86rem/1.5 var(--sans);color:var(--soft);max-width:78ch;margin-top:.6rem}
 figcaption code{font-size:.94em}
-.denominators{margin:0 0 2.2rem}
+.denominators{margin:0 0 2.2rem}.denominators figcaption{max-width:none}
 .denominators .bar{display:flex;height:1.15rem;gap:2px;border-radius:3px;overflow:hidden}
 .denominators .bar i{min-width:2px;flex-basis:0}
 .killed{background:var(--killed)}.alive{background:var(--alive)}.was-zero{background:var(--soft)}.carried{background:var(--carried)}

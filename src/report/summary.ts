@@ -64,7 +64,9 @@ export function renderSummary(report: ReportInput): string {
 function verdict(integrity: ReportInput["integrity"]): string {
   if (integrity == null) return "not yet";
   const passed = integrity.checks.filter(({ ok }) => ok).length;
-  const parity = `parity with the reference on ${count(integrity.parity.tiles_checked)} of ${counted(integrity.parity.tiles_total, "tile")}`;
+  const { tiles_checked: checked, tiles_total: total } = integrity.parity;
+  const parity =
+    checked === 0 ? "parity not probed" : `parity with the reference on ${count(checked)} of ${counted(total, "tile")}`;
   return integrity.ok
     ? `yes: ${counted(passed, "check")}, ${parity}`
     : `NO: ${counted(integrity.difference_count, "difference")}, ${passed} of ${integrity.checks.length} checks passed`;

@@ -292,6 +292,13 @@ describe("what the words say", () => {
     expect([quality, worth].length).toBe(2);
   });
 
+  test("parity that was not probed is not called checked", () => {
+    const parity = { mode: "none", tiles_checked: 0, tiles_total: 52, weights_checked: 0 };
+    const report = { ...loamLike(), integrity: { ...integrity(), parity } };
+    expect(renderMarkdown(report)).toContain("Parity with the reference was not probed.");
+    expect(renderSummary(report)).toContain("yes: 13 checks, parity not probed");
+  });
+
   test("a failed verification is said at once and everywhere", () => {
     const report = { ...loamLike(), integrity: integrity(false) };
     expect(renderSummary(report)).toContain("NO: 3 differences");
