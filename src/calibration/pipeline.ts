@@ -43,8 +43,9 @@ export interface PipelineOptions {
   readonly isTarget?: (tensor: string) => boolean;
   /** Tokens run through a step at once. */
   readonly chunkTokens?: number;
-  /** Layers already operated on by an interrupted run, as stored: they are run through, not operated on again. */
-  readonly done?: (tensor: string) => Uint8Array | undefined;
+  /** Tensors an interrupted run has operated on, and their stored bytes: they are run through, not operated on again. */
+  readonly isDone?: (tensor: string) => boolean;
+  readonly stored?: (tensor: string) => Promise<Uint8Array>;
 }
 
 /** Sequences of one length that go through the model together, in both streams. */
@@ -162,13 +163,13 @@ class LayerWork {
   }
 
   private isAnyMissing(step: Step): boolean {
-    return this.targets(step).some(({ tensor }) => this.options.done?.(tensor) === undefined);
+    return this.targets(step).some(({ tensor }) => !(this.options.isDone?.(tensor) ?? false));
   }
 
   private async takeStored(step: Step): Promise<void> {
     for (const { tensor } of this.targets(step)) {
       const { dtype } = await readTensor(this.runner.donor, tensor);
-      this.supplied.set(tensor, decodeFloats(this.options.done!(tensor)!, dtype));
+      this.supplied.set(tensor, decodeFloats(await this.options.stored!(tensor), dtype));
     }
   }
 

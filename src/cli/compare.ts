@@ -47,7 +47,6 @@ export function registerCompare(program: Command): void {
     .option("--samples <n>", "sequences that calibrate", toInteger, 128)
     .option("--seed <n>", "0 takes samples in the order of the text, another number draws them", toInteger, 0);
   addProtocolOptions(command)
-    .option("--min-tokens <n>", "leave out sequences shorter than this", toInteger)
     .option("--threads <n>", "threads of the matrix products (default: all cores)", toInteger)
     .option("--out <folder>", "keep compare.json, .md, .csv and .svg there; a stopped comparison goes on from it")
     .option("--json", "the numbers as one JSON object")

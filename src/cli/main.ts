@@ -6,6 +6,7 @@ import { Command, CommanderError } from "commander";
 import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { registerCalibrate } from "./calibrate.js";
+import { registerCompare } from "./compare.js";
 import { registerEval } from "./eval.js";
 import { registerExport } from "./export.js";
 import { registerGate } from "./gate.js";
@@ -45,6 +46,7 @@ const COMMANDS = [
   registerEval,
   registerGate,
   registerGenerate,
+  registerCompare,
   registerCalibrate,
   registerPack,
   registerUnpack,

@@ -43,6 +43,7 @@ Examples:
   physarium surgery ./model ./operated
   physarium surgery ./model ./half --target-sparsity 0.5
   physarium surgery ./model ./early-layers --include 'layers\\.[0-7]\\.'
+  physarium surgery ./model ./v2 --flow activation --target-sparsity 0.5 --calibration book.txt
   physarium surgery ./model ./operated --resume`,
     )
     .action(async (donorPath: string, outputPath: string, flags: Flags) => {
@@ -122,7 +123,12 @@ function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; s
         );
       } else if (event.event === "note") progress.note(event.message);
       else if (event.event === "warning") progress.note(`warning: ${event.message} [${event.code}]`);
-      else if (event.event === "searched") {
+      else if (event.event === "layer") {
+        const { layer, layers, loss_before, loss_after } = event;
+        progress.note(
+          `layer ${layer + 1} of ${layers}: relative output error ${loss_before.toPrecision(3)} → ${loss_after.toPrecision(3)}`,
+        );
+      } else if (event.event === "searched") {
         const expected = (100 * event.expected_sparsity).toFixed(3);
         progress.note(
           `found survival ${event.survival.toPrecision(6)}, expected sparsity ${expected} % of target weights (asked for ${100 * event.target_sparsity} %)`,

@@ -9,6 +9,7 @@ import {
   writeFully,
 } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
+import type { ActivationRecord } from "./activation.js";
 import type { Figures } from "./surgery-report.js";
 
 /**
@@ -36,12 +37,24 @@ export interface Fingerprint {
   readonly include: string | null;
   readonly exclude: string | null;
   readonly allow_non_finite: boolean;
+  /** v2: what it aims at and what it was calibrated on; null for flows that consume no activations. */
+  readonly activation: ActivationFingerprint | null;
   readonly shards: readonly {
     readonly file: string;
     readonly byte_length: number;
     readonly modified_ns: string;
     readonly header_digest: string;
   }[];
+}
+
+export interface ActivationFingerprint {
+  readonly target: { readonly kind: string; readonly [more: string]: unknown };
+  /** XXH128 of the calibration text, or `self-written`. */
+  readonly calibration: string;
+  readonly samples: number;
+  readonly window: number | null;
+  readonly seed: number;
+  readonly heal: boolean;
 }
 
 export interface HeaderRecord {
@@ -68,7 +81,7 @@ export interface SearchRecord {
   readonly expected_sparsity: number;
 }
 
-export interface TensorRecord {
+export interface TensorRecord extends Partial<ActivationRecord> {
   readonly kind: "tensor";
   readonly at: string;
   readonly name: string;

@@ -22,6 +22,7 @@ export function summarise(ledger: Ledger, runs: readonly RunEntry[], outputPath:
       beta: fingerprint.beta,
       survival: search?.survival ?? fingerprint.survival ?? 0,
       ...(fingerprint.target_sparsity === null ? {} : { target_sparsity: fingerprint.target_sparsity }),
+      ...(fingerprint.activation === null ? {} : { activation: fingerprint.activation }),
       ...(fingerprint.include === null ? {} : { include: fingerprint.include }),
       ...(fingerprint.exclude === null ? {} : { exclude: fingerprint.exclude }),
     },
