@@ -1,0 +1,96 @@
+#!/usr/bin/env node
+// The thread pool of file operations is sized at its first use: several reads and writes in flight for each worker.
+process.env.UV_THREADPOOL_SIZE ??= "8";
+
+import { Command, CommanderError } from "commander";
+import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
+import { PHYSARIUM_VERSION } from "../version.js";
+import { registerCalibrate } from "./calibrate.js";
+import { registerEval } from "./eval.js";
+import { registerExport } from "./export.js";
+import { registerGate } from "./gate.js";
+import { registerGenerate } from "./generate.js";
+import { registerImport } from "./import.js";
+import { registerPack } from "./pack.js";
+import { registerPlan } from "./plan.js";
+import { registerReport } from "./report.js";
+import { registerSurgery } from "./surgery.js";
+import { registerSynth } from "./synth.js";
+import { registerUnpack } from "./unpack.js";
+import { registerVerify } from "./verify.js";
+
+const program = new Command()
+  .name("physarium")
+  .description("Surgery for open-weight language models: a slime-mould flow decides which weights starve.")
+  .version(PHYSARIUM_VERSION)
+  .exitOverride()
+  .configureOutput({ outputError: () => {} })
+  .showSuggestionAfterError()
+  .addHelpText(
+    "after",
+    `
+Example:
+  physarium plan ./Qwen2.5-0.5B                      what would be done, what it takes
+  physarium surgery ./Qwen2.5-0.5B ./Qwen-operated   do it
+  physarium verify ./Qwen2.5-0.5B ./Qwen-operated    prove it, tensor by tensor
+
+Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 130 stopped.`,
+  );
+
+const COMMANDS = [
+  registerSurgery,
+  registerPlan,
+  registerVerify,
+  registerReport,
+  registerEval,
+  registerGate,
+  registerGenerate,
+  registerCalibrate,
+  registerPack,
+  registerUnpack,
+  registerExport,
+  registerImport,
+  registerSynth,
+];
+for (const register of COMMANDS) register(program);
+
+// The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  process.exitCode = report(error);
+}
+
+/** Print an error as its kind deserves; returns the exit code. */
+function report(error: unknown): number {
+  const known = error instanceof CommanderError ? fromCommander(error) : error;
+  if (known === undefined) return 0;
+  if (process.argv.includes("--json")) {
+    const { code, message, details } = isPhysariumError(known)
+      ? known
+      : { code: "INTERNAL", message: String(known), details: {} };
+    process.stderr.write(jsonLine({ event: "error", code, message, details }));
+  } else if (isPhysariumError(known) && exitCodeOf(known) !== 70) {
+    process.stderr.write(`physarium: ${known.message} [${known.code}]\n`);
+  } else {
+    const stack = known instanceof Error ? (known.stack ?? known.message) : String(known);
+    process.stderr.write(
+      `physarium: this is a bug of ours; please report it with the lines below and the command you gave\n${printable(stack, true)}\n`,
+    );
+  }
+  return exitCodeOf(known);
+}
+
+/** Commander's refusals are usage errors; its help and version are none at all. */
+function fromCommander(error: CommanderError): PhysariumError | undefined {
+  if (error.exitCode === 0) return undefined;
+  if (error.code === "commander.help") {
+    return new PhysariumError("USAGE_COMMAND", "expected a command; see physarium --help");
+  }
+  return new PhysariumError(
+    "USAGE_ARGUMENT",
+    `${error.message.replace(/^error: /, "").replaceAll("\n", " ")}; see physarium --help`,
+  );
+}

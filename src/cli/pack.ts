@@ -1,0 +1,76 @@
+import type { Command } from "commander";
+import { printable } from "../errors.js";
+import { packModel } from "../pack/pack-model.js";
+import { toInteger } from "./arguments.js";
+import { createProgress, type ProgressStyle } from "./progress.js";
+import { stopSignal } from "./stop-signal.js";
+
+interface Flags extends ProgressStyle {
+  resume?: boolean;
+  overwrite?: boolean;
+  workers?: number;
+}
+
+/** `physarium pack <model> <output>` */
+export function registerPack(program: Command): void {
+  program
+    .command("pack")
+    .description("write a smaller copy of a model without loss: zeros as a code, exponents entropy-coded")
+    .argument("<model>", "a model folder with BF16, F16 or F32 weights; pruned ones shrink most")
+    .argument("<output>", "the packed folder; physarium unpack turns it back, byte for byte")
+    .option("--resume", "go on where a stopped run stood")
+    .option("--overwrite", "replace a packed folder, or start over where a stopped run stands")
+    .option("--workers <n>", "worker threads, 0 for none (default: one a core)", toInteger)
+    .option("--json", "the result as one JSON object")
+    .option("--quiet", "no progress")
+    .addHelpText(
+      "after",
+      `
+The packed folder holds plain safetensors files of coded bytes (docs/pack.md): no loader takes it for a model.
+
+Example:
+  physarium surgery ./model ./operated
+  physarium pack ./operated ./packed          half the size
+  physarium unpack ./packed ./again           the same bytes as ./operated`,
+    )
+    .action(async (model: string, output: string, flags: Flags) => {
+      const progress = createProgress("pack", flags);
+      const result = await packModel(model, output, {
+        resume: flags.resume ?? false,
+        overwrite: flags.overwrite ?? false,
+        ...(flags.workers === undefined ? {} : { workers: flags.workers }),
+        onProgress: ({ bytesDone, bytesTotal }) => progress.update(bytesDone, bytesTotal),
+        signal: stopSignal(),
+      }).finally(() => progress.stop());
+      if (flags.json) {
+        process.stdout.write(
+          `${JSON.stringify({
+            output: result.output,
+            shards: result.shards,
+            kept_files: result.keptFiles,
+            left_out: result.leftOut,
+            original_bytes: result.originalBytes,
+            packed_bytes: result.packedBytes,
+            packed_fraction: result.packedFraction,
+            resumed_shards: result.resumedShards,
+            seconds: result.seconds,
+          })}\n`,
+        );
+        return;
+      }
+      const { packedBytes, originalBytes, packedFraction, seconds } = result;
+      const lines = [
+        `${printable(result.output)}: ${bytes(packedBytes)} of ${bytes(originalBytes)}, ${(100 * packedFraction).toFixed(2)} % (${seconds.toFixed(1)} s, ${rate(originalBytes, seconds)})`,
+        ...result.leftOut.map(({ file, reason }) => `left out: ${printable(file)}, ${reason}`),
+      ];
+      process.stdout.write(`${lines.join("\n")}\n`);
+    });
+}
+
+export function bytes(count: number): string {
+  return `${count.toLocaleString("en-US")} bytes`;
+}
+
+export function rate(byteLength: number, seconds: number): string {
+  return `${(byteLength / 1e9 / seconds).toFixed(2)} GB/s`;
+}

@@ -1,0 +1,139 @@
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import { openDonor } from "../checkpoint/donor.js";
+import { jsonLine, printable } from "../errors.js";
+import { checkOptions } from "../surgery/options.js";
+import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
+import { measureReadRate } from "../surgery/read-rate.js";
+import { duration } from "./progress.js";
+import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
+
+/** `physarium plan <donor>` */
+export function registerPlan(program: Command): void {
+  const command = program
+    .command("plan")
+    .description("what surgery would do: targets and why, memory, bytes, time; reads no weights, writes nothing")
+    .argument("<donor>", "model folder with safetensors files");
+  addSurgeryOptions(command)
+    .option("--json", "the whole plan as one JSON object")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  physarium plan ./model
+  physarium plan ./model --exclude 'down_proj' --json | jq .memory`,
+    )
+    .action(async (donorPath: string, flags: SurgeryFlags & { json?: boolean }) => {
+      const donor = await openDonor(resolve(donorPath));
+      const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)), true);
+      const rate = await measureReadRate(plan);
+      process.stdout.write(flags.json ? jsonLine(toJson(plan, rate)) : `${describe(plan, rate)}\n`);
+    });
+}
+
+/** snake_case, as every JSON of ours. */
+function toJson(plan: Plan, rate: number) {
+  const { donor, options, memory } = plan;
+  return {
+    donor: {
+      path: donor.path,
+      total_size: donor.totalSize,
+      tensor_count: donor.tensorCount,
+      shard_count: plan.shards.length,
+      model_weights: donor.modelWeights,
+    },
+    flow: options.flow,
+    flow_version: options.flowVersion,
+    params: {
+      block_size: options.params.blockSize,
+      n_iter: options.params.nIter,
+      beta: options.params.beta,
+      survival: options.params.survival,
+    },
+    target_sparsity: options.targetSparsity ?? null,
+    target_tensors: plan.targetTensors,
+    target_weights: plan.targetWeights,
+    tiles: plan.tiles,
+    tensors: plan.shards.flatMap(({ tensors }) =>
+      tensors.map(({ name, shard, dtype, shape, byteOffset, byteLength, role, reason, layer, projection, tiles }) => ({
+        name,
+        shard,
+        dtype,
+        shape,
+        byte_offset: byteOffset,
+        byte_length: byteLength,
+        role,
+        reason,
+        layer,
+        projection,
+        tiles,
+      })),
+    ),
+    side_files: plan.sideFiles.map(({ file, byteLength }) => ({ file, byte_length: byteLength })),
+    left_out: plan.leftOut,
+    memory: {
+      workers: memory.workers,
+      slots: memory.slots,
+      slot_bytes: memory.slotByteLength,
+      peak_bytes: memory.peakByteLength,
+    },
+    bytes_to_read: plan.bytesToRead,
+    bytes_to_write: plan.bytesToWrite,
+    read_bytes_per_second: rate,
+    estimated_seconds: estimate(plan, rate),
+    warnings: plan.warnings,
+  };
+}
+
+/** Reading and writing share a disk: bytes moved at the rate just seen. */
+function estimate(plan: Plan, rate: number): number {
+  return (plan.bytesToRead + plan.bytesToWrite) / rate;
+}
+
+function describe(plan: Plan, rate: number): string {
+  const { donor, options, memory, shards } = plan;
+  const n = (value: number) => value.toLocaleString("en-US");
+  const { blockSize, nIter, beta, survival } = options.params;
+  const aim =
+    options.targetSparsity === undefined
+      ? `survival ${survival}`
+      : `survival to be searched for ${100 * options.targetSparsity} % zeros (one more read of the targets)`;
+  const lines = [
+    `donor     ${printable(donor.path)}: ${n(donor.tensorCount)} tensors in ${shards.length} ${shards.length === 1 ? "file" : "shards"}, ${n(donor.totalSize)} bytes, ${n(donor.modelWeights)} weights`,
+    `flow      ${options.flow} (${options.flowVersion}), tiles of ${blockSize} × ${blockSize}, ${nIter} iterations, β = ${beta}, ${aim}`,
+    `targets   ${n(plan.targetTensors)} tensors, ${n(plan.targetWeights)} weights (${percent(plan.targetWeights, donor.modelWeights)} of the model) in ${n(plan.tiles)} tiles`,
+    ...groupLines(plan, "target"),
+    `carried   ${n(donor.tensorCount - plan.targetTensors)} tensors, byte for byte`,
+    ...groupLines(plan, "carried"),
+    `copied    ${plan.sideFiles.length} side files: ${printable(plan.sideFiles.map(({ file }) => file).join(", ")) || "none"}`,
+    ...plan.leftOut.map(({ file, reason }) => `left out  ${printable(file)}: ${reason}`),
+    ...plan.warnings.map(({ code, message }) => `warning   ${printable(message)} [${code}]`),
+    `memory    about ${n(Math.round(memory.peakByteLength / 1e6))} MB at most: ${memory.workers} workers × ${memory.slots} pieces of up to ${n(memory.slotByteLength)} bytes`,
+    `bytes     ${n(plan.bytesToRead)} to read, ${n(plan.bytesToWrite)} to write`,
+    `time      about ${duration(estimate(plan, rate))}, if the disk moves ${(rate / 1e9).toFixed(2)} GB/s as it did just now reading a sample`,
+  ];
+  if (plan.targetTensors === 0) lines.push("surgery would refuse this donor: it has no target [DONOR_NO_TARGET]");
+  return lines.join("\n");
+}
+
+function percent(part: number, whole: number): string {
+  return whole === 0 ? "0 %" : `${((100 * part) / whole).toFixed(2)} %`;
+}
+
+/** Tensors that differ in numbers alone (layer, expert) share a line. */
+function groupLines(plan: Plan, role: "target" | "carried"): string[] {
+  const groups = new Map<string, { tensor: PlannedTensor; names: string[] }>();
+  for (const shard of plan.shards) {
+    for (const tensor of shard.tensors) {
+      if (tensor.role !== role) continue;
+      const key = [tensor.name.replace(/\d+/g, "#"), tensor.dtype, tensor.shape.join(), tensor.reason].join("\n");
+      const group = groups.get(key);
+      if (group === undefined) groups.set(key, { tensor, names: [tensor.name] });
+      else group.names.push(tensor.name);
+    }
+  }
+  return [...groups.values()].map(({ tensor, names }) => {
+    const name = names.length === 1 ? tensor.name : tensor.name.replace(/\d+/g, "N");
+    return `  ${String(names.length).padStart(6)} × ${printable(name)}  ${tensor.dtype} [${tensor.shape.join(", ")}]  ${tensor.reason}`;
+  });
+}

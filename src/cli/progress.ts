@@ -1,0 +1,97 @@
+import { SingleBar } from "cli-progress";
+import { printable } from "../errors.js";
+
+/** How progress is shown: a bar on a terminal, plain lines elsewhere, JSON events for machines, nothing when quiet. */
+export interface ProgressStyle {
+  readonly quiet?: boolean;
+  readonly json?: boolean;
+}
+
+/** Progress of anything measured in bytes, on stderr. */
+export interface ByteProgress {
+  /** `words` stand behind the figures: what the bytes are. */
+  update(bytesDone: number, bytesTotal: number, words?: string): void;
+  /** A line of its own that stays. */
+  note(line: string): void;
+  stop(): void;
+}
+
+/** Nothing is shown of what is over sooner. */
+const PATIENCE_MS = 2_000;
+const LINE_EVERY_MS = 5_000;
+
+export function createProgress(title: string, { quiet, json }: ProgressStyle): ByteProgress {
+  if (quiet || json) return { update() {}, note() {}, stop() {} };
+  return process.stderr.isTTY ? barProgress(title) : lineProgress(title);
+}
+
+function barProgress(title: string): ByteProgress {
+  let bar: SingleBar | undefined;
+  const meter = new Meter();
+  return {
+    update(bytesDone, bytesTotal, words = "") {
+      const { rate, left } = meter.measure(bytesDone, bytesTotal);
+      if (bar === undefined) {
+        bar = new SingleBar({
+          stream: process.stderr,
+          hideCursor: true,
+          clearOnComplete: true,
+          fps: 10,
+          format: `${title} {bar} {percentage}% · {rate} · {left} left {words}`,
+          barsize: 24,
+        });
+        bar.start(bytesTotal, bytesDone, { rate, left, words });
+      }
+      bar.update(bytesDone, { rate, left, words: words === "" ? "" : `· ${words}` });
+    },
+    note(line) {
+      bar?.stop();
+      bar = undefined;
+      process.stderr.write(`${printable(line)}\n`);
+    },
+    stop() {
+      bar?.stop();
+      bar = undefined;
+    },
+  };
+}
+
+function lineProgress(title: string): ByteProgress {
+  const meter = new Meter();
+  let lastLine = performance.now() - LINE_EVERY_MS + PATIENCE_MS;
+  return {
+    update(bytesDone, bytesTotal, words = "") {
+      const now = performance.now();
+      if (now - lastLine < LINE_EVERY_MS) return;
+      lastLine = now;
+      const { rate, left } = meter.measure(bytesDone, bytesTotal);
+      const percent = bytesTotal === 0 ? 100 : (100 * bytesDone) / bytesTotal;
+      process.stderr.write(
+        `${title} ${percent.toFixed(0)} %, ${rate}, ${left} left${words === "" ? "" : `, ${words}`}\n`,
+      );
+    },
+    note(line) {
+      process.stderr.write(`${printable(line)}\n`);
+    },
+    stop() {},
+  };
+}
+
+class Meter {
+  private readonly startMs = performance.now();
+
+  measure(bytesDone: number, bytesTotal: number): { rate: string; left: string } {
+    const seconds = (performance.now() - this.startMs) / 1000;
+    const bytesPerSecond = seconds === 0 ? 0 : bytesDone / seconds;
+    return {
+      rate: `${(bytesPerSecond / 1e9).toFixed(2)} GB/s`,
+      left: bytesPerSecond === 0 ? "…" : duration((bytesTotal - bytesDone) / bytesPerSecond),
+    };
+  }
+}
+
+export function duration(seconds: number): string {
+  if (seconds < 90) return `${Math.ceil(seconds)} s`;
+  if (seconds < 5_400) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}

@@ -1,0 +1,134 @@
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import { openDonor } from "../checkpoint/donor.js";
+import { addSections, renderDocuments } from "../documents.js";
+import { jsonLine, printable } from "../errors.js";
+import { estimateWorth } from "../pack/worth.js";
+import { type ReportInput, renderSummary } from "../report/index.js";
+import type { SurgeryEvent } from "../surgery/events.js";
+import { type OperationResult, operate } from "../surgery/operation.js";
+import { checkOptions } from "../surgery/options.js";
+import { planSurgery } from "../surgery/plan.js";
+import { lineProgress } from "./eval.js";
+import { createProgress, type ProgressStyle } from "./progress.js";
+import { stopSignal } from "./stop-signal.js";
+import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
+
+interface Flags extends SurgeryFlags, ProgressStyle {
+  resume?: boolean;
+  overwrite?: boolean;
+  eval?: string;
+}
+
+/** `physarium surgery <donor> <output>` */
+export function registerSurgery(program: Command): void {
+  const command = program
+    .command("surgery")
+    .description("operate on a donor: starve the weights nobody needs, write a checkpoint any loader opens")
+    .argument("<donor>", "model folder with safetensors files; it is only read")
+    .argument("<output>", "folder to be made; built beside its name and renamed when whole");
+  addSurgeryOptions(command)
+    .option("--resume", "go on with a stopped run of the same operation")
+    .option("--overwrite", "replace an output of physarium, or throw a stopped run away")
+    .option("--eval <text>", "afterwards measure on this text what it cost: perplexity and divergence, into the report")
+    .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
+    .option("--quiet", "print errors only")
+    .addHelpText(
+      "after",
+      `
+The flow looks at tiles of block-size × block-size weights; drives are magnitudes in units of the tile's mean, and
+drives under the survival starve (docs/flows.md). Survivors keep their bits; the dead become +0.
+
+Examples:
+  physarium surgery ./model ./operated
+  physarium surgery ./model ./half --target-sparsity 0.5
+  physarium surgery ./model ./early-layers --include 'layers\\.[0-7]\\.'
+  physarium surgery ./model ./operated --resume`,
+    )
+    .action(async (donorPath: string, outputPath: string, flags: Flags) => {
+      const signal = stopSignal();
+      const donor = await openDonor(resolve(donorPath));
+      const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)));
+      const show = createEventPrinter(flags);
+      try {
+        const result = await operate(plan, {
+          outputPath,
+          resume: flags.resume ?? false,
+          overwrite: flags.overwrite ?? false,
+          onEvent: show.event,
+          signal,
+          render: renderDocuments,
+        });
+        show.stop();
+        const report = await addMeasurements(result, donor.path, flags);
+        if (flags.json) {
+          process.stdout.write(jsonLine({ event: "finished", state: result.state, output: result.outputPath, report }));
+        } else if (!flags.quiet) {
+          if (result.state === "already finished")
+            process.stdout.write(
+              `${printable(result.outputPath)}: the operation is finished already; nothing was done\n`,
+            );
+          process.stdout.write(`${renderSummary(report)}\n`);
+        }
+      } finally {
+        show.stop();
+      }
+    });
+}
+
+/** What is measured on the finished output: always what its zeros are worth, and with `--eval` what they cost. */
+async function addMeasurements(
+  { state, outputPath, report }: OperationResult,
+  donorPath: string,
+  flags: Flags,
+): Promise<ReportInput> {
+  if (state === "already finished" && flags.eval === undefined) return report;
+  const worth = await estimateWorth(await openDonor(outputPath));
+  if (flags.eval === undefined) return addSections(outputPath, { worth });
+  const { evaluate } = await import("../probe/evaluate.js");
+  const onProgress = flags.quiet || flags.json ? {} : { onProgress: lineProgress() };
+  const { quality } = await evaluate(outputPath, resolve(flags.eval), { against: donorPath, ...onProgress });
+  return addSections(outputPath, { worth, quality });
+}
+
+/** Turns the run's events into progress, notes or JSON lines. */
+function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; stop(): void } {
+  if (flags.json) {
+    // Progress comes with every piece; a machine wants to follow, not to drown.
+    let lastProgress = 0;
+    return {
+      event(event) {
+        if (event.event === "progress") {
+          if (performance.now() - lastProgress < 250) return;
+          lastProgress = performance.now();
+        }
+        process.stderr.write(jsonLine(event));
+      },
+      stop() {},
+    };
+  }
+  const progress = createProgress("physarium", flags);
+  return {
+    event(event) {
+      if (event.event === "progress") {
+        const killed =
+          event.target_weights_done === 0
+            ? ""
+            : `, killed ${((100 * event.killed) / event.target_weights_done).toFixed(2)} % of target so far`;
+        progress.update(
+          event.bytes_done,
+          event.bytes_total,
+          `${event.phase} ${event.tensors_done}/${event.tensors_total} tensors${killed}`,
+        );
+      } else if (event.event === "note") progress.note(event.message);
+      else if (event.event === "warning") progress.note(`warning: ${event.message} [${event.code}]`);
+      else if (event.event === "searched") {
+        const expected = (100 * event.expected_sparsity).toFixed(3);
+        progress.note(
+          `found survival ${event.survival.toPrecision(6)}, expected sparsity ${expected} % of target weights (asked for ${100 * event.target_sparsity} %)`,
+        );
+      }
+    },
+    stop: () => progress.stop(),
+  };
+}

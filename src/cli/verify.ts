@@ -1,0 +1,120 @@
+import { join } from "node:path";
+import type { Command } from "commander";
+import { InvalidArgumentError } from "commander";
+import type { Verification } from "../audit/verification.js";
+import { verify } from "../audit/verify.js";
+import { addSections } from "../documents.js";
+import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
+import { toInteger } from "./arguments.js";
+import { createProgress, type ProgressStyle } from "./progress.js";
+import { stopSignal } from "./stop-signal.js";
+
+interface Flags extends ProgressStyle {
+  parity: "sample" | "full" | "none";
+  record: boolean;
+  workers?: number;
+}
+
+/** `physarium verify [donor] <output>` */
+export function registerVerify(program: Command): void {
+  program
+    .command("verify")
+    .description("re-read an output from disk and list everything that is not as it should be")
+    .argument("<folders...>", "the donor and the output; or the output alone, to check it against its ledger's digests")
+    .option(
+      "--parity <mode>",
+      "run the reference iteration on a sample of tiles, on all of them (full), or none",
+      toParity,
+      "sample",
+    )
+    .option("--no-record", "do not add the result to the output's report")
+    .option("--workers <n>", "worker threads", toInteger)
+    .option("--json", "the result as one JSON object")
+    .option("--quiet", "print differences only")
+    .addHelpText(
+      "after",
+      `
+Exit code 0 when everything holds, 4 when anything differs; every difference is listed.
+
+Examples:
+  physarium verify ./model ./operated
+  physarium verify ./model ./operated --parity full
+  physarium verify ./operated`,
+    )
+    .action(async (folders: string[], flags: Flags) => {
+      if (folders.length > 2)
+        throw new PhysariumError(
+          "USAGE_ARGUMENT",
+          `expected a donor and an output, found ${folders.length} folders; see physarium verify --help`,
+        );
+      const [outputPath, donorPath] = [...folders].reverse();
+      const progress = createProgress("verify", flags);
+      let result: Verification;
+      try {
+        result = await verify(outputPath, {
+          ...(donorPath === undefined ? {} : { donorPath }),
+          parity: flags.parity,
+          ...(flags.workers === undefined ? {} : { workers: flags.workers }),
+          onProgress: (done, total) => progress.update(done, total),
+          signal: stopSignal(),
+        });
+      } finally {
+        progress.stop();
+      }
+      if (donorPath !== undefined && flags.record) await record(result, progress.note);
+      process.stdout.write(flags.json ? jsonLine(result) : describe(result, flags.quiet ?? false));
+      if (!result.ok) {
+        const count = result.differences.length;
+        throw new PhysariumError(
+          "VERIFY_FAILED",
+          `${result.output}: ${count} difference${count === 1 ? "" : "s"} found; do not use this output, operate again`,
+          { differences: count },
+        );
+      }
+    });
+}
+
+/** Add the result to the report. The verdict does not depend on it: an output on a read-only disk can be verified, too. */
+async function record(result: Verification, note: (line: string) => void): Promise<void> {
+  const { tiles_checked, tiles_total, weights_checked, mode } = result.parity;
+  const integrity = {
+    verified_at: new Date().toISOString(),
+    ok: result.ok,
+    checks: [...result.checks],
+    difference_count: result.differences.length,
+    parity: { mode, tiles_checked, tiles_total, weights_checked },
+  };
+  try {
+    await addSections(result.output, { integrity });
+  } catch (error) {
+    if (!isPhysariumError(error)) throw error;
+    note(`the result could not be added to the report: ${error.message}`);
+  }
+}
+
+function describe(result: Verification, quiet: boolean): string {
+  const lines: string[] = [];
+  if (!quiet) {
+    const width = Math.max(...result.checks.map(({ name }) => name.length));
+    for (const { name, ok, detail } of result.checks)
+      lines.push(`${ok ? "ok  " : "FAIL"}  ${name.padEnd(width)}  ${printable(detail)}`);
+  }
+  for (const { check, where, message } of result.differences)
+    lines.push(`difference [${check}] ${printable(where)}: ${printable(message)}`);
+  if (!quiet && result.ok) {
+    const rate = (result.bytes_read / 1e9 / result.wall_seconds).toFixed(2);
+    const against =
+      result.donor === undefined
+        ? `its ledger alone (give the donor, too, to compare weights): ${join(result.output, "physarium/ledger.jsonl")}`
+        : result.donor;
+    lines.push(
+      `${printable(result.output)} holds against ${printable(against)} (${result.wall_seconds.toFixed(1)} s, ${rate} GB/s)`,
+    );
+  }
+  return lines.length === 0 ? "" : `${lines.join("\n")}\n`;
+}
+
+function toParity(text: string): Flags["parity"] {
+  if (text === "sample" || text === "full" || text === "none") return text;
+  throw new InvalidArgumentError("Expected sample, full or none.");
+}

@@ -1,0 +1,91 @@
+import { dirname, join } from "node:path";
+import type { Donor } from "../checkpoint/donor.js";
+import { attempt, type FileLayer, FileSource, type OpenFile, writeFully } from "../checkpoint/file-layer.js";
+import type { Checksum } from "./checksum.js";
+import { syncAndClose } from "./staged-folder.js";
+
+const PIECE_BYTES = 4 << 20;
+
+/** Copy a file byte for byte, a piece at a time. Returns its length and checksum. */
+export async function copyFile(
+  from: string,
+  to: string,
+  checksum: Checksum,
+  files: FileLayer,
+): Promise<{ byteLength: number; checksum: bigint }> {
+  const source = await FileSource.open(from, files);
+  try {
+    await attempt("creating", dirname(to), () => files.mkdir(dirname(to), { recursive: true }));
+    const file = await attempt("creating", to, () => files.open(to, "w"));
+    checksum.start();
+    try {
+      for (let at = 0; at < source.byteLength; at += PIECE_BYTES) {
+        const piece = await source.read(at, Math.min(at + PIECE_BYTES, source.byteLength));
+        checksum.add(piece);
+        await writeFully(file, piece, at, to);
+      }
+    } finally {
+      await syncAndClose(file, to);
+    }
+    return { byteLength: source.byteLength, checksum: checksum.value() };
+  } finally {
+    await source.close();
+  }
+}
+
+/**
+ * Files of the donor beside its shards that belong to it: side files, and what a surgery left in `physarium/` (its ledger and reports),
+ * as paths with `/` from the folder on.
+ */
+export async function filesToKeep(donor: Donor, files: FileLayer): Promise<string[]> {
+  const kept = donor.sideFiles.map((side) => side.file);
+  if (donor.leftOut.some((entry) => entry.file === "physarium/"))
+    kept.push(...(await listFiles(donor.path, "physarium", files)));
+  return kept;
+}
+
+async function listFiles(root: string, folder: string, files: FileLayer): Promise<string[]> {
+  const found: string[] = [];
+  for (const name of (await attempt("listing", folder, () => files.readdir(join(root, folder)))).sort()) {
+    const path = `${folder}/${name}`;
+    const stat = await attempt("examining", path, () => files.stat(join(root, path)));
+    if (stat.isDirectory()) found.push(...(await listFiles(root, path, files)));
+    else if (stat.isFile()) found.push(path);
+  }
+  return found;
+}
+
+/** Appends to a file in pieces of some MiB and takes their checksum on the way. */
+export class SequentialWriter {
+  private held: Uint8Array[] = [];
+  private heldBytes = 0;
+  private position: number;
+
+  /** `checksum` must be this writer's alone until `finish`. */
+  constructor(
+    private readonly file: OpenFile,
+    private readonly path: string,
+    byteOffset: number,
+    private readonly checksum: Checksum,
+  ) {
+    this.position = byteOffset;
+    checksum.start();
+  }
+
+  async append(bytes: Uint8Array): Promise<void> {
+    this.held.push(bytes);
+    this.heldBytes += bytes.byteLength;
+    if (this.heldBytes >= PIECE_BYTES) await this.flush();
+  }
+
+  /** Write what is held. Returns the position behind the last byte. */
+  async flush(): Promise<number> {
+    const piece = this.held.length === 1 ? this.held[0] : new Uint8Array(Buffer.concat(this.held));
+    this.held = [];
+    this.heldBytes = 0;
+    this.checksum.add(piece);
+    await writeFully(this.file, piece, this.position, this.path);
+    this.position += piece.byteLength;
+    return this.position;
+  }
+}

@@ -1,0 +1,343 @@
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { type Donor, openDonor, type Shard } from "../checkpoint/donor.js";
+import { attempt, type FileLayer, FileSource, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import { isFloatDtype } from "../safetensors/dtypes.js";
+import type { Pool } from "../threads/pool.js";
+import { PHYSARIUM_VERSION } from "../version.js";
+import { MAX_BAND_ELEMENTS } from "./band-format.js";
+import type { BandTask, EncodedBand } from "./band-protocol.js";
+import { bandPool } from "./band-tasks.js";
+import { bandByteLength } from "./bands.js";
+import { Checksum, checksumText } from "./checksum.js";
+import { copyFile, filesToKeep, SequentialWriter } from "./copied-file.js";
+import { isPackedFolder, MANIFEST_FILE, type Manifest, readManifest } from "./manifest.js";
+import {
+  frontByteLength,
+  PACK_FORMAT,
+  type PackedTensorData,
+  packedFileName,
+  padTo8,
+  reservedHeaderBytes,
+  serializeFront,
+} from "./packed-shard.js";
+import { type StagedFolder, stageFolder, syncAndClose } from "./staged-folder.js";
+import { estimateTensors } from "./worth.js";
+
+export interface Progress {
+  readonly bytesDone: number;
+  readonly bytesTotal: number;
+}
+
+export interface PackOptions {
+  /** Threads that code bands; default: one a core, at most 8. 0: the calling thread does it. */
+  readonly workers?: number;
+  /** Continue a stopped run where there is one. */
+  readonly resume?: boolean;
+  /** Replace a packed folder that stands at the output, or a stopped run. */
+  readonly overwrite?: boolean;
+  /** Bytes of the donor's shards that are packed. */
+  readonly onProgress?: (progress: Progress) => void;
+  /** Aborted, the run stops after the bands in flight and can be resumed. */
+  readonly signal?: AbortSignal;
+  readonly files?: FileLayer;
+  /** Elements a band at most; for tests, which want many bands of few weights. */
+  readonly bandElements?: number;
+}
+
+export interface PackResult {
+  readonly output: string;
+  readonly shards: Manifest["shards"];
+  readonly keptFiles: readonly string[];
+  readonly leftOut: Donor["leftOut"];
+  /** Bytes of the shards before and after, and after / before. */
+  readonly originalBytes: number;
+  readonly packedBytes: number;
+  readonly packedFraction: number;
+  /** Shards that an earlier run had finished. */
+  readonly resumedShards: number;
+  readonly seconds: number;
+}
+
+/** More threads than this wait for the one that writes. */
+const MAX_WORKERS = 8;
+
+export function defaultWorkers(): number {
+  return Math.min(availableParallelism(), MAX_WORKERS);
+}
+
+/**
+ * Pack a model folder without loss: one packed shard a shard, side files as they are, `physarium-pack.json`.
+ *
+ * Bounded memory: at most two bands a thread are under way. The donor is only read. Throws `USAGE_*` before the first write,
+ * `DONOR_*` for what is wrong with the donor or changes meanwhile, `IO_*`.
+ */
+export async function packModel(donorPath: string, output: string, options: PackOptions = {}): Promise<PackResult> {
+  const started = performance.now();
+  const { files = nodeFiles, bandElements = MAX_BAND_ELEMENTS, resume = false, overwrite = false } = options;
+  if (await isPackedFolder(donorPath, files)) {
+    throw new PhysariumError("USAGE_ALREADY_PACKED", `${donorPath}: this folder is packed already (${MANIFEST_FILE})`, {
+      path: donorPath,
+    });
+  }
+  const donor = await openDonor(donorPath, files);
+  const estimate = (await estimateTensors(donor, files)).reduce((sum, row) => sum + row.packedByteLength, 0);
+  const staged = await stageFolder({
+    source: donorPath,
+    output,
+    fingerprint: fingerprintOf(donor, bandElements),
+    // Two per cent for headers, tables and the error of the estimate.
+    neededBytes: Math.ceil(1.02 * estimate),
+    resume,
+    ...(overwrite ? { mayReplace: (names: readonly string[]) => names.includes(MANIFEST_FILE) } : {}),
+    files,
+  });
+  try {
+    const run = await PackRun.start(donor, staged, bandElements, options, files);
+    const manifest = staged.isComplete ? await readManifest(output, files) : await run.write();
+    await staged.commit();
+    const { shards } = manifest;
+    const sum = (key: "byte_length" | "original_byte_length") => shards.reduce((total, shard) => total + shard[key], 0);
+    return {
+      output,
+      shards,
+      keptFiles: manifest.side_files.map((side) => side.file),
+      leftOut: donor.leftOut.filter((entry) => entry.file !== "physarium/"),
+      originalBytes: sum("original_byte_length"),
+      packedBytes: sum("byte_length"),
+      packedFraction: sum("byte_length") / sum("original_byte_length"),
+      resumedShards: staged.isComplete ? shards.length : run.resumedShards,
+      seconds: (performance.now() - started) / 1000,
+    };
+  } catch (error) {
+    await staged.release().catch(() => {});
+    throw error;
+  }
+}
+
+type BandThreads = Pool<BandTask, EncodedBand | undefined>;
+
+class PackRun {
+  resumedShards = 0;
+  private bytesDone = 0;
+  private readonly bytesTotal: number;
+
+  private constructor(
+    private readonly donor: Donor,
+    private readonly staged: StagedFolder,
+    private readonly bandElements: number,
+    private readonly options: PackOptions,
+    private readonly files: FileLayer,
+    private readonly checksum: Checksum,
+    private readonly fileChecksum: Checksum,
+  ) {
+    this.bytesTotal = donor.shards.reduce((sum, shard) => sum + shard.byteLength, 0);
+  }
+
+  static async start(donor: Donor, staged: StagedFolder, bandElements: number, options: PackOptions, files: FileLayer) {
+    const checksums = [await Checksum.create(), await Checksum.create()] as const;
+    return new PackRun(donor, staged, bandElements, options, files, ...checksums);
+  }
+
+  async write(): Promise<Manifest> {
+    const manifest: Manifest = {
+      format: PACK_FORMAT,
+      version: 1,
+      physarium_version: PHYSARIUM_VERSION,
+      shards: await this.packShards(),
+      side_files: await this.copySideFiles(),
+    };
+    await writeManifest(join(this.staged.path, MANIFEST_FILE), manifest, this.files);
+    return manifest;
+  }
+
+  private async packShards(): Promise<Manifest["shards"]> {
+    const pool = await bandPool(this.options.workers ?? defaultWorkers());
+    try {
+      const rows: Manifest["shards"] = [];
+      for (const shard of this.donor.shards) {
+        const done = await this.checkFinished(shard);
+        const byteLength = done ?? (await this.packShard(shard, pool));
+        if (done !== undefined) {
+          this.resumedShards++;
+          this.advance(shard.byteLength);
+        }
+        rows.push({
+          file: packedFileName(shard.file),
+          original_file: shard.file,
+          byte_length: byteLength,
+          original_byte_length: shard.byteLength,
+        });
+      }
+      return rows;
+    } finally {
+      await pool.close();
+    }
+  }
+
+  /** Bytes of a packed shard that an earlier run finished and that still is what it was then. */
+  private async checkFinished(shard: Shard): Promise<number | undefined> {
+    const file = packedFileName(shard.file);
+    const record = this.staged.finished.get(file);
+    if (record === undefined) return undefined;
+    const path = join(this.staged.path, file);
+    const source = await FileSource.open(path, this.files).catch(() => undefined);
+    if (source === undefined) return undefined;
+    try {
+      if (source.byteLength !== record.byte_length) return undefined;
+      const digest = await digestOf(source, Number(record.data_offset), this.checksum);
+      return digest === record.xxh64 ? source.byteLength : undefined;
+    } finally {
+      await source.close();
+    }
+  }
+
+  private async packShard(shard: Shard, pool: BandThreads): Promise<number> {
+    const { bandElements, checksum, fileChecksum } = this;
+    const from = join(this.donor.path, shard.file);
+    const path = join(this.staged.path, packedFileName(shard.file));
+    const headerBytes = await this.readOriginalHeader(shard, from);
+    const reserved = reservedHeaderBytes(shard, headerBytes, bandElements);
+    const dataOffset = reserved + frontByteLength(shard, headerBytes, bandElements);
+    this.advance(shard.dataByteOffset);
+
+    const file = await attempt("creating", path, () => this.files.open(path, "w+"));
+    try {
+      const writer = new SequentialWriter(file, path, dataOffset, fileChecksum);
+      const packed: PackedTensorData[] = [];
+      let table: bigint[] = [];
+      let byteLength = 0;
+      for await (const { isLast, band, rawByteLength } of this.encodedBands(shard, from, pool)) {
+        if (band !== undefined) {
+          await writer.append(band.bytes);
+          byteLength += band.bytes.byteLength;
+          table.push(BigInt(byteLength), band.checksum);
+          this.advance(rawByteLength);
+        }
+        if (!isLast) continue;
+        const padding = padTo8(byteLength) - byteLength;
+        if (padding > 0) await writer.append(new Uint8Array(padding));
+        packed.push({ table: BigUint64Array.from(table), byteLength });
+        table = [];
+        byteLength = 0;
+      }
+      const end = await writer.flush();
+      const front = serializeFront(shard, headerBytes, packed, reserved, bandElements, checksum);
+      await writeFully(file, front, 0, path);
+      const digest = checksumText(fileChecksum.add(front).value());
+      await this.refuseChanged(shard, from);
+      await attempt("flushing", path, () => file.datasync());
+      await this.staged.record({
+        file: packedFileName(shard.file),
+        byte_length: end,
+        data_offset: dataOffset,
+        xxh64: digest,
+      });
+      return end;
+    } finally {
+      await pool.runOnEach({ kind: "close" }).catch(() => {});
+      await file.close();
+    }
+  }
+
+  /** The bands of a shard in the order of its data, as many under way as the pool takes. A tensor without bands comes once, empty. */
+  private async *encodedBands(shard: Shard, path: string, pool: BandThreads) {
+    interface Pending {
+      isLast: boolean;
+      rawByteLength: number;
+      result: Promise<EncodedBand | undefined>;
+    }
+    const pending: Pending[] = [];
+    const finish = async ({ result, ...rest }: Pending) => ({ ...rest, band: await result });
+    try {
+      for (const tensor of shard.tensors) {
+        const step = bandByteLength(tensor, this.bandElements);
+        const dtype = isFloatDtype(tensor.dtype) ? { dtype: tensor.dtype } : {};
+        let begin = 0;
+        do {
+          this.refuseStopped();
+          const byteLength = Math.min(step, tensor.byteLength - begin);
+          const task = { kind: "encode", path, byteOffset: tensor.byteOffset + begin, byteLength, ...dtype } as const;
+          const result = byteLength === 0 ? Promise.resolve(undefined) : pool.run(task);
+          // Awaited in its turn; a failure before that is no unhandled one.
+          result.catch(() => {});
+          begin += byteLength;
+          pending.push({ isLast: begin === tensor.byteLength, rawByteLength: byteLength, result });
+          if (pending.length >= pool.capacity) yield await finish(pending.shift()!);
+        } while (begin < tensor.byteLength);
+      }
+      while (pending.length > 0) yield await finish(pending.shift()!);
+    } finally {
+      await Promise.allSettled(pending.map((entry) => entry.result));
+    }
+  }
+
+  private refuseStopped(): void {
+    if (this.options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request; go on with --resume");
+  }
+
+  private async readOriginalHeader(shard: Shard, path: string): Promise<Uint8Array> {
+    const source = await FileSource.open(path, this.files);
+    try {
+      return await source.read(0, shard.dataByteOffset);
+    } finally {
+      await source.close();
+    }
+  }
+
+  private async refuseChanged(shard: Shard, path: string): Promise<void> {
+    const stat = await attempt("examining", path, () => this.files.stat(path, { bigint: true }));
+    if (stat.mtimeNs === shard.modifiedNs && Number(stat.size) === shard.byteLength) return;
+    throw new PhysariumError("DONOR_CHANGED", `${path}: the shard changed while it was being packed; pack again`, {
+      path,
+    });
+  }
+
+  private async copySideFiles(): Promise<Manifest["side_files"]> {
+    const rows: Manifest["side_files"] = [];
+    for (const file of await filesToKeep(this.donor, this.files)) {
+      const copied = await copyFile(
+        join(this.donor.path, file),
+        join(this.staged.path, file),
+        this.checksum,
+        this.files,
+      );
+      rows.push({ file, byte_length: copied.byteLength, xxh64: checksumText(copied.checksum) });
+    }
+    return rows;
+  }
+
+  private advance(bytes: number): void {
+    this.bytesDone += bytes;
+    this.options.onProgress?.({ bytesDone: this.bytesDone, bytesTotal: this.bytesTotal });
+  }
+}
+
+/** Checksum of a packed shard in the order it is written: the data first, then what stands before it. */
+async function digestOf(source: FileSource, dataOffset: number, checksum: Checksum): Promise<string> {
+  const step = 4 << 20;
+  checksum.start();
+  for (let at = dataOffset; at < source.byteLength; at += step) {
+    checksum.add(await source.read(at, Math.min(at + step, source.byteLength)));
+  }
+  return checksumText(checksum.add(await source.read(0, dataOffset)).value());
+}
+
+/** Shards and settings that the packed files are made from; equal for a run that may resume another. */
+function fingerprintOf(donor: Donor, bandElements: number): unknown {
+  return {
+    kind: "pack",
+    band_elements: bandElements,
+    shards: donor.shards.map(({ file, byteLength, modifiedNs }) => [file, byteLength, String(modifiedNs)]),
+  };
+}
+
+async function writeManifest(path: string, manifest: Manifest, files: FileLayer): Promise<void> {
+  const file = await attempt("creating", path, () => files.open(path, "w"));
+  try {
+    await writeFully(file, new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`), 0, path);
+  } finally {
+    await syncAndClose(file, path);
+  }
+}

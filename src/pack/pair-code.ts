@@ -1,0 +1,112 @@
+import { ESCAPE_NIBBLE, MAX_CODE_BITS, RANKED_EXPONENTS } from "./band-format.js";
+
+/** Counts of a band by biased exponent, 0…255; entry 256 counts the zero words. */
+export const EXPONENT_COUNTS = 257;
+export const ZERO_ENTRY = 256;
+
+/** The band's most frequent exponents, most frequent first, the lower exponent on a tie; unused places hold 0. */
+export function rankExponents(counts: ArrayLike<number>): Uint8Array {
+  const used: number[] = [];
+  for (let exponent = 0; exponent < ZERO_ENTRY; exponent++) if (counts[exponent] > 0) used.push(exponent);
+  used.sort((a, b) => counts[b] - counts[a] || a - b);
+  const ranked = new Uint8Array(RANKED_EXPONENTS);
+  ranked.set(used.slice(0, RANKED_EXPONENTS));
+  return ranked;
+}
+
+/** The nibble of each exponent: its place in `ranked` plus one, 15 for those that have none. */
+export function nibbleTable(ranked: Uint8Array, counts: ArrayLike<number>): Uint8Array {
+  const table = new Uint8Array(256).fill(ESCAPE_NIBBLE);
+  for (let place = ranked.length - 1; place >= 0; place--) {
+    if (counts[ranked[place]] > 0) table[ranked[place]] = place + 1;
+  }
+  return table;
+}
+
+/**
+ * Lengths of the shortest prefix code in which no code is longer than `maxBits` (package-merge).
+ *
+ * counts   one a symbol; symbols with count 0 get length 0; at most 2^maxBits may occur
+ * returns  lengths; a symbol that is alone gets 1
+ * source   Larmore & Hirschberg 1990, "A fast algorithm for optimal length-limited Huffman codes"
+ */
+export function codeLengths(counts: ArrayLike<number>, maxBits = MAX_CODE_BITS): Uint8Array {
+  const lengths = new Uint8Array(counts.length);
+  const leaves: number[] = [];
+  for (let symbol = 0; symbol < counts.length; symbol++) if (counts[symbol] > 0) leaves.push(symbol);
+  if (leaves.length <= 1) {
+    for (const symbol of leaves) lengths[symbol] = 1;
+    return lengths;
+  }
+  leaves.sort((a, b) => counts[a] - counts[b] || a - b);
+
+  // Level by level, the cheapest coins: leaves, and pairs of coins of the level before. On a tie the leaf comes first.
+  const isLeaf: boolean[][] = [];
+  let packages: number[] = [];
+  for (let level = 0; level < maxBits; level++) {
+    const weights: number[] = [];
+    const flags: boolean[] = [];
+    let leaf = 0;
+    let pack = 0;
+    while (leaf < leaves.length || pack < packages.length) {
+      const takeLeaf = pack === packages.length || (leaf < leaves.length && counts[leaves[leaf]] <= packages[pack]);
+      weights.push(takeLeaf ? counts[leaves[leaf++]] : packages[pack++]);
+      flags.push(takeLeaf);
+    }
+    isLeaf.push(flags);
+    packages = [];
+    for (let i = 0; i + 1 < weights.length; i += 2) packages.push(weights[i] + weights[i + 1]);
+  }
+
+  // The first 2n − 2 coins of the last level pay for the code; each leaf among them lengthens its symbol's code by one bit.
+  let take = 2 * leaves.length - 2;
+  for (let level = maxBits - 1; level >= 0; level--) {
+    let leaf = 0;
+    for (let i = 0; i < take; i++) if (isLeaf[level][i]) lengths[leaves[leaf++]]++;
+    take = 2 * (take - leaf);
+  }
+  return lengths;
+}
+
+/** Canonical codes (RFC 1951, 3.2.2), first bit of the code in bit 0, as `code | length << 16`; 0 where the length is 0. */
+export function canonicalCodes(lengths: Uint8Array, maxBits = MAX_CODE_BITS): Uint32Array {
+  const codes = new Uint32Array(lengths.length);
+  let next = 0;
+  for (let length = 1; length <= maxBits; length++) {
+    for (let symbol = 0; symbol < lengths.length; symbol++) {
+      if (lengths[symbol] !== length) continue;
+      let reversed = 0;
+      for (let bit = 0; bit < length; bit++) reversed |= ((next >> bit) & 1) << (length - 1 - bit);
+      codes[symbol] = reversed | (length << 16);
+      next++;
+    }
+    next <<= 1;
+  }
+  return codes;
+}
+
+/** True where at most one symbol has a code: its streams are empty. */
+export function isSingle(lengths: Uint8Array): boolean {
+  let used = 0;
+  for (const length of lengths) if (length > 0) used++;
+  return used <= 1;
+}
+
+/** Bits that the code spends on `counts`. */
+export function codedBits(counts: ArrayLike<number>, lengths: Uint8Array): number {
+  if (isSingle(lengths)) return 0;
+  let bits = 0;
+  for (let symbol = 0; symbol < lengths.length; symbol++) bits += counts[symbol] * lengths[symbol];
+  return bits;
+}
+
+/** Shannon's bound: bits that any code without context needs for `counts`. */
+export function entropyBits(counts: ArrayLike<number>): number {
+  let total = 0;
+  for (let symbol = 0; symbol < counts.length; symbol++) total += counts[symbol];
+  let bits = 0;
+  for (let symbol = 0; symbol < counts.length; symbol++) {
+    if (counts[symbol] > 0) bits -= counts[symbol] * Math.log2(counts[symbol] / total);
+  }
+  return bits;
+}

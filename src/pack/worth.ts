@@ -1,0 +1,221 @@
+import { join } from "node:path";
+import { type Donor, elementCount } from "../checkpoint/donor.js";
+import { type FileLayer, FileSource, nodeFiles } from "../checkpoint/file-layer.js";
+import { classifyTensor } from "../checkpoint/projections.js";
+import { type FloatDtype, isFloatDtype } from "../safetensors/dtypes.js";
+import type { TensorInfo } from "../safetensors/header.js";
+import { blockCount, elementBytes, HEAD_BYTES } from "./band-format.js";
+import { bandByteLength, bandCount } from "./bands.js";
+import { measureWords } from "./statistics.js";
+import type { FormatName, FormatWorth, KindWorth, MemoryWorth, ZerosWorth } from "./worth-types.js";
+
+/** One tensor's part of the answer, measured or estimated. */
+export interface TensorWorth {
+  readonly tensor: TensorInfo;
+  readonly zeroWeights: number;
+  readonly packedByteLength: number;
+  readonly boundByteLength: number;
+  readonly sampledWeights: number;
+}
+
+/** Sampling reads at most about this much of a model, spread over its tensors: a second of reading, a second of counting. */
+const SAMPLE_BUDGET_BYTES = 256 << 20;
+const MIN_SAMPLE_BYTES = 16 << 10;
+const MAX_SAMPLE_BYTES = 1 << 20;
+/** A tensor's sample is taken in this many places, evenly spread: rows differ more than neighbours do. */
+const SAMPLE_PLACES = 8;
+
+/** 8, 12, 16 and 24 GB are the cards and laptops people have. */
+const MEMORIES_GB = [8, 12, 16, 24];
+/** Room for activations, the key-value cache of a few thousand tokens, and the engine. */
+const RESERVED_FRACTION = 0.1;
+
+/**
+ * Estimate what packing and export would make of a model: every tensor is sampled in eight places, and the codec's own
+ * code lengths are computed on the sample. Reads at most about 256 MiB.
+ */
+export async function estimateWorth(donor: Donor, files: FileLayer = nodeFiles): Promise<ZerosWorth> {
+  return summariseWorth(await estimateTensors(donor, files), "estimated");
+}
+
+/** Per tensor, in the order of the files: what the packer would make of it, from samples. */
+export async function estimateTensors(donor: Donor, files: FileLayer = nodeFiles): Promise<TensorWorth[]> {
+  const share = SAMPLE_BUDGET_BYTES / Math.max(donor.tensorCount, 1);
+  const sampleBytes = Math.min(Math.max(share, MIN_SAMPLE_BYTES), MAX_SAMPLE_BYTES);
+  const rows: TensorWorth[] = [];
+  for (const shard of donor.shards) {
+    const source = await FileSource.open(join(donor.path, shard.file), files);
+    try {
+      for (const tensor of shard.tensors) {
+        const { dtype } = tensor;
+        if (isFloatDtype(dtype))
+          rows.push(estimateTensor(tensor, dtype, await sample(tensor, dtype, source, sampleBytes)));
+        else rows.push(storedTensor(tensor));
+      }
+    } finally {
+      await source.close();
+    }
+  }
+  return rows;
+}
+
+async function sample(
+  tensor: TensorInfo,
+  dtype: FloatDtype,
+  source: FileSource,
+  sampleBytes: number,
+): Promise<Uint8Array> {
+  const size = elementBytes(dtype);
+  const total = tensor.byteLength / size;
+  if (tensor.byteLength <= sampleBytes) return source.read(tensor.byteOffset, tensor.byteOffset + tensor.byteLength);
+  // Even counts, so that the pairs of one place stay together.
+  const placeElements = 2 * Math.floor(sampleBytes / size / SAMPLE_PLACES / 2);
+  const bytes = new Uint8Array(SAMPLE_PLACES * placeElements * size);
+  for (let place = 0; place < SAMPLE_PLACES; place++) {
+    const first = Math.floor(((total - placeElements) * place) / (SAMPLE_PLACES - 1));
+    const part = bytes.subarray(place * placeElements * size, (place + 1) * placeElements * size);
+    await source.readInto(part, tensor.byteOffset + first * size);
+  }
+  return bytes;
+}
+
+function estimateTensor(tensor: TensorInfo, dtype: FloatDtype, words: Uint8Array): TensorWorth {
+  const total = elementCount(tensor.shape);
+  if (total === 0) return storedTensor(tensor);
+  const measured = measureWords(dtype, words);
+  const scale = total / measured.elementCount;
+  const bands = bandCount(tensor);
+  const bandElements = bandByteLength(tensor) / elementBytes(dtype);
+  const heads = bands * (HEAD_BYTES + 8 * blockCount(Math.min(bandElements, total)));
+  const coded = Math.round((measured.codedBits * scale) / 8) + heads;
+  return {
+    tensor,
+    zeroWeights: Math.round(measured.zeros * scale),
+    packedByteLength: Math.min(coded, tensor.byteLength),
+    boundByteLength: Math.min(Math.round((measured.boundBits * scale) / 8), tensor.byteLength),
+    sampledWeights: measured.elementCount,
+  };
+}
+
+function storedTensor(tensor: TensorInfo): TensorWorth {
+  const { byteLength } = tensor;
+  return { tensor, zeroWeights: 0, packedByteLength: byteLength, boundByteLength: byteLength, sampledWeights: 0 };
+}
+
+/** Add up tensors to the section's data. */
+export function summariseWorth(rows: readonly TensorWorth[], packedIs: ZerosWorth["packed_is"]): ZerosWorth {
+  const kinds = new Map<string, KindWorth>();
+  const total = { weights: 0, zero_weights: 0, size_now: 0, size_packed: 0, size_entropy_bound: 0, sampled_weights: 0 };
+  for (const row of rows) {
+    const { tensor } = row;
+    const kind = kindOf(tensor);
+    const entry = kinds.get(kind) ?? emptyKind(kind);
+    kinds.set(kind, entry);
+    const weights = elementCount(tensor.shape);
+    entry.tensors++;
+    for (const sums of [entry, total]) {
+      sums.weights += weights;
+      sums.zero_weights += row.zeroWeights;
+      sums.size_now += tensor.byteLength;
+      sums.size_packed += row.packedByteLength;
+    }
+    total.size_entropy_bound += row.boundByteLength;
+    total.sampled_weights += row.sampledWeights;
+  }
+  const byKind = [...kinds.values()].sort((a, b) => b.size_now - a.size_now || (a.kind < b.kind ? -1 : 1));
+  for (const entry of byKind) {
+    entry.sparsity = fraction(entry.zero_weights, entry.weights);
+    entry.packed_fraction = fraction(entry.size_packed, entry.size_now);
+  }
+  const formats = formatsOf(rows, total.size_packed);
+  return {
+    packed_is: packedIs,
+    ...total,
+    sparsity: fraction(total.zero_weights, total.weights),
+    packed_fraction: fraction(total.size_packed, total.size_now),
+    by_kind: byKind,
+    formats,
+    memories: MEMORIES_GB.map((gigabytes) => memoryWorth(gigabytes, formats)),
+    reserved_fraction: RESERVED_FRACTION,
+  };
+}
+
+function emptyKind(kind: string): KindWorth {
+  return {
+    kind,
+    tensors: 0,
+    weights: 0,
+    zero_weights: 0,
+    sparsity: 0,
+    size_now: 0,
+    size_packed: 0,
+    packed_fraction: 0,
+  };
+}
+
+/** `mlp.down_proj`, `embed_tokens`, `self_attn.q_proj.bias`: a name without its layer, expert numbers, `model.` and `.weight`. */
+function kindOf(tensor: TensorInfo): string {
+  return classifyTensor(tensor).projection.replace(/^model\./, "");
+}
+
+function fraction(part: number, whole: number): number {
+  return whole === 0 ? 0 : part / whole;
+}
+
+interface ExportType {
+  readonly format: FormatName;
+  /** Weights of a row that share scales; a row that is no multiple of it falls back to F16. */
+  readonly block: number;
+  readonly blockBytes: number;
+  readonly lossy: (dtype: string) => boolean;
+  readonly holdsExactZeros: boolean;
+}
+
+/**
+ * Sizes of GGUF's types. source: ggml-common.h, `block_q8_0` and so on.
+ * Q4_K scales by `d·q − m`: only with m = 0 is a zero exactly zero again; the other types have a code for it.
+ */
+const EXPORT_TYPES: readonly ExportType[] = [
+  { format: "F16", block: 1, blockBytes: 2, lossy: (dtype) => dtype !== "F16", holdsExactZeros: true },
+  { format: "BF16", block: 1, blockBytes: 2, lossy: (dtype) => dtype !== "BF16", holdsExactZeros: true },
+  { format: "Q8_0", block: 32, blockBytes: 34, lossy: () => true, holdsExactZeros: true },
+  { format: "Q6_K", block: 256, blockBytes: 210, lossy: () => true, holdsExactZeros: true },
+  { format: "Q4_K", block: 256, blockBytes: 144, lossy: () => true, holdsExactZeros: false },
+  { format: "Q4_0", block: 32, blockBytes: 18, lossy: () => true, holdsExactZeros: true },
+];
+
+/** Bytes of a tensor in a GGUF file: vectors stay F32 there, integers stay what they are. */
+function exportByteLength(tensor: TensorInfo, type: ExportType): number {
+  const weights = elementCount(tensor.shape);
+  if (!isFloatDtype(tensor.dtype)) return tensor.byteLength;
+  if (tensor.shape.length < 2) return 4 * weights;
+  if (tensor.shape[tensor.shape.length - 1] % type.block !== 0) return 2 * weights;
+  return (weights / type.block) * type.blockBytes;
+}
+
+function formatsOf(rows: readonly TensorWorth[], packedSize: number): FormatWorth[] {
+  const weights = rows.reduce((sum, { tensor }) => sum + elementCount(tensor.shape), 0);
+  const sizeNow = rows.reduce((sum, { tensor }) => sum + tensor.byteLength, 0);
+  const entry = (format: FormatName, size: number, lossy: boolean, holdsExactZeros: boolean): FormatWorth => ({
+    format,
+    bits_per_weight: fraction(8 * size, weights),
+    size,
+    lossy,
+    holds_exact_zeros: holdsExactZeros,
+  });
+  return [
+    entry("as_is", sizeNow, false, true),
+    entry("packed", packedSize, false, true),
+    ...EXPORT_TYPES.map((type) => {
+      const size = rows.reduce((sum, { tensor }) => sum + exportByteLength(tensor, type), 0);
+      const lossy = rows.some(({ tensor }) => tensor.shape.length >= 2 && type.lossy(tensor.dtype));
+      return entry(type.format, size, lossy, type.holdsExactZeros);
+    }),
+  ];
+}
+
+function memoryWorth(gigabytes: number, formats: readonly FormatWorth[]): MemoryWorth {
+  const bytes = gigabytes * 2 ** 30;
+  const fits = formats.filter(({ size }) => size <= bytes * (1 - RESERVED_FRACTION)).map(({ format }) => format);
+  return { gigabytes, bytes, fits };
+}

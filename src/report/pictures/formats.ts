@@ -1,0 +1,77 @@
+import * as Plot from "@observablehq/plot";
+import { byteSize, fixed } from "../number-words.js";
+import type { WorthNumbers } from "../report-input.js";
+import { formatName } from "../worth-section.js";
+import { svgPlot } from "./svg-plot.js";
+
+/** Size in each format as bars, memories as lines. */
+export function formatSizes(worth: WorthNumbers): string {
+  const formats = worth.formats
+    .filter(({ size }) => size > 0)
+    .map((format) => ({ ...format, label: formatName(format.format) }));
+  if (formats.length === 0) return "";
+  const largest = formats.reduce((most, { size }) => Math.max(most, size), 0);
+  const room = (memory: WorthNumbers["memories"][number]) => memory.bytes * (1 - worth.reserved_fraction);
+  // Memories far beyond the model would squeeze the bars to nothing.
+  const memories = worth.memories.filter((memory) => room(memory) <= largest * 1.35 && room(memory) >= largest * 0.05);
+  const right = Math.max(largest, ...memories.map(room)) * 1.12;
+  const scale = right >= 2e9 ? 1e9 : 1e6;
+  return svgPlot(
+    {
+      width: 860,
+      height: 34 * formats.length + 66,
+      marginLeft: 124,
+      marginRight: 16,
+      marginTop: 26,
+      marginBottom: 38,
+      x: {
+        domain: [0, right / scale],
+        ticks: 6,
+        tickSize: 0,
+        label: scale === 1e9 ? "GB of 10⁹ bytes" : "MB of 10⁶ bytes",
+        labelAnchor: "center",
+        labelArrow: "none",
+      },
+      y: { type: "band", domain: formats.map(({ label }) => label), tickSize: 0, label: null, padding: 0.3 },
+      marks: [
+        Plot.gridX({ stroke: "var(--rule)", strokeOpacity: 1, ticks: 6 }),
+        Plot.barX(formats, {
+          x: (d: (typeof formats)[number]) => d.size / scale,
+          y: "label",
+          fill: {
+            value: (d: (typeof formats)[number]) => (d.format === "packed" ? "var(--killed)" : "var(--alive)"),
+            scale: null,
+          },
+          fillOpacity: { value: (d: (typeof formats)[number]) => (d.lossy ? 0.55 : 1), scale: null },
+          rx: 2,
+        }),
+        Plot.text(formats, {
+          x: (d: (typeof formats)[number]) => d.size / scale,
+          y: "label",
+          text: (d: (typeof formats)[number]) => byteSize(d.size),
+          dx: 6,
+          textAnchor: "start",
+          fill: "var(--ink)",
+          stroke: "var(--paper)",
+          strokeWidth: 3,
+        }),
+        Plot.ruleX(memories, {
+          x: (d: (typeof memories)[number]) => room(d) / scale,
+          stroke: "var(--ink)",
+          strokeDasharray: "3 3",
+        }),
+        Plot.text(memories, {
+          x: (d: (typeof memories)[number]) => room(d) / scale,
+          frameAnchor: "top",
+          dy: -16,
+          text: (d: (typeof memories)[number]) => `${d.gigabytes} GB`,
+          fill: "var(--ink)",
+        }),
+      ],
+    },
+    {
+      alt: `Bars of size by format: ${formats.map(({ label, size, bits_per_weight }) => `${label} ${byteSize(size)}, ${fixed(bits_per_weight, 2)} bits a weight`).join("; ")}.`,
+      minWidth: 720,
+    },
+  );
+}

@@ -1,0 +1,68 @@
+import { printable } from "../errors.js";
+import type { LedgerRecord, TensorRecord } from "../surgery/ledger.js";
+import { renderCarriedLogLine, renderLogLine } from "./log-line.js";
+
+/** `physarium/run.log`: the ledger, record by record, in lines a person reads. */
+export function renderRunLog(ledgerText: string): string {
+  return ledgerText
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => {
+      const record = JSON.parse(line) as LedgerRecord;
+      return `${record.at}  ${printable(renderRecord(record))}\n`;
+    })
+    .join("");
+}
+
+function renderRecord(record: LedgerRecord): string {
+  switch (record.kind) {
+    case "header": {
+      const { donor, fingerprint: f } = record;
+      const aim = f.target_sparsity === null ? `survival ${f.survival}` : `target sparsity ${f.target_sparsity}`;
+      return `operation  ${donor.path}  ${donor.tensor_count} tensors in ${donor.shard_count} shards  flow ${f.flow} ${f.flow_version}  block_size ${f.block_size}  n_iter ${f.n_iter}  beta ${f.beta}  ${aim}`;
+    }
+    case "search":
+      return `search  target sparsity ${record.target_sparsity}  found survival ${record.survival}  expected ${record.expected_sparsity}`;
+    case "tensor":
+      return `tensor  ${renderTensor(record)}`;
+    case "shard":
+      return `shard  ${record.file}  number ${record.order}  ${record.seconds.toFixed(3)} s  killed up to here ${record.killed_cumulative}`;
+    case "side_file":
+      return `side file  ${record.file}  ${record.byte_length} bytes  copied`;
+    case "warning":
+      return `warning  ${record.code}  ${record.message}`;
+    case "figures":
+      return "figures  gathered from the files";
+    case "finished":
+      return "finished";
+  }
+}
+
+function renderTensor(record: TensorRecord): string {
+  if (record.role === "carried") return renderCarriedLogLine(record);
+  const {
+    name,
+    shard,
+    dtype,
+    layer = -1,
+    projection = "",
+    weights = 0,
+    already_zero = 0,
+    killed = 0,
+    sparsity = 0,
+    tiles = 0,
+  } = record;
+  return renderLogLine({
+    name,
+    shard,
+    dtype,
+    shape: [...record.shape],
+    layer,
+    projection,
+    weights,
+    already_zero,
+    killed,
+    sparsity,
+    tiles,
+  });
+}

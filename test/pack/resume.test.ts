@@ -1,0 +1,147 @@
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { readdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { beforeAll, describe, expect, it } from "vitest";
+import { type FileLayer, nodeFiles } from "../../dist/checkpoint/file-layer.js";
+import { packModel } from "../../dist/pack/pack-model.js";
+import { unpackModel } from "../../dist/pack/unpack-model.js";
+import { digests, scratchFolder } from "./folder.js";
+import { writeOddDonor } from "./odd-donor.js";
+
+const options = { bandElements: 1000, workers: 0 };
+let scratch: string;
+let packed: Record<string, string>;
+let original: Record<string, string>;
+const at = (name: string) => join(scratch, name);
+
+beforeAll(async () => {
+  scratch = await scratchFolder();
+  await writeOddDonor(at("odd"));
+  await packModel(at("odd"), at("packed"), options);
+  packed = await digests(at("packed"));
+  original = await digests(at("odd"));
+});
+
+/** A file layer that dies at its n-th writing call, and stays dead: what a killed process leaves on the disk. */
+function dyingFiles(fatalCall: number): { files: FileLayer; calls: () => number } {
+  let calls = 0;
+  const step = <T>(call: () => Promise<T>): Promise<T> =>
+    ++calls >= fatalCall ? Promise.reject(new Error("killed")) : call();
+  const files: FileLayer = {
+    ...nodeFiles,
+    mkdir: ((...args: Parameters<FileLayer["mkdir"]>) => step(() => nodeFiles.mkdir(...args))) as FileLayer["mkdir"],
+    rename: (...args) => step(() => nodeFiles.rename(...args)),
+    rm: (...args) => step(() => nodeFiles.rm(...args)),
+    open: async (path, flags, mode) => {
+      const writes = typeof flags === "string" ? flags !== "r" : (flags & 3) !== 0;
+      const file = writes
+        ? await step(() => nodeFiles.open(path, flags, mode))
+        : await nodeFiles.open(path, flags, mode);
+      const write = file.write.bind(file) as (...args: unknown[]) => ReturnType<typeof file.write>;
+      const truncate = file.truncate.bind(file);
+      file.write = ((...args: unknown[]) => step(() => write(...args))) as typeof file.write;
+      file.truncate = (length) => step(() => truncate(length));
+      return file;
+    },
+  };
+  return { files, calls: () => calls };
+}
+
+async function countCalls(run: (files: FileLayer) => Promise<unknown>): Promise<number> {
+  const counted = dyingFiles(Number.POSITIVE_INFINITY);
+  await run(counted.files);
+  return counted.calls();
+}
+
+describe("a run that is killed at any of its writing calls", () => {
+  it.each(["fresh", "over an older output"])("packs to the same files when resumed (%s)", async (mode) => {
+    const overwrite = mode !== "fresh";
+    const run = (files: FileLayer) => packModel(at("odd"), at("target"), { ...options, files, overwrite });
+    const prepare = async () => {
+      await rm(at("target"), { recursive: true, force: true });
+      if (overwrite) await packModel(at("odd"), at("target"), { ...options, bandElements: 64 });
+    };
+    await prepare();
+    const total = await countCalls(run);
+    expect(total).toBeGreaterThan(20);
+    for (let fatal = 1; fatal <= total; fatal++) {
+      await prepare();
+      await expect(run(dyingFiles(fatal).files)).rejects.toThrow();
+      await releaseLock();
+      await packModel(at("odd"), at("target"), { ...options, resume: true, overwrite });
+      expect(await digests(at("target"))).toEqual(packed);
+    }
+    expect((await readdir(scratch)).sort()).toEqual(["odd", "packed", "target"]);
+  });
+
+  it("unpacks to the same files when resumed", async () => {
+    const run = (files: FileLayer) => unpackModel(at("packed"), at("back"), { workers: 0, files });
+    const total = await countCalls(run);
+    for (let fatal = 1; fatal <= total; fatal++) {
+      await rm(at("back"), { recursive: true, force: true });
+      await expect(run(dyingFiles(fatal).files)).rejects.toThrow();
+      await releaseLock();
+      await unpackModel(at("packed"), at("back"), { workers: 0, resume: true });
+      expect(await digests(at("back"))).toEqual(original);
+    }
+    expect((await readdir(scratch)).filter((name) => name.includes("partial"))).toEqual([]);
+  });
+
+  /** The process that would have been killed is this one and lives on; its lock must look like a dead one's. */
+  async function releaseLock(): Promise<void> {
+    for (const name of ["target", "back"]) {
+      const lock = at(`${name}.partial.lock`);
+      if (existsSync(lock)) await writeFile(lock, "999999999");
+    }
+  }
+});
+
+describe("resuming", () => {
+  it("keeps finished shards and does damaged ones again", async () => {
+    const total = await countCalls((files) => packModel(at("odd"), at("a"), { ...options, files }));
+    await expect(packModel(at("odd"), at("b"), { ...options, files: dyingFiles(total - 9).files })).rejects.toThrow();
+    await rm(at("b.partial.lock"), { force: true });
+    const kept = await packModel(at("odd"), at("b"), { ...options, resume: true });
+    expect(kept.resumedShards).toBe(2);
+
+    await expect(packModel(at("odd"), at("c"), { ...options, files: dyingFiles(total - 9).files })).rejects.toThrow();
+    await rm(at("c.partial.lock"), { force: true });
+    await writeFile(at("c.partial/model-00001-of-00002.physarium.safetensors"), "damaged");
+    expect((await packModel(at("odd"), at("c"), { ...options, resume: true })).resumedShards).toBe(1);
+    expect(await digests(at("c"))).toEqual(packed);
+  });
+
+  it("is refused for other settings, and asked for where a stopped run lies", async () => {
+    await expect(packModel(at("odd"), at("d"), { ...options, files: dyingFiles(12).files })).rejects.toThrow();
+    await rm(at("d.partial.lock"), { force: true });
+    await expect(packModel(at("odd"), at("d"), options)).rejects.toMatchObject({ code: "USAGE_UNFINISHED" });
+    await expect(packModel(at("odd"), at("d"), { ...options, bandElements: 64, resume: true })).rejects.toMatchObject({
+      code: "USAGE_RESUME_MISMATCH",
+    });
+    await packModel(at("odd"), at("d"), { ...options, overwrite: true });
+    expect(await digests(at("d"))).toEqual(packed);
+  });
+
+  it("works after kill -9 of the whole process", async () => {
+    const script = `
+      import { packModel } from ${JSON.stringify(new URL("../../dist/pack/pack-model.js", import.meta.url).href)};
+      console.log("ready");
+      await packModel(process.argv[1], process.argv[2], { bandElements: 16, workers: 0, resume: true });
+    `;
+    const args = ["--input-type=module", "-e", script, at("odd"), at("killed")];
+    for (const milliseconds of [60, 120, 250, 400]) {
+      const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "ignore"] });
+      const closed = new Promise((resolve) => child.once("close", resolve));
+      await new Promise((resolve) => child.stdout.once("data", resolve));
+      await new Promise((resolve) => setTimeout(resolve, milliseconds));
+      child.kill("SIGKILL");
+      await closed;
+      if (existsSync(at("killed"))) break;
+    }
+    if (!existsSync(at("killed")))
+      await packModel(at("odd"), at("killed"), { ...options, bandElements: 16, resume: true });
+    await packModel(at("odd"), at("undisturbed"), { ...options, bandElements: 16 });
+    expect(await digests(at("killed"))).toEqual(await digests(at("undisturbed")));
+  });
+});
