@@ -13,8 +13,8 @@ import { openDonor } from "../dist/checkpoint/donor.js";
 import { BandDecoder } from "../dist/pack/band-decoder.js";
 import { BandEncoder } from "../dist/pack/band-encoder.js";
 import { MAX_BAND_ELEMENTS } from "../dist/pack/band-format.js";
+import { codedBits, codeLengths } from "../dist/pack/byte-code.js";
 import { Checksum } from "../dist/pack/checksum.js";
-import { codedBits, codeLengths } from "../dist/pack/pair-code.js";
 import { measureWords } from "../dist/pack/statistics.js";
 import { gaussianWords, seededRandom } from "./pack-samples.mjs";
 
@@ -56,6 +56,7 @@ async function samples() {
     ["Gaussian, 70 % zeros", 1.0364],
     ["Gaussian, 90 % zeros", 1.6449],
   ].map(([title, cut]) => [title, gaussianWords("BF16", count, cut, seededRandom(1))]);
+  list.splice(3, 0, ["Gaussian, 2:4 zeros", twoOfFour(gaussianWords("BF16", count, 0, seededRandom(1)))]);
   const operated = join(folder, "operated");
   const surgery = spawnSync(process.execPath, [
     "dist/cli/main.js",
@@ -68,6 +69,18 @@ async function samples() {
   list.push(["loam (trained, 3.5 M weights)", await weightsOf("examples/donors/loam")]);
   list.push(["loam after surgery (22 %)", await weightsOf(operated)]);
   return list;
+}
+
+/** The two smallest of every four set to zero. */
+function twoOfFour(raw) {
+  const words = new Uint16Array(raw.buffer);
+  for (let i = 0; i < words.length; i += 4) {
+    const four = words.subarray(i, i + 4);
+    const cut = [...four].map((word) => word & 0x7fff).sort((a, b) => a - b)[1];
+    let left = 2;
+    for (let k = 0; k < 4; k++) if (left > 0 && (four[k] & 0x7fff) <= cut && left--) four[k] = 0;
+  }
+  return raw;
 }
 
 /** All BF16 words of a model, one tensor behind the other. */

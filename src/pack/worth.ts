@@ -4,7 +4,7 @@ import { type FileLayer, FileSource, nodeFiles } from "../checkpoint/file-layer.
 import { classifyTensor } from "../checkpoint/projections.js";
 import { type FloatDtype, isFloatDtype } from "../safetensors/dtypes.js";
 import type { TensorInfo } from "../safetensors/header.js";
-import { blockCount, elementBytes, HEAD_BYTES } from "./band-format.js";
+import { blockCount, elementBytes } from "./band-format.js";
 import { bandByteLength, bandCount } from "./bands.js";
 import { measureWords } from "./statistics.js";
 import type { FormatName, FormatWorth, KindWorth, MemoryWorth, ZerosWorth } from "./worth-types.js";
@@ -86,7 +86,7 @@ function estimateTensor(tensor: TensorInfo, dtype: FloatDtype, words: Uint8Array
   const scale = total / measured.elementCount;
   const bands = bandCount(tensor);
   const bandElements = bandByteLength(tensor) / elementBytes(dtype);
-  const heads = bands * (HEAD_BYTES + 8 * blockCount(Math.min(bandElements, total)));
+  const heads = bands * (measured.headBytes + measured.blockBytes * blockCount(Math.min(bandElements, total)));
   const coded = Math.round((measured.codedBits * scale) / 8) + heads;
   return {
     tensor,
