@@ -53,7 +53,6 @@ async function samples() {
     ["Gaussian, dense", 0],
     ["Gaussian, 22.2 % zeros", 0.2819],
     ["Gaussian, 50 % zeros", 0.6745],
-    ["Gaussian, 70 % zeros", 1.0364],
     ["Gaussian, 90 % zeros", 1.6449],
   ].map(([title, cut]) => [title, gaussianWords("BF16", count, cut, seededRandom(1))]);
   list.splice(3, 0, ["Gaussian, 2:4 zeros", twoOfFour(gaussianWords("BF16", count, 0, seededRandom(1)))]);

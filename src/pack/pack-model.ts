@@ -11,7 +11,7 @@ import type { BandTask, EncodedBand } from "./band-protocol.js";
 import { bandPool } from "./band-tasks.js";
 import { bandByteLength } from "./bands.js";
 import { Checksum, checksumText } from "./checksum.js";
-import { copyFile, filesToKeep, SequentialWriter } from "./copied-file.js";
+import { copyFile, filesToKeep } from "./copied-file.js";
 import { isPackedFolder, MANIFEST_FILE, type Manifest, readManifest } from "./manifest.js";
 import {
   frontByteLength,
@@ -22,6 +22,7 @@ import {
   reservedHeaderBytes,
   serializeFront,
 } from "./packed-shard.js";
+import { SequentialWriter } from "./sequential-writer.js";
 import { type StagedFolder, stageFolder, syncAndClose } from "./staged-folder.js";
 import { estimateTensors } from "./worth.js";
 

@@ -123,6 +123,20 @@ describe("resuming", () => {
     expect(await digests(at("d"))).toEqual(packed);
   });
 
+  it("goes on after a stop on request", async () => {
+    const controller = new AbortController();
+    const onProgress = ({ bytesDone }: { bytesDone: number }) => bytesDone > 30_000 && controller.abort();
+    const { signal } = controller;
+    await expect(packModel(at("odd"), at("e"), { ...options, signal, onProgress })).rejects.toMatchObject({
+      code: "STOPPED",
+    });
+    await packModel(at("odd"), at("e"), { ...options, resume: true });
+    expect(await digests(at("e"))).toEqual(packed);
+    await expect(unpackModel(at("e"), at("f"), { workers: 0, signal })).rejects.toMatchObject({ code: "STOPPED" });
+    await unpackModel(at("e"), at("f"), { workers: 0, resume: true });
+    expect(await digests(at("f"))).toEqual(original);
+  });
+
   it("works after kill -9 of the whole process", async () => {
     const script = `
       import { packModel } from ${JSON.stringify(new URL("../../dist/pack/pack-model.js", import.meta.url).href)};
