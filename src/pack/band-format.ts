@@ -46,7 +46,7 @@ export const CODE_LENGTHS_BYTES = 128;
 
 export const Flag = { MID: 1, LOW: 2, MASK: 4 } as const;
 
-/** A byte swizzle has 16 entries: an escape and 15 exponents. A Gaussian tensor has 0.003 % of its weights below the 15th. */
+/** A byte swizzle has 16 entries: an escape and 15 exponents. A Gaussian tensor has about one weight in 6,000 below the 15th. */
 export const RANKED_EXPONENTS = 15;
 export const ESCAPE_NIBBLE = 15;
 
