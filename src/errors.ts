@@ -9,9 +9,12 @@ export class PhysariumError extends Error {
   readonly code: string;
   readonly details: Readonly<Record<string, unknown>>;
 
-  /** `message` says where, what was found, what was expected and what to do; control characters in it are escaped. */
+  /**
+   * `message` says where, what was found, what was expected and what to do; control characters in it are escaped, and
+   * the middle of a very long one is left out.
+   */
   constructor(code: string, message: string, details: Record<string, unknown> = {}, cause?: unknown) {
-    super(printable(message), cause === undefined ? undefined : { cause });
+    super(clip(printable(message)), cause === undefined ? undefined : { cause });
     this.code = code;
     this.details = details;
   }
@@ -50,6 +53,20 @@ export function fromPlainError(plain: PlainError): Error {
   const error = new PhysariumError(plain.code, plain.message, plain.details);
   if (plain.stack !== undefined) error.stack = plain.stack;
   return error;
+}
+
+/** A hostile file can bring names of megabytes; a terminal should get a message, not those. */
+const MAX_MESSAGE_CHARACTERS = 4_000;
+
+function clip(message: string): string {
+  if (message.length <= MAX_MESSAGE_CHARACTERS) return message;
+  const end = MAX_MESSAGE_CHARACTERS / 4;
+  return `${message.slice(0, MAX_MESSAGE_CHARACTERS - end)} … ${message.slice(-end)}`;
+}
+
+/** A value as one line of JSON for a terminal or a pipe: characters that JSON allows but a terminal obeys are escaped, too. */
+export function jsonLine(value: unknown): string {
+  return `${printable(JSON.stringify(value))}\n`;
 }
 
 /**

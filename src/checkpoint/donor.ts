@@ -85,6 +85,8 @@ export async function openDonor(path: string, files: FileLayer = nodeFiles): Pro
   for (const entry of entries) {
     if (isShard.has(entry.name)) continue;
     if (entry.kind === "folder") leftOut.push({ file: `${entry.name}/`, reason: "a sub-folder" });
+    else if (entry.name.toLowerCase() === "physarium")
+      leftOut.push({ file: entry.name, reason: "the output keeps its records in a folder of that name" });
     else if (WEIGHT_FILE.test(entry.name))
       leftOut.push({ file: entry.name, reason: "weights outside the index: they would be the unoperated donor" });
     else sideFiles.push({ file: entry.name, byteLength: entry.byteLength, modifiedNs: entry.modifiedNs });
@@ -219,21 +221,22 @@ async function readShards(path: string, shardFiles: readonly string[], files: Fi
   const shards: Shard[] = new Array(shardFiles.length);
   let next = 0;
   let headerBytes = 0;
+  const reserve = (byteLength: number): void => {
+    headerBytes += byteLength;
+    if (headerBytes <= MAX_TOTAL_HEADER_BYTES) return;
+    throw new PhysariumError(
+      "DONOR_HEADERS_TOO_LARGE",
+      `${path}: the headers of its ${shardFiles.length} shards take over ${MAX_TOTAL_HEADER_BYTES} bytes; that is more than Physarium keeps in memory`,
+      { path },
+    );
+  };
   const readNext = async (): Promise<void> => {
     while (next < shardFiles.length) {
       const position = next++;
       const file = shardFiles[position];
       const source = await FileSource.open(join(path, file), files);
       try {
-        const header = await readHeader(source, file);
-        headerBytes += header.dataByteOffset;
-        if (headerBytes > MAX_TOTAL_HEADER_BYTES) {
-          throw new PhysariumError(
-            "DONOR_HEADERS_TOO_LARGE",
-            `${path}: the headers of its ${shardFiles.length} shards take over ${MAX_TOTAL_HEADER_BYTES} bytes; that is more than Physarium keeps in memory`,
-            { path },
-          );
-        }
+        const header = await readHeader(source, file, reserve);
         shards[position] = { file, byteLength: source.byteLength, modifiedNs: source.modifiedNs, ...header };
       } finally {
         await source.close();

@@ -117,6 +117,16 @@ export async function writeFully(file: OpenFile, buffer: Uint8Array, byteOffset:
   }
 }
 
+/** Close a file that was written: some file systems report a failed write only here. */
+export function closeWritten(file: OpenFile, path: string): Promise<void> {
+  return attempt("closing", path, () => file.close());
+}
+
+/** Close a file that was only read, or whose error is known already: nothing can be lost by a failure. */
+export async function closeQuietly(file: { close(): Promise<void> }): Promise<void> {
+  await file.close().catch(() => {});
+}
+
 /** A `ByteSource` over a file that stays open until `close`. */
 export class FileSource implements ByteSource {
   private constructor(
@@ -133,7 +143,7 @@ export class FileSource implements ByteSource {
       if (!stat.isFile()) throw new PhysariumError("DONOR_NOT_A_FILE", `${path}: expected a regular file`, { path });
       return new FileSource(file, path, Number(stat.size), stat.mtimeNs);
     } catch (error) {
-      await file.close().catch(() => {});
+      await closeQuietly(file);
       throw error;
     }
   }
@@ -150,7 +160,7 @@ export class FileSource implements ByteSource {
   }
 
   close(): Promise<void> {
-    return this.file.close();
+    return closeQuietly(this.file);
   }
 }
 

@@ -26,11 +26,12 @@ export interface TargetChoice {
   readonly exclude?: RegExp;
 }
 
-/** `<prefix>layers.<N>.<path><projection>[.weight]`, the naming every decoder on the hub with these projections shares. */
-const PROJECTION =
-  /^(?<prefix>(?:.*?\.)?)layers\.(?<layer>\d+)\.(?<path>(?:.*\.)?)(?<kind>q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv_proj|gate_up_proj)(?:\.weight)?$/;
-
-const LAYER = /(?:^|\.)layers\.(\d+)\.(.+)$/;
+/**
+ * `<prefix>layers.<N>.<path><projection>[.weight]`, the naming every decoder on the hub with these projections shares.
+ * Two patterns, each linear in the name's length: one for all of it would backtrack, and names are foreign data.
+ */
+const LAYER = /(?:^|\.)layers\.(\d{1,9})\./;
+const KIND = /(?:^|\.)(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj|qkv_proj|gate_up_proj)(?:\.weight)?$/;
 
 /** Towers that read pictures or sound: their projections feed the decoder but are no part of it. */
 const TOWER = /vision|visual|image|audio|speech|(?:^|\.)vit(?:\.|$)/i;
@@ -39,7 +40,7 @@ const TOWER = /vision|visual|image|audio|speech|(?:^|\.)vit(?:\.|$)/i;
 export function classifyTensor(tensor: TensorInfo, choice: TargetChoice = {}): Classification {
   const { layer, projection } = locate(tensor.name);
   const carried = (reason: string): Classification => ({ role: "carried", reason, layer, projection });
-  const match = PROJECTION.exec(tensor.name)?.groups;
+  const match = matchProjection(tensor.name);
 
   if (choice.include !== undefined) {
     if (!matches(choice.include, tensor.name)) return carried("not matched by --include");
@@ -66,13 +67,19 @@ export function classifyTensor(tensor: TensorInfo, choice: TargetChoice = {}): C
 
 /** True where the name is that of a decoder projection, whatever its dtype; quantised ones are found by it. */
 export function isProjectionName(name: string): boolean {
-  const prefix = PROJECTION.exec(name)?.groups?.prefix;
-  return prefix !== undefined && !TOWER.test(prefix);
+  const match = matchProjection(name);
+  return match !== undefined && !TOWER.test(match.prefix);
+}
+
+function matchProjection(name: string): { prefix: string; kind: string } | undefined {
+  const kind = KIND.exec(name)?.[1];
+  const layer = kind === undefined ? null : LAYER.exec(name);
+  return kind === undefined || layer === null ? undefined : { prefix: name.slice(0, layer.index), kind };
 }
 
 function locate(name: string): { layer: number; projection: string } {
   const match = LAYER.exec(name);
-  const path = match === null ? name : match[2];
+  const path = match === null ? name : name.slice(match.index + match[0].length);
   return {
     layer: match === null ? -1 : Number(match[1]),
     projection: path.replace(/\.weight$/, "").replace(/\.\d+(?=\.|$)/g, ""),

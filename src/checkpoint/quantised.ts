@@ -5,7 +5,7 @@ import { isProjectionName } from "./projections.js";
 
 /** Companions that quantised projections bring along (GPTQ, AWQ, MLX, FP8, compressed-tensors, MXFP4, bitsandbytes). */
 const COMPANION =
-  /^(?<base>.+?)(?:\.(?:qweight|qzeros|g_idx|scales|weight_packed|weight_scale|weight_scale_inv|weight_scale_2|weight_zero_point|input_scale|absmax|quant_map|SCB)|\.weight\.(?:absmax|quant_map|quant_state\..+)|_blocks|_scales)$/;
+  /^(?<base>.+?)(?:\.(?:qweight|qzeros|g_idx|scales|weight_packed|weight_scale|weight_scale_inv|weight_scale_2|weight_zero_point|input_scale|absmax|quant_map|SCB)|\.weight\.(?:absmax|quant_map|quant_state\..+)|_blocks|_scales)$/s;
 
 /** Refuse donors whose projections are packed or scaled integers or 8-bit floats: the stored numbers are no weights. Throws `DONOR_QUANTISED`. */
 export function refuseQuantised(tensors: Iterable<{ readonly info: TensorInfo; readonly shard: string }>): void {

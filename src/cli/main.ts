@@ -3,12 +3,20 @@
 process.env.UV_THREADPOOL_SIZE ??= "8";
 
 import { Command, CommanderError } from "commander";
-import { exitCodeOf, isPhysariumError, PhysariumError } from "../errors.js";
+import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { PHYSARIUM_VERSION } from "../version.js";
+import { registerCalibrate } from "./calibrate.js";
+import { registerEval } from "./eval.js";
+import { registerExport } from "./export.js";
+import { registerGate } from "./gate.js";
+import { registerGenerate } from "./generate.js";
+import { registerImport } from "./import.js";
+import { registerPack } from "./pack.js";
 import { registerPlan } from "./plan.js";
 import { registerReport } from "./report.js";
 import { registerSurgery } from "./surgery.js";
 import { registerSynth } from "./synth.js";
+import { registerUnpack } from "./unpack.js";
 import { registerVerify } from "./verify.js";
 
 const program = new Command()
@@ -29,13 +37,25 @@ Example:
 Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 130 stopped.`,
   );
 
-for (const register of [registerSurgery, registerPlan, registerVerify, registerReport, registerSynth])
-  register(program);
+const COMMANDS = [
+  registerSurgery,
+  registerPlan,
+  registerVerify,
+  registerReport,
+  registerEval,
+  registerGate,
+  registerGenerate,
+  registerCalibrate,
+  registerPack,
+  registerUnpack,
+  registerExport,
+  registerImport,
+  registerSynth,
+];
+for (const register of COMMANDS) register(program);
 
-process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-  // The reader went away (`| head`); there is nobody left to tell.
-  if (error.code === "EPIPE") process.exit(0);
-});
+// The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 
 try {
   await program.parseAsync();
@@ -51,13 +71,13 @@ function report(error: unknown): number {
     const { code, message, details } = isPhysariumError(known)
       ? known
       : { code: "INTERNAL", message: String(known), details: {} };
-    process.stderr.write(`${JSON.stringify({ event: "error", code, message, details })}\n`);
+    process.stderr.write(jsonLine({ event: "error", code, message, details }));
   } else if (isPhysariumError(known) && exitCodeOf(known) !== 70) {
     process.stderr.write(`physarium: ${known.message} [${known.code}]\n`);
   } else {
     const stack = known instanceof Error ? (known.stack ?? known.message) : String(known);
     process.stderr.write(
-      `physarium: this is a bug of ours; please report it with the lines below and the command you gave\n${stack}\n`,
+      `physarium: this is a bug of ours; please report it with the lines below and the command you gave\n${printable(stack, true)}\n`,
     );
   }
   return exitCodeOf(known);

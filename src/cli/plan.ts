@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
-import { printable } from "../errors.js";
+import { jsonLine, printable } from "../errors.js";
 import { checkOptions } from "../surgery/options.js";
 import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
 import { measureReadRate } from "../surgery/read-rate.js";
@@ -27,7 +27,7 @@ Examples:
       const donor = await openDonor(resolve(donorPath));
       const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)), true);
       const rate = await measureReadRate(plan);
-      process.stdout.write(flags.json ? `${JSON.stringify(toJson(plan, rate))}\n` : `${describe(plan, rate)}\n`);
+      process.stdout.write(flags.json ? jsonLine(toJson(plan, rate)) : `${describe(plan, rate)}\n`);
     });
 }
 

@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { readDocuments, writeDocuments } from "../documents.js";
-import { isPhysariumError } from "../errors.js";
+import { isPhysariumError, printable } from "../errors.js";
 import { type ReportInput, renderHtml, renderMarkdown } from "../report/index.js";
 import { readReport } from "../surgery/operation.js";
 
@@ -26,11 +26,11 @@ Examples:
       const report = await fromLedger(folder);
       if (flags.format === "md") process.stdout.write(renderMarkdown(report));
       else if (flags.format === "html") process.stdout.write(renderHtml(report));
-      else if (flags.format === "json") process.stdout.write(`${JSON.stringify(report, null, 1)}\n`);
+      else if (flags.format === "json") process.stdout.write(`${printable(JSON.stringify(report, null, 1), true)}\n`);
       else {
         await writeDocuments(folder, report);
         process.stdout.write(
-          `${folder}/physarium: REPORT.md, report.html, surgery.json and run.log are written again\n`,
+          `${printable(folder)}/physarium: REPORT.md, report.html, surgery.json and run.log are written again\n`,
         );
       }
     });

@@ -1,5 +1,5 @@
 import { type Command, InvalidArgumentError } from "commander";
-import { printable } from "../errors.js";
+import { jsonLine, printable } from "../errors.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { DISTRIBUTIONS, type Distribution } from "../synth/distribution.js";
 import { type SynthProgress, synthesize } from "../synth/synth.js";
@@ -49,7 +49,7 @@ Example:
       if (flags.json) {
         const { seed, distribution, dtype, scale } = plan;
         process.stdout.write(
-          `${JSON.stringify({
+          jsonLine({
             output: result.output,
             total_size: result.totalSize,
             tensor_count: result.tensorCount,
@@ -59,7 +59,7 @@ Example:
             dtype,
             scale,
             seconds,
-          })}\n`,
+          }),
         );
         return;
       }
@@ -81,7 +81,7 @@ function progressLines(): (progress: SynthProgress) => void {
     next = Math.floor(share * 10 + 1) / 10;
     const rate = bytesDone / 1e6 / (performance.now() - started);
     process.stderr.write(
-      `synth ${Math.floor(share * 100)} %  ${(bytesDone / 1e9).toFixed(2)} of ${(bytesTotal / 1e9).toFixed(2)} GB  ${rate.toFixed(2)} GB/s  ${shard}\n`,
+      `synth ${Math.floor(share * 100)} %  ${(bytesDone / 1e9).toFixed(2)} of ${(bytesTotal / 1e9).toFixed(2)} GB  ${rate.toFixed(2)} GB/s  ${printable(shard)}\n`,
     );
   };
 }

@@ -4,7 +4,7 @@ import { InvalidArgumentError } from "commander";
 import type { Verification } from "../audit/verification.js";
 import { verify } from "../audit/verify.js";
 import { addSections } from "../documents.js";
-import { isPhysariumError, PhysariumError, printable } from "../errors.js";
+import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { toInteger } from "./arguments.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
@@ -62,7 +62,7 @@ Examples:
         progress.stop();
       }
       if (donorPath !== undefined && flags.record) await record(result, progress.note);
-      process.stdout.write(flags.json ? `${JSON.stringify(result)}\n` : describe(result, flags.quiet ?? false));
+      process.stdout.write(flags.json ? jsonLine(result) : describe(result, flags.quiet ?? false));
       if (!result.ok) {
         const count = result.differences.length;
         throw new PhysariumError(

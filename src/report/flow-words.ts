@@ -46,12 +46,16 @@ function formula(params: FlowParamsRecord, flow: string): Block {
     label: "The flow of a tile",
     lines: [
       flow === "balanced"
-        ? `drive    y = |w|·r·c, scaled to mean 1             over a tile of ${block} × ${block}`
-        : `drive    y = |w| / mean|w|                         over a tile of ${block} × ${block}`,
-      `start    D ← y^β                                   β = ${significant(beta)}`,
-      `flow     Q = y·D / (D + λ)                         λ = (s(β−1)/β)^β / (β−1) = ${significant(load)}, s = ${significant(survival)}`,
-      `adapt    D ← Q^β                                   ${fixed(steps, 0)} times`,
-      `starve   the tubes that end with D < λ(β−1)        = ${significant(load * (beta - 1))}`,
+        ? row("drive", "y = |w|·r·c, scaled to mean 1", `over a tile of ${block} × ${block}`)
+        : row("drive", "y = |w| / mean|w|", `over a tile of ${block} × ${block}`),
+      row("start", "D ← y^β", `β = ${significant(beta)}`),
+      row("flow", "Q = y·D / (D + λ)", `λ = (s(β−1)/β)^β / (β−1) = ${significant(load)}`),
+      row("adapt", "D ← Q^β", `${fixed(steps, 0)} times; s = ${significant(survival)}`),
+      row("starve", "where D < λ(β−1) at the end", `λ(β−1) = ${significant(load * (beta - 1))}`),
     ],
   };
+}
+
+function row(name: string, formula: string, value: string): string {
+  return `${name.padEnd(8)}${formula.padEnd(32)}${value}`;
 }

@@ -117,9 +117,7 @@ function pictureHtml({ title, caption }: Picture, drawing: string): string {
 function tableHtml(table: Table, section: string, title: string): string {
   const { caption, columns, rows, note, folded } = table;
   const side = (i: number) => (columns[i]?.numeric ? ` class="n"` : "");
-  const head = columns
-    .map(({ name }, i) => `<th scope="col"${side(i)}>${name === "" ? "&#160;" : html(foreign(name))}</th>`)
-    .join("");
+  const head = columns.map(({ name }, i) => `<th scope="col"${side(i)}>${html(foreign(name))}</th>`).join("");
   const body = rows
     .map(
       (row) =>
@@ -131,7 +129,9 @@ function tableHtml(table: Table, section: string, title: string): string {
   const hidden = folded || caption === title ? ` class="hidden"` : "";
   const under = note === undefined ? "" : `<p class="note">${htmlText(note)}</p>`;
   const whole = `<div class="scroll${long}" role="region" aria-label="${label}" tabindex="0"><table><caption${hidden}>${escapeHtml(caption)}</caption><thead><tr>${head}</tr></thead><tbody>${body}</tbody></table></div>${under}`;
-  return folded ? `<details class="in-${section}"><summary>${escapeHtml(caption)}</summary>${whole}</details>` : whole;
+  return folded
+    ? `<details class="in-${section}${table.htmlOnly ? " behind-picture" : ""}"><summary>${escapeHtml(caption)}</summary>${whole}</details>`
+    : whole;
 }
 
 function veinsCaption(grid: LayerGrid): string {
@@ -213,9 +213,18 @@ function htmlText(text: Text): string {
 function html(piece: Piece): string {
   if (typeof piece === "string") return htmlString(piece);
   if ("strong" in piece) return `<strong>${htmlString(piece.strong)}</strong>`;
-  if ("command" in piece) return `<code class="command">${escapeHtml(piece.command)}</code>`;
+  if ("command" in piece) return commandHtml(piece.command);
   if ("code" in piece) return `<code>${escapeHtml(piece.code).replace(/([._/-])(?=\w)/g, "$1<wbr>")}</code>`;
   return escapeHtml(piece.foreign);
+}
+
+/** A command may wrap at its spaces, but an option is never torn from its dashes. */
+function commandHtml(command: string): string {
+  const words = command.split(" ").map((word) => {
+    const text = escapeHtml(word);
+    return word.startsWith("-") ? `<span class="nb">${text}</span>` : text;
+  });
+  return `<code class="command">${words.join(" ")}</code>`;
 }
 
 /** Our own words: a number stays with its unit at the end of a line, and check marks are words for those who hear them. */

@@ -8,7 +8,7 @@ export function renderLogLine(row: TensorRow): string {
   return [
     printable(row.shard),
     printable(row.name),
-    `${row.dtype} ${shape}`,
+    `${printable(row.dtype)} ${shape}`,
     `${count(row.tiles)} ${row.tiles === 1 ? "tile" : "tiles"}`,
     `killed ${count(row.killed)} of ${count(row.weights)}`,
     ...(row.already_zero > 0 ? [`zero before ${count(row.already_zero)}`] : []),
@@ -23,5 +23,5 @@ export function renderCarriedLogLine(row: {
   dtype: string;
   shape: readonly number[];
 }): string {
-  return `${printable(row.shard)}  ${printable(row.name)}  ${row.dtype} ${row.shape.join("x")}  carried over`;
+  return `${printable(row.shard)}  ${printable(row.name)}  ${printable(row.dtype)} ${row.shape.join("x")}  carried over`;
 }

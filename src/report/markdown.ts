@@ -45,7 +45,7 @@ function fenced(lines: readonly string[]): string {
 
 function tableText({ caption, columns, rows, note }: Table): string {
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
-  const head = line(columns.map(({ name }) => (name === "" ? " " : pieceText(foreign(name)))));
+  const head = line(columns.map(({ name }) => pieceText(foreign(name))));
   const rule = `|${columns.map(({ numeric }) => (numeric ? "---:" : "---")).join("|")}|`;
   const body = rows.map((row) => line(row.map(textOf)));
   const under = note === undefined ? "" : `\n\n${textOf(note)}`;
@@ -53,15 +53,29 @@ function tableText({ caption, columns, rows, note }: Table): string {
 }
 
 function textOf(text: Text): string {
-  return text.map((piece) => pieceText(piece)).join("");
+  return text.map((piece, i) => (i === 0 ? unblocked(pieceText(piece), piece) : pieceText(piece))).join("");
 }
 
 function pieceText(piece: Piece): string {
-  if (typeof piece === "string") return escapeMarkdown(piece, /[\\|<>`*]/g);
-  if ("strong" in piece) return `**${escapeMarkdown(piece.strong, /[\\|<>`*]/g)}**`;
+  if (typeof piece === "string") return ourText(piece);
+  if ("strong" in piece) return `**${ourText(piece.strong)}**`;
   if ("command" in piece) return codeSpan(piece.command);
   if ("code" in piece) return codeSpan(piece.code);
   return escapeMarkdown(piece.foreign);
+}
+
+/** Our own sentences hold no markup, but `<` and `|` stand in some of them. */
+function ourText(text: string): string {
+  return text
+    .replace(/[\\|`*]/g, "\\$&")
+    .replaceAll("<", "&lt;")
+    .replaceAll(">", "&gt;");
+}
+
+/** Foreign text that opens a line must not open a heading, a list or a rule. */
+function unblocked(text: string, piece: Piece): string {
+  if (typeof piece === "string" || !("foreign" in piece)) return text;
+  return text.replace(/^(\s*)([#+=-])/, "$1\\$2").replace(/^(\s*\d{1,9})([.)])/, "$1\\$2");
 }
 
 /** A code span in a table cell: `|` must be escaped even there, and backticks need a longer fence. */
@@ -70,17 +84,21 @@ function codeSpan(text: string): string {
   return `\`${text.replaceAll("|", "\\|")}\``;
 }
 
-/** ASCII punctuation that could become markup; HTML is disarmed as entities, which every renderer knows. */
-function escapeMarkdown(text: string, special = /[\\|<>`*_[\]{}()#+!&~$-]/g): string {
+/**
+ * Disarm what could become markup inside a line: HTML, entities, emphasis, links, tables.
+ * An underscore between letters is none in GitHub's Markdown, so names in prose stay readable.
+ */
+function escapeMarkdown(text: string, special = /[\\|<>`*[\]~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])/g): string {
   return (
     text
       .replace(special, (character) => {
         if (character === "<") return "&lt;";
         if (character === ">") return "&gt;";
+        if (character === "&") return "&amp;";
         return `\\${character}`;
       })
       // A bare address would become a link that leads where the donor's author wants.
-      .replace(/(https?|ftp|www)([:.])/gi, "$1&#8203;$2")
+      .replace(/\b(https?|ftp|www)([:.])/gi, "$1\u200b$2")
       .replaceAll("@", "@\u200b")
   );
 }

@@ -1,13 +1,14 @@
-import { evalCommand } from "./honest-words.js";
 import { byteSize, count, counted, duration, fixed, percent, significant } from "./number-words.js";
-import type { ModelNumbers, ReportInput } from "./report-input.js";
+import type { ModelNumbers, QualityNumbers, ReportInput } from "./report-input.js";
 import {
   type Block,
   code,
+  command,
   foreign,
   paragraph,
   type Section,
   say,
+  shellQuote,
   strong,
   type Table,
   type Text,
@@ -28,7 +29,7 @@ export function qualitySection(report: ReportInput): Section {
     };
   }
   const { model, donor, divergence, protocol, engine, text } = quality;
-  const blocks: Block[] = [paragraph(say`${foreign(quality.summary)}`)];
+  const blocks: Block[] = [paragraph(qualitySentence(quality))];
   const row = (name: string, of: (m: ModelNumbers) => string): Text[] => [
     say`${name}`,
     say`${of(model)}`,
@@ -37,7 +38,7 @@ export function qualitySection(report: ReportInput): Section {
   blocks.push({
     kind: "table",
     caption: "Perplexity",
-    columns: [{ name: "" }, { name: "Operated", numeric: true }, { name: "Donor", numeric: true }],
+    columns: [{ name: "Measure" }, { name: "Operated", numeric: true }, { name: "Donor", numeric: true }],
     rows: [
       row("Perplexity", (m) => `${fixed(m.perplexity, 3)} ± ${fixed(m.stderr, 3)}`),
       row("Mean NLL, nats a token", (m) => fixed(m.mean_nll, 4)),
@@ -91,6 +92,20 @@ export function qualitySection(report: ReportInput): Section {
   return { id: "quality", title: "Inference quality", blocks };
 }
 
+/**
+ * What surgery cost, in one sentence made of the numbers. It does not repeat how much was pruned: such a rate would need its
+ * denominator, and stands where it has it.
+ */
+export function qualitySentence({ text, protocol, model, donor, divergence }: QualityNumbers): Text {
+  const where = say`On ${code(text.name)} (${counted(protocol.tokens, "predicted token")})`;
+  if (donor === null || divergence === null) {
+    return say`${where} the operated model has a perplexity of ${strong(fixed(model.perplexity, 2))}; the donor was not measured beside it, so this does not say what surgery cost.`;
+  }
+  const change = divergence.perplexity_ratio - 1;
+  const moved = change < 0 ? "lowered" : "raised";
+  return say`${where} surgery ${moved} perplexity by ${strong(percent(Math.abs(change)))} of the donor's, from ${fixed(donor.perplexity, 2)} to ${fixed(model.perplexity, 2)}; both models put the same token first at ${percent(divergence.same_top)} of the places.`;
+}
+
 function histogramTable(histogram: NonNullable<NonNullable<ReportInput["quality"]>["kl_histogram"]>): Table {
   const edge = (i: number) => significant(10 ** histogram.log10_edges[i], 3);
   const last = histogram.counts.length;
@@ -110,4 +125,10 @@ function histogramTable(histogram: NonNullable<NonNullable<ReportInput["quality"
     folded: true,
     htmlOnly: true,
   };
+}
+
+export function evalCommand(report: ReportInput): ReturnType<typeof command> {
+  return command(
+    `physarium eval ${shellQuote(report.output.path)} --text FILE --against ${shellQuote(report.donor.path)} --save`,
+  );
 }

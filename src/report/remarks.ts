@@ -131,7 +131,8 @@ function farthestProjections(grid: LayerGrid, layer: number): { projection: stri
     .map(({ projection, sparsity }) => ({ projection, sparsity }));
 }
 
-function median(values: readonly number[]): number | undefined {
+/** The middle value, or the mean of the two in the middle. */
+export function median(values: readonly number[]): number | undefined {
   if (values.length === 0) return undefined;
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length >> 1;

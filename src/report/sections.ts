@@ -1,6 +1,6 @@
 import { flowBlocks } from "./flow-words.js";
 import { assessment, notInThisReport } from "./honest-words.js";
-import { type LayerGrid, layerGrid } from "./layer-grid.js";
+import { type LayerGrid, layerGrid, sortProjections } from "./layer-grid.js";
 import {
   byteSize,
   count,
@@ -156,7 +156,9 @@ function aggregate(report: ReportInput): Section {
 }
 
 function projections(report: ReportInput): Section {
-  const rows = report.per_projection.map((row): Text[] => [
+  const byName = new Map(report.per_projection.map((row) => [row.projection, row]));
+  const sorted = sortProjections([...byName.keys()]).flatMap((projection) => byName.get(projection) ?? []);
+  const rows = sorted.map((row): Text[] => [
     say`${code(row.projection)}`,
     say`${count(row.tensors)}`,
     say`${percent(row.mean)}`,
@@ -229,7 +231,7 @@ export function remarkTexts(remarks: Remarks): Text[] {
     texts.push(say`There is one layer, ${band.fromLayer}: ${percent(medianLayer)} of its target weights are zero.`);
   } else if (standOut.length === 0 && band !== undefined) {
     texts.push(
-      say`${strong("No layer stands out.")} All ${count(layerCount)} lie between ${percentRange(band.low, band.high)} of their target weights (median ${percent(medianLayer)}), their tensors between ${percentRange(band.tensorLow, band.tensorHigh)}.`,
+      say`${strong("No layer stands out.")} In each of the ${count(layerCount)} layers ${percentRange(band.low, band.high)} of the target weights are zero (median ${percent(medianLayer)}), in their tensors ${percentRange(band.tensorLow, band.tensorHigh)}.`,
     );
   }
   for (const { layer, sparsity, difference, projections } of standOut.slice(0, 6)) {
@@ -255,7 +257,7 @@ export function remarkTexts(remarks: Remarks): Text[] {
         : `Layers ${band.fromLayer} to ${band.toLayer}`
       : `The other ${counted(band.layerCount, "layer")}`;
     texts.push(
-      say`${which} settle in a band: ${percentRange(band.low, band.high)} by layer, ${percentRange(band.tensorLow, band.tensorHigh)} by tensor.`,
+      say`${which} settle in a band: ${percentRange(band.low, band.high)} zeros by layer, ${percentRange(band.tensorLow, band.tensorHigh)} by tensor.`,
     );
   }
   if (mostPruned !== undefined && leastPruned !== undefined && mostPruned !== leastPruned) {
@@ -372,7 +374,7 @@ function tiles(report: ReportInput): Section {
       kind: "picture",
       picture: "tiles",
       title: "Tiles of the most and least pruned tensor",
-      caption: say`Each cell is a tile, or several where a tensor has more tiles than the map has cells. Every map has a scale of its own.`,
+      caption: say`Each cell is a tile, or several where a tensor has more tiles than the map has cells. The maps share one scale.`,
     });
   }
   return { id: "tiles", title: "Tiles and coverage", blocks };

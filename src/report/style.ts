@@ -3,12 +3,12 @@ import { rampVariables } from "./pictures/ramp.js";
 const LIGHT = `
 --paper:#fbf9f3;--sheet:#ffffff;--ink:#22251f;--soft:#676a5e;--rule:#e3dfd2;--band:#f3efe2;
 --accent:#7d5700;--yellow:#e9b60f;--killed:#d19a00;--killed-text:#7d5700;--alive:#6f8f7b;--alive-text:#3f6350;--carried:#d9d5c7;
---good:#35614a;--warn:#8a4b00;--bad:#a1281c;--on-near:#22251f;--on-far:#fffdf6;`;
+--good:#35614a;--warn:#8a4b00;--bad:#a1281c;`;
 
 const DARK = `
 --paper:#14160f;--sheet:#1a1d15;--ink:#e9e6da;--soft:#a5a695;--rule:#33372b;--band:#1d2018;
 --accent:#ecc652;--yellow:#f0c22c;--killed:#e6b422;--killed-text:#f0cb60;--alive:#5f8570;--alive-text:#9cc4ad;--carried:#3c4034;
---good:#9cc9ae;--warn:#f0c070;--bad:#f29a8c;--on-near:#efece0;--on-far:#1b1a10;`;
+--good:#9cc9ae;--warn:#f0c070;--bad:#f29a8c;`;
 
 /** The style sheet of report.html: light and dark by the reader's system, print always light, system fonts only. */
 export const STYLE = `
@@ -75,28 +75,31 @@ h3{font:600 1rem/1.35 var(--sans);margin:0 0 .9rem}
 .scroll:focus-visible{outline-offset:6px}
 .tall{max-height:34rem;overflow-y:auto}
 .plot{display:block;width:100%;height:auto;font-family:var(--sans);fill:var(--ink)}
-.plot [aria-label*="tick label"] text,.plot [aria-label*="axis label"] text{fill:var(--soft)}
+.plot .axis{fill:var(--soft)}
 .legend{display:flex;flex-wrap:wrap;align-items:center;gap:.2rem .7rem;font:.82rem/1.4 var(--sans);color:var(--soft);margin:.7rem 0 0}
 .ramp{display:inline-flex;width:9rem;height:.7rem;border-radius:2px;overflow:hidden}.ramp i{flex:1}
-.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(11.5rem,100%),1fr));gap:1.4rem 1.2rem}
-.panel .plot{max-width:22rem!important}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(9.8rem,100%),1fr));gap:1.4rem 1rem}
+@media (min-width:48rem){.panels{grid-template-columns:repeat(4,1fr)}}
+.panel .plot{max-width:17rem!important}
 .panel-title{font:600 .88rem/1.3 var(--sans);margin:0 0 .3rem}
 .tile-maps{display:flex;flex-wrap:wrap;gap:2rem 3.5rem;align-items:flex-start}
 .tile-map{max-width:100%}
-.tile-name{font-size:.95rem;margin:0 0 .7rem}.tile-size{font:.82rem/1.4 var(--sans);color:var(--soft);margin:.3rem 0 0}
+.tile-name{font-size:.95rem;margin:0 0 .7rem}.tile-size{font:.82rem/1.5 var(--sans);color:var(--soft);margin:.7rem 0 0}
+.tiles text{font-family:var(--sans)}
 .tiles{display:block;max-width:100%;height:auto;border-radius:3px}
 table{border-collapse:collapse;font:.9rem/1.45 var(--sans);font-variant-numeric:tabular-nums lining-nums;margin:0 0 .4rem;min-width:min(100%,26rem)}
-.scroll:has(table){margin:1.2rem 0 1.5rem}
+.scroll:has(pre){margin:1.3rem 0 1.5rem}.scroll:has(table){margin:1.2rem 0 1.5rem}
 caption{text-align:left;font-weight:600;padding:0 0 .6rem}
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%);white-space:nowrap}
 th,td{text-align:left;vertical-align:top;padding:.42rem 1.5rem .42rem 0;border-bottom:1px solid var(--rule);font-weight:400}
 thead th{font-weight:600;color:var(--soft);vertical-align:bottom;border-bottom-color:var(--soft)}
 .tall thead th{position:sticky;top:0;background:var(--paper)}
 tbody tr:hover{background:var(--band)}
+tbody th code{white-space:nowrap}
 .n{text-align:right;white-space:nowrap}
 .n:first-child{padding-left:.2rem}
 td:last-child,th:last-child{padding-right:.4rem}
-.pass{color:var(--good);font-weight:600}.pass::before{content:"✓ "}
+.pass,.fail,.nb{white-space:nowrap}.pass{color:var(--good);font-weight:600}.pass::before{content:"✓ "}
 .fail{color:var(--bad);font-weight:600}.fail::before{content:"✗ "}
 .note{font:.86rem/1.5 var(--sans);color:var(--soft)}
 details{margin:.8rem 0;border-top:1px solid var(--rule)}
@@ -136,6 +139,6 @@ section pre{width:auto}
 a{color:inherit;text-decoration:none}
 details{border:0}summary{list-style:none;color:var(--ink)}
 details::details-content{content-visibility:visible;display:block;height:auto}
-details.in-tensors{display:none}
-.panels{grid-template-columns:repeat(3,1fr)}}
+details.in-tensors,details.behind-picture{display:none}
+.panels{grid-template-columns:repeat(4,1fr)}}
 `;

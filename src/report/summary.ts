@@ -1,4 +1,5 @@
 import { byteSize, count, counted, duration, percent, percentRange, share } from "./number-words.js";
+import { qualitySentence } from "./quality-section.js";
 import { remarksOf } from "./remarks.js";
 import type { ReportInput } from "./report-input.js";
 import { foreign, plain, say } from "./report-text.js";
@@ -48,10 +49,7 @@ export function renderSummary(report: ReportInput): string {
   rows.push(["coverage", `${percent(coverage.fraction)} of the target weights, ${counted(coverage.tiles, "tile")}`]);
   rows.push(["time", `${duration(report.wall_seconds)}, memory ${byteSize(report.peak_rss_bytes)}`]);
   rows.push(["verified", verdict(integrity)]);
-  rows.push([
-    "quality",
-    quality == null ? "untested: no forward pass was run" : plain(say`${foreign(quality.summary)}`),
-  ]);
+  rows.push(["quality", quality == null ? "untested: no forward pass was run" : plain(qualitySentence(quality))]);
   if (worth != null) {
     rows.push([
       "packed",

@@ -6,6 +6,12 @@ import type { ByteSource } from "./source.js";
 /** The reference implementation's cap (`MAX_HEADER_SIZE` in tensor.rs): larger headers are refused before anything is allocated. */
 export const MAX_HEADER_BYTE_LENGTH = 100_000_000;
 
+/** Far above any real name; what is done with names stays cheap however hostile the file. */
+export const MAX_NAME_CHARACTERS = 4_096;
+
+/** As many as PyTorch takes; a header of 50 million ones would cost gigabytes. */
+export const MAX_DIMENSIONS = 64;
+
 /** The eight bytes of little-endian header length that open a file. */
 export const LENGTH_PREFIX_BYTES = 8;
 
@@ -29,15 +35,20 @@ export interface SafetensorsHeader {
 /**
  * Read and validate the header of a safetensors file.
  *
- * `name` opens every message. Throws `DONOR_HEADER_*` for anything the reference implementation would refuse.
+ * `name` opens every message; `reserve` is told the bytes of the header before they are read and may throw. Throws `DONOR_HEADER_*` for anything the reference implementation would refuse.
  * source: huggingface/safetensors README "Format" and `Metadata::validate` in tensor.rs
  */
-export async function readHeader(source: ByteSource, name: string): Promise<SafetensorsHeader> {
+export async function readHeader(
+  source: ByteSource,
+  name: string,
+  reserve: (byteLength: number) => void = () => {},
+): Promise<SafetensorsHeader> {
   const length = headerByteLength(
     await source.read(0, Math.min(LENGTH_PREFIX_BYTES, source.byteLength)),
     source.byteLength,
     name,
   );
+  reserve(LENGTH_PREFIX_BYTES + length);
   const json = await source.read(LENGTH_PREFIX_BYTES, LENGTH_PREFIX_BYTES + length);
   return parseHeader(json, source.byteLength, name);
 }
@@ -84,6 +95,13 @@ export function parseHeader(json: Uint8Array, fileByteLength: number, name: stri
       return;
     }
     if (names.has(key)) throw duplicate(name, key);
+    if (key.length > MAX_NAME_CHARACTERS) {
+      throw new PhysariumError(
+        "DONOR_HEADER_NAME",
+        `${name}: a tensor's name has ${key.length} characters ("${key.slice(0, 40)}…"), at most ${MAX_NAME_CHARACTERS} are allowed; the header is malformed`,
+        { file: name },
+      );
+    }
     names.add(key);
     tensors.push(readTensorInfo(reader, key, dataByteOffset, name));
   });
@@ -114,27 +132,25 @@ function readTensorInfo(reader: JsonReader, tensor: string, dataByteOffset: numb
     } else if (key === "shape") {
       if (shape !== undefined) throw duplicate(name, `${tensor}.shape`);
       const dimensions: number[] = [];
-      reader.readArray(`the shape of "${tensor}"`, () =>
-        dimensions.push(reader.readSafeInteger(`a dimension of "${tensor}"`)),
-      );
+      reader.readArray(`the shape of "${tensor}"`, () => {
+        if (dimensions.length === MAX_DIMENSIONS) throw malformed(name, tensor);
+        dimensions.push(reader.readSafeInteger(`a dimension of "${tensor}"`));
+      });
       shape = dimensions;
     } else if (key === "data_offsets") {
       if (offsets !== undefined) throw duplicate(name, `${tensor}.data_offsets`);
       const pair: number[] = [];
-      reader.readArray(`the data_offsets of "${tensor}"`, () =>
-        pair.push(reader.readSafeInteger(`an offset of "${tensor}"`)),
-      );
+      reader.readArray(`the data_offsets of "${tensor}"`, () => {
+        if (pair.length === 2) throw malformed(name, tensor);
+        pair.push(reader.readSafeInteger(`an offset of "${tensor}"`));
+      });
       offsets = pair;
     } else {
       reader.skipValue();
     }
   });
   if (dtype === undefined || shape === undefined || offsets === undefined || offsets.length !== 2) {
-    throw new PhysariumError(
-      "DONOR_HEADER_TENSOR",
-      `${name}: tensor "${tensor}" needs dtype, shape and two data_offsets; the header is malformed`,
-      { file: name, tensor },
-    );
+    throw malformed(name, tensor);
   }
   const [begin, end] = offsets;
   if (begin > end) {
@@ -214,6 +230,14 @@ function checkContiguous(tensors: TensorInfo[], dataByteOffset: number, fileByte
       { file: name, expectedByteLength: expected, fileByteLength },
     );
   }
+}
+
+function malformed(file: string, tensor: string): PhysariumError {
+  return new PhysariumError(
+    "DONOR_HEADER_TENSOR",
+    `${file}: tensor "${tensor}" needs dtype, shape (at most ${MAX_DIMENSIONS} dimensions) and two data_offsets; the header is malformed`,
+    { file, tensor },
+  );
 }
 
 function duplicate(file: string, key: string): PhysariumError {

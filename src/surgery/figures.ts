@@ -17,7 +17,7 @@ const LAST_EDGE = 4;
 const MAX_CELLS = 64;
 const CHUNK_BYTES = 4 << 20;
 
-/** Gather what the report draws, from the donor's and the output's files. */
+/** Gather what the report draws, from the donor's and the output's files. `checkSignal` throws to stop it. */
 export async function gatherFigures(
   plan: Plan,
   params: FlowParams,
@@ -25,11 +25,12 @@ export async function gatherFigures(
   rows: readonly TensorRow[],
   module: WebAssembly.Module,
   files: FileLayer = nodeFiles,
+  checkSignal: () => void = () => {},
 ): Promise<Figures> {
   const targets = plan.shards.flatMap((shard) => shard.tensors.filter(({ target }) => target !== undefined));
   return {
-    drive_histogram: await countDrives(plan, params, targets, module, files),
-    tile_maps: await mapExtremes(params, targets, outputFolder, rows, files),
+    drive_histogram: await countDrives(plan, params, targets, module, files, checkSignal),
+    tile_maps: await mapExtremes(params, targets, outputFolder, rows, files, checkSignal),
   };
 }
 
@@ -39,6 +40,7 @@ async function countDrives(
   targets: readonly PlannedTensor[],
   module: WebAssembly.Module,
   files: FileLayer,
+  checkSignal: () => void,
 ): Promise<Figures["drive_histogram"]> {
   const { slotByteLength } = plan.memory;
   const fine = new Float64Array(DRIVE_BINS);
@@ -49,6 +51,7 @@ async function countDrives(
   const kernel = new BandKernel(module, { slotCount: 1, slotByteLength, maxCols }, params, plan.options.flow, "count");
   const picks = Math.min(SAMPLED_BANDS, targets.length);
   for (let pick = 0; pick < picks; pick++) {
+    checkSignal();
     const tensor = targets[Math.floor((pick * targets.length) / picks)];
     const target = tensor.target!;
     const rowByteLength = target.cols * bytesPerFloat(target.dtype);
@@ -107,6 +110,7 @@ async function mapExtremes(
   outputFolder: string,
   rows: readonly TensorRow[],
   files: FileLayer,
+  checkSignal: () => void,
 ): Promise<TileMap[]> {
   if (rows.length === 0) return [];
   const most = rows.reduce((best, row) => (row.sparsity > best.sparsity ? row : best));
@@ -115,7 +119,7 @@ async function mapExtremes(
   for (const [which, row] of [["most pruned", most] as const, ["least pruned", least] as const]) {
     const tensor = targets.find(({ name }) => name === row.name);
     if (tensor !== undefined && !maps.some(({ name }) => name === row.name)) {
-      maps.push(await mapTiles(which, tensor, params.blockSize, join(outputFolder, tensor.shard), files));
+      maps.push(await mapTiles(which, tensor, params.blockSize, join(outputFolder, tensor.shard), files, checkSignal));
     }
   }
   return maps;
@@ -128,6 +132,7 @@ async function mapTiles(
   blockSize: number,
   path: string,
   files: FileLayer,
+  checkSignal: () => void,
 ): Promise<TileMap> {
   const { dtype, matrixCount, rows: matrixRows, cols: matrixCols } = tensor.target!;
   const bandsPerMatrix = Math.ceil(matrixRows / blockSize);
@@ -147,6 +152,7 @@ async function mapTiles(
   const source = await FileSource.open(path, files);
   try {
     for (let first = 0; first < totalRows; first += rowsPerRead) {
+      checkSignal();
       const count = Math.min(rowsPerRead, totalRows - first);
       const bytes = new Uint8Array(count * rowByteLength);
       await source.readInto(bytes, tensor.byteOffset + first * rowByteLength);

@@ -1,4 +1,6 @@
 import {
+  closeQuietly,
+  closeWritten,
   type FileLayer,
   ioError,
   nodeFiles,
@@ -182,7 +184,7 @@ export class LedgerWriter {
     try {
       await file.truncate(wholeByteLength);
     } catch (error) {
-      await file.close().catch(() => {});
+      await closeQuietly(file);
       throw ioError("shortening the ledger", path, error);
     }
     return new LedgerWriter(file, path, wholeByteLength);
@@ -206,8 +208,10 @@ export class LedgerWriter {
     }
   }
 
-  close(): Promise<void> {
-    return this.file.close();
+  /** Lets appends under way end first. */
+  async close(): Promise<void> {
+    await this.queue.catch(() => {});
+    await closeWritten(this.file, this.path);
   }
 }
 
@@ -216,9 +220,14 @@ const MAX_LEDGER_BYTES = 1_900_000_000;
 
 /**
  * Read a ledger. `undefined` when there is none, or no whole header in it (a run killed before its first record).
- * Throws `VERIFY_LEDGER` where a whole line is no record.
+ * Throws `VERIFY_LEDGER` where a whole line is no record. With `stopped`, the records end before such a line instead: a power
+ * cut may leave the end of a file as zeros, and a resume checks every claim against the weights anyway.
  */
-export async function readLedger(path: string, files: FileLayer = nodeFiles): Promise<Ledger | undefined> {
+export async function readLedger(
+  path: string,
+  files: FileLayer = nodeFiles,
+  stopped = false,
+): Promise<Ledger | undefined> {
   let bytes: Uint8Array;
   try {
     bytes = await readSmallFile(path, files, MAX_LEDGER_BYTES);
@@ -226,10 +235,10 @@ export async function readLedger(path: string, files: FileLayer = nodeFiles): Pr
     if (error instanceof PhysariumError && error.code === "IO_NOT_FOUND") return undefined;
     throw error;
   }
-  return parseLedger(bytes, path);
+  return parseLedger(bytes, path, stopped);
 }
 
-export function parseLedger(bytes: Uint8Array, path: string): Ledger | undefined {
+export function parseLedger(bytes: Uint8Array, path: string, stopped = false): Ledger | undefined {
   const records: LedgerRecord[] = [];
   let wholeByteLength = 0;
   const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -242,6 +251,7 @@ export function parseLedger(bytes: Uint8Array, path: string): Ledger | undefined
         throw new Error("no record");
       records.push(record);
     } catch (error) {
+      if (stopped) break;
       throw badLedger(path, `line ${records.length + 1} is no record (${(error as Error).message})`);
     }
     wholeByteLength = end + 1;

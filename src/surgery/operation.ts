@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
+import { attempt, type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import type { FlowParams } from "../flow/params.js";
@@ -34,7 +34,16 @@ import { summarise } from "./summary.js";
 import type { SurgeryReport } from "./surgery-report.js";
 import { searchSurvival } from "./target-search.js";
 import { TensorProgress } from "./tensor-progress.js";
-import { discardWorkspace, openWorkspace, startLedger, type Workspace, type WorkspaceOptions } from "./workspace.js";
+import {
+  bytesWritten,
+  discardWorkspace,
+  openWorkspace,
+  releaseWorkspace,
+  resumeFlagsOf,
+  startLedger,
+  type Workspace,
+  type WorkspaceOptions,
+} from "./workspace.js";
 
 export interface OperateOptions extends Partial<WorkspaceOptions> {
   readonly outputPath: string;
@@ -133,7 +142,7 @@ class Operation {
       this.checkSignal();
       const report = await this.finish(module, params);
       this.checkSignal();
-      await workspace.lock.release();
+      // The lock moves along, so that nobody takes the folder for a stopped run's while it gets its name.
       await publish(workspace.output, files);
       return { outputPath: workspace.output.path, state: "finished", report };
     } catch (error) {
@@ -142,7 +151,7 @@ class Operation {
       throw await this.explain(error);
     } finally {
       await this.ledger?.close().catch(() => {});
-      if (keep) await workspace.lock.release().catch(() => {});
+      if (keep) await releaseWorkspace(workspace, files).catch(() => {});
       else await discardWorkspace(workspace, files).catch(() => {});
     }
   }
@@ -160,10 +169,15 @@ class Operation {
       else damaged++;
       this.advance(tensor, 0);
     });
-    const existing = new Set(await this.files.readdir(this.folder));
+    const existing = new Set(await attempt("listing", this.folder, () => this.files.readdir(this.folder)));
     // A shard file that is gone or short holds nothing to check.
-    const readable = async (shard: PlannedShard) =>
-      existing.has(shard.file) && (await this.files.stat(join(this.folder, shard.file))).size === shard.byteLength;
+    const readable = async (shard: PlannedShard) => {
+      const path = join(this.folder, shard.file);
+      return (
+        existing.has(shard.file) &&
+        (await attempt("examining", path, () => this.files.stat(path))).size === shard.byteLength
+      );
+    };
     const whole = new Set<string>();
     for (const shard of this.plan.shards) if (await readable(shard)) whole.add(shard.file);
     await this.withPool(module, this.plan.options.params, (pool) =>
@@ -345,7 +359,10 @@ class Operation {
   /** Everything on the disk before the ledger says so. */
   private async flush(): Promise<void> {
     this.onEvent({ event: "finishing", step: "flushing to disk" });
-    for (const shard of this.plan.shards) await syncFile(join(this.folder, shard.file), this.files);
+    for (const shard of this.plan.shards) {
+      this.checkSignal();
+      await syncFile(join(this.folder, shard.file), this.files);
+    }
   }
 
   private async finish(module: WebAssembly.Module, params: FlowParams): Promise<SurgeryReport> {
@@ -358,7 +375,7 @@ class Operation {
     await this.ledger.append({
       kind: "figures",
       at: at(),
-      figures: await gatherFigures(plan, params, folder, rows, module, files),
+      figures: await gatherFigures(plan, params, folder, rows, module, files, () => this.checkSignal()),
     });
     await checkDonorUnchanged(plan, files);
     await this.ledger.append({
@@ -446,21 +463,21 @@ class Operation {
   private async explain(error: unknown): Promise<unknown> {
     if (!isPhysariumError(error)) return error;
     const { path } = this.workspace.output;
+    const resumeFlags = resumeFlagsOf(this.workspace.output);
     if (error.code === "STOPPED") {
       return new PhysariumError(
         "STOPPED",
-        `${path}: stopped; ${this.records.size} of ${this.plan.donor.tensorCount} tensors are done and kept in ${this.folder}; go on with --resume, or start over with --overwrite`,
+        `${path}: stopped; ${this.records.size} of ${this.plan.donor.tensorCount} tensors are done and kept in ${this.folder}; go on with ${resumeFlags}, or start over with --overwrite`,
         { tensorsDone: this.records.size },
       );
     }
     if (error.code === "IO_DISK_FULL") {
-      let done = 0;
-      for (const record of this.records.values()) done += record.byte_length;
+      const written = await bytesWritten(this.plan, this.folder, this.files).catch(() => 0);
       const free = await freeBytes(this.folder, this.files).catch(() => 0);
-      const missing = Math.max(1, this.plan.bytesToWrite - done - free);
+      const missing = Math.max(1, this.plan.bytesToWrite - written - free);
       return new PhysariumError(
         error.code,
-        `${error.message.split("; free some")[0]}; about ${missing} more bytes are needed; free them, then run again with --resume (${this.records.size} of ${this.plan.donor.tensorCount} tensors are done)`,
+        `${error.message.split("; free some")[0]}; about ${missing} more bytes are needed; free them, then run again with ${resumeFlags} (${this.records.size} of ${this.plan.donor.tensorCount} tensors are done)`,
         { ...error.details, missingBytes: missing },
         error,
       );

@@ -1,8 +1,16 @@
-import { hostname } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
-import { attempt, type FileLayer, ioError, nodeFiles, readSmallFile, writeFully } from "../checkpoint/file-layer.js";
+import {
+  attempt,
+  closeQuietly,
+  closeWritten,
+  type FileLayer,
+  ioError,
+  nodeFiles,
+  writeFully,
+} from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { LEDGER_FILE, RECORD_FOLDER } from "./ledger.js";
+import { LOCK_FILE } from "./output-lock.js";
 
 /**
  * Where an output is built and what stands there already. Everything is built in the sibling `<output>.partial` and renamed when
@@ -11,7 +19,7 @@ import { LEDGER_FILE, RECORD_FOLDER } from "./ledger.js";
 export interface OutputFolder {
   readonly path: string;
   readonly partialPath: string;
-  /** Where a replaced output waits until the new one has its name. */
+  /** Where a replaced output waits until the new one has its name; nothing of the user's may stand there then. */
   readonly replacedPath: string;
   /** What the final name holds now. */
   readonly occupied: "nothing" | "empty" | "operated" | "foreign";
@@ -27,26 +35,65 @@ export async function inspectOutput(
   donorPath: string,
   files: FileLayer = nodeFiles,
 ): Promise<OutputFolder> {
-  const output = resolve(path);
-  await refuseOverlap(output, donorPath, files);
+  const output = await followLink(resolve(path), files);
   const partialPath = `${output}.partial`;
-  return {
-    path: output,
-    partialPath,
-    replacedPath: `${output}.replaced`,
-    occupied: await occupation(output, files),
-    partial: await partialState(partialPath, files),
-  };
+  const replacedPath = `${output}.replaced`;
+  // All three names are written to or removed at some time.
+  for (const place of [output, partialPath, replacedPath]) await refuseOverlap(place, donorPath, files);
+  let occupied = await occupation(output, files);
+  const partial = await partialState(partialPath, files);
+  const replaced = await exists(replacedPath, files);
+  const movedAside =
+    replaced &&
+    ((await exists(join(output, RECORD_FOLDER, REPLACES_FILE), files)) ||
+      (await exists(join(partialPath, RECORD_FOLDER, REPLACES_FILE), files)));
+  // Killed between two renames, a run leaves the old output under its waiting name: it is still what the final name holds.
+  if (occupied === "nothing" && movedAside) occupied = "operated";
+  if (occupied === "operated" && replaced && !movedAside) {
+    throw new PhysariumError(
+      "USAGE_OUTPUT_EXISTS",
+      `${replacedPath}: an output that is replaced waits under this name, but something stands there already; move it away`,
+      { path: replacedPath },
+    );
+  }
+  return { path: output, partialPath, replacedPath, occupied, partial };
+}
+
+/** A folder cannot be renamed onto a symbolic link: the output is built beside what the link points to. */
+async function followLink(output: string, files: FileLayer): Promise<string> {
+  let isLink: boolean;
+  try {
+    isLink = (await files.lstat(output)).isSymbolicLink();
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR"].includes((error as NodeJS.ErrnoException).code ?? "")) return output;
+    throw ioError("examining", output, error);
+  }
+  if (!isLink) return output;
+  try {
+    return await files.realpath(output);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "ELOOP") throw ioError("examining", output, error);
+    throw new PhysariumError(
+      "USAGE_OUTPUT_EXISTS",
+      `${output}: a symbolic link of that name ${code === "ELOOP" ? "leads in a circle" : "points to nothing"}; remove it or choose another name`,
+      { path: output },
+      error,
+    );
+  }
 }
 
 /**
- * Folders are compared by device and inode along both chains of parents: that sees through symlinks, spellings and bind mounts.
+ * Folders are compared by device and inode along both chains of parents: that sees through symlinks, spellings and bind mounts. A donor
+ * mounted inside the output is on no chain; an output has few sub-folders, so those are looked at one by one.
  */
 async function refuseOverlap(output: string, donorPath: string, files: FileLayer): Promise<void> {
   const donor = await identify(donorPath, files);
   const place = await identify(output, files);
   const inside = place.chain.includes(donor.chain[0]);
-  const around = place.exists && donor.chain.includes(place.chain[0]);
+  const around =
+    place.exists &&
+    (donor.chain.includes(place.chain[0]) || (await subFolders(output, files)).some((id) => donor.chain.includes(id)));
   if (inside || around) {
     throw new PhysariumError(
       "USAGE_OUTPUT_OVERLAP",
@@ -54,6 +101,20 @@ async function refuseOverlap(output: string, donorPath: string, files: FileLayer
       { output, donor: donorPath },
     );
   }
+}
+
+/** Device and inode of the folders directly in a folder. */
+async function subFolders(path: string, files: FileLayer): Promise<string[]> {
+  const ids: string[] = [];
+  for (const name of (await listOrNothing(path, files)) ?? []) {
+    const file = join(path, name);
+    const { dev, ino, isFolder } = await attempt("examining", file, async () => {
+      const stat = await files.lstat(file, { bigint: true });
+      return { dev: stat.dev, ino: stat.ino, isFolder: stat.isDirectory() };
+    });
+    if (isFolder) ids.push(`${dev}:${ino}`);
+  }
+  return ids;
 }
 
 /** Device and inode of a folder (or of its nearest parent that exists) and of all its parents. */
@@ -141,9 +202,12 @@ export async function syncFolder(path: string, files: FileLayer = nodeFiles): Pr
     if (!["EINVAL", "EPERM", "ENOTSUP"].includes((error as NodeJS.ErrnoException).code ?? ""))
       throw ioError("flushing", path, error);
   } finally {
-    await folder.close();
+    await closeQuietly(folder);
   }
 }
+
+/** Ends the names of files that are being written; nothing of the kind stands in a finished output. */
+const TEMPORARY = ".tmp";
 
 /** Write a small file whole: to a temporary sibling, flushed, then renamed. */
 export async function writeSmallFile(
@@ -152,23 +216,44 @@ export async function writeSmallFile(
   files: FileLayer = nodeFiles,
 ): Promise<void> {
   const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
-  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}.tmp`);
+  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}${TEMPORARY}`);
   const file = await attempt("creating", temporary, () => files.open(temporary, "w"));
   try {
-    await writeFully(file, bytes, 0, temporary);
-    await attempt("flushing", temporary, () => file.sync());
-  } finally {
-    await file.close();
+    try {
+      await writeFully(file, bytes, 0, temporary);
+      await attempt("flushing", temporary, () => file.sync());
+    } catch (error) {
+      await closeQuietly(file);
+      throw error;
+    }
+    await closeWritten(file, temporary);
+    await attempt("renaming", temporary, () => files.rename(temporary, path));
+  } catch (error) {
+    await files.rm(temporary, { force: true }).catch(() => {});
+    throw error;
   }
-  await attempt("renaming", temporary, () => files.rename(temporary, path));
 }
 
-/** Rename the finished folder to its final name; an operated output that is replaced steps aside first and goes last. */
+/** Remove what killed runs left half-written in a record folder. */
+export async function removeTemporaries(recordFolder: string, files: FileLayer = nodeFiles): Promise<void> {
+  for (const name of await attempt("listing", recordFolder, () => files.readdir(recordFolder))) {
+    if (!name.endsWith(TEMPORARY) && !name.startsWith(`${LOCK_FILE}.stale-`)) continue;
+    const path = join(recordFolder, name);
+    await attempt("removing", path, () => files.rm(path, { force: true }));
+  }
+}
+
+/**
+ * Rename the finished folder to its final name. An operated output that is replaced steps aside first and goes last; a marker in
+ * the finished folder says so, so that a run killed in between can tell our old output from somebody's folder of that name.
+ */
 export async function publish(output: OutputFolder, files: FileLayer = nodeFiles): Promise<void> {
   const { path, partialPath, replacedPath } = output;
   const replaces = (await occupation(path, files)) === "operated";
+  if (replaces && output.occupied !== "operated") throw takenMeanwhile(path);
   if (replaces) {
-    await attempt("removing", replacedPath, () => files.rm(replacedPath, { recursive: true, force: true }));
+    await writeSmallFile(join(partialPath, RECORD_FOLDER, REPLACES_FILE), `${replacedPath}\n`, files);
+    await syncFolder(join(partialPath, RECORD_FOLDER), files);
     await attempt("renaming", path, () => files.rename(path, replacedPath));
   }
   try {
@@ -178,117 +263,38 @@ export async function publish(output: OutputFolder, files: FileLayer = nodeFiles
     throw ioError("renaming", partialPath, error);
   }
   await syncFolder(dirname(path), files);
-  if (replaces) await attempt("removing", replacedPath, () => files.rm(replacedPath, { recursive: true, force: true }));
+  await removeReplaced(output, files);
 }
 
-/** Holds an output against a second run. */
-export interface Lock {
-  release(): Promise<void>;
-}
-
-interface LockOwner {
-  readonly pid: number;
-  readonly host: string;
-  /** Kernel's start time of the process, so that a reused pid is not taken for the owner. */
-  readonly started: string;
-  readonly at: string;
-}
-
-/**
- * Take `<partial>/physarium/lock`. A lock whose owner no longer runs on this host is stale and taken over.
- * Throws `USAGE_LOCKED`, naming the owner.
- */
-export async function takeLock(partialPath: string, files: FileLayer = nodeFiles): Promise<Lock> {
-  const path = join(partialPath, RECORD_FOLDER, "lock");
-  const owner: LockOwner = {
-    pid: process.pid,
-    host: hostname(),
-    started: await startOf(process.pid, files),
-    at: new Date().toISOString(),
-  };
-  for (let tries = 0; tries < 5; tries++) {
-    try {
-      const file = await files.open(path, "wx");
-      try {
-        await writeFully(file, new TextEncoder().encode(JSON.stringify(owner)), 0, path);
-      } finally {
-        await file.close();
-      }
-      return { release: () => attempt("removing", path, () => files.rm(path, { force: true })) };
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw ioError("locking", path, error);
-    }
-    const other = await readOwner(path, files);
-    if (other === "gone") continue;
-    if (other !== undefined && (await isAlive(other, files))) {
-      throw new PhysariumError(
-        "USAGE_LOCKED",
-        `${partialPath}: another run (process ${other.pid} on ${other.host}, since ${other.at}) is working on this output; wait for it or stop it`,
-        { ...other },
-      );
-    }
-    await removeStale(path, other, files);
-  }
-  throw new PhysariumError(
-    "USAGE_LOCKED",
-    `${path}: the lock keeps changing hands; are several runs being started on this output?`,
+export function takenMeanwhile(path: string): PhysariumError {
+  return new PhysariumError(
+    "USAGE_OUTPUT_EXISTS",
+    `${path}: another run finished there meanwhile; see what it is, then replace it with --overwrite or choose another folder`,
+    { path },
   );
 }
 
-/** Move a stale lock away. Another run may have taken it over since we read it: what we moved is looked at, and put back. */
-async function removeStale(path: string, stale: LockOwner | undefined, files: FileLayer): Promise<void> {
-  const aside = `${path}.stale-${process.pid}`;
-  try {
-    await files.rename(path, aside);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return;
-    throw ioError("removing the stale lock", path, error);
-  }
-  const moved = await readOwner(aside, files);
-  if (moved !== "gone" && moved?.pid !== stale?.pid) await files.rename(aside, path);
-  else await files.rm(aside, { force: true });
+/** After publishing: the output that stepped aside goes, if there is one. */
+export async function removeReplaced(
+  { path, replacedPath }: OutputFolder,
+  files: FileLayer = nodeFiles,
+): Promise<void> {
+  const marker = join(path, RECORD_FOLDER, REPLACES_FILE);
+  if (!(await exists(marker, files))) return;
+  await attempt("removing", replacedPath, () => files.rm(replacedPath, { recursive: true, force: true }));
+  await attempt("removing", marker, () => files.rm(marker, { force: true }));
 }
 
-/** The owner; `gone` if the lock vanished meanwhile; `undefined` if it is unreadable and old enough to be the rest of a crash. */
-async function readOwner(path: string, files: FileLayer): Promise<LockOwner | "gone" | undefined> {
-  for (let tries = 0; tries < 20; tries++) {
-    try {
-      return JSON.parse(new TextDecoder().decode(await readSmallFile(path, files, 65_536))) as LockOwner;
-    } catch (error) {
-      if (error instanceof PhysariumError && error.code === "IO_NOT_FOUND") return "gone";
-      if (!(error instanceof SyntaxError)) throw error;
-      // The other run may be between creating and writing it.
-      await new Promise((wake) => setTimeout(wake, 25));
-    }
+/** Before publishing, in a folder this run has locked: an output that a killed run moved aside gets its name back. */
+export async function restoreReplaced(output: OutputFolder, files: FileLayer = nodeFiles): Promise<void> {
+  const { path, partialPath, replacedPath } = output;
+  const marker = join(partialPath, RECORD_FOLDER, REPLACES_FILE);
+  if (!(await exists(marker, files))) return;
+  if (!(await exists(path, files)) && (await exists(replacedPath, files))) {
+    await attempt("renaming", replacedPath, () => files.rename(replacedPath, path));
   }
-  return undefined;
+  await attempt("removing", marker, () => files.rm(marker, { force: true }));
 }
 
-async function isAlive(owner: LockOwner, files: FileLayer): Promise<boolean> {
-  // A process of another host cannot be asked; its lock stands.
-  if (owner.host !== hostname()) return true;
-  try {
-    process.kill(owner.pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
-  return (await startOf(owner.pid, files)) === owner.started;
-}
-
-/** Start time from /proc, empty where there is none (then the pid alone decides). */
-async function startOf(pid: number, files: FileLayer): Promise<string> {
-  try {
-    const file = await files.open(`/proc/${pid}/stat`, "r");
-    try {
-      const buffer = new Uint8Array(4096);
-      const { bytesRead } = await file.read(buffer, 0, buffer.byteLength, 0);
-      const text = new TextDecoder().decode(buffer.subarray(0, bytesRead));
-      // The command name may hold spaces; fields are counted after its closing parenthesis.
-      return text.slice(text.lastIndexOf(")") + 2).split(" ")[19] ?? "";
-    } finally {
-      await file.close();
-    }
-  } catch {
-    return "";
-  }
-}
+/** Stands in the record folder of a new output while the one it replaces waits under another name. */
+const REPLACES_FILE = "replaces";

@@ -1,4 +1,5 @@
-import { type FileLayer, ioError, type OpenFile, READ_ONLY, readFully, writeFully } from "../checkpoint/file-layer.js";
+import { FileCache } from "../checkpoint/file-cache.js";
+import { type FileLayer, READ_ONLY, readFully, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import { BandKernel, type KernelSizes, type KernelTask } from "../flow/kernels.js";
@@ -22,7 +23,7 @@ export interface OperatorSetup {
  * bytes to the output, digests what it wrote. Runs in a worker thread, or in the main one with `--workers 0`.
  */
 export class PieceOperator {
-  private readonly handles = new Map<string, Promise<OpenFile>>();
+  private readonly files: FileCache;
   /** Bands larger than a slot need a kernel of their own, whose state lasts over several reads; one at a time. */
   private streaming: { kernel: BandKernel; turn: Promise<unknown> } | undefined;
   private readonly kernel: BandKernel;
@@ -31,8 +32,9 @@ export class PieceOperator {
     private readonly module: WebAssembly.Module,
     private readonly setup: OperatorSetup,
     private readonly digester: Digester,
-    private readonly files: FileLayer,
+    files: FileLayer,
   ) {
+    this.files = new FileCache(files, MAX_OPEN_FILES);
     this.kernel = new BandKernel(module, setup.sizes, setup.params, setup.flow, setup.task);
   }
 
@@ -55,10 +57,8 @@ export class PieceOperator {
     return this.operateResident(job, slot);
   }
 
-  async close(): Promise<void> {
-    const handles = [...this.handles.values()];
-    this.handles.clear();
-    for (const handle of handles) await handle.then((file) => file.close()).catch(() => {});
+  close(): Promise<void> {
+    return this.files.close();
   }
 
   private async copy(job: PieceJob, slot: number): Promise<PieceResult> {
@@ -157,38 +157,16 @@ export class PieceOperator {
     );
   }
 
-  private async read(path: string, bytes: Uint8Array, byteOffset: number): Promise<void> {
-    await readFully(await this.open(path, READ_ONLY), bytes, byteOffset, path);
+  private read(path: string, bytes: Uint8Array, byteOffset: number): Promise<void> {
+    return this.files.use(path, READ_ONLY, (file) => readFully(file, bytes, byteOffset, path));
   }
 
-  private async write(path: string, bytes: Uint8Array, byteOffset: number): Promise<void> {
-    await writeFully(await this.open(path, "r+"), bytes, byteOffset, path);
-  }
-
-  /** Jobs come in file order, so a few open files are enough with any number of shards. */
-  private open(path: string, flags: string | number): Promise<OpenFile> {
-    const known = this.handles.get(path);
-    if (known !== undefined) {
-      this.handles.delete(path);
-      this.handles.set(path, known);
-      return known;
-    }
-    const opened = this.files.open(path, flags).catch((error: unknown) => {
-      this.handles.delete(path);
-      throw ioError("opening", path, error);
-    });
-    this.handles.set(path, opened);
-    if (this.handles.size > MAX_OPEN_FILES) {
-      const [oldest, handle] = this.handles.entries().next().value!;
-      this.handles.delete(oldest);
-      // Jobs in flight may still hold it; by now they are many jobs old.
-      handle.then((file) => file.close()).catch(() => {});
-    }
-    return opened;
+  private write(path: string, bytes: Uint8Array, byteOffset: number): Promise<void> {
+    return this.files.use(path, "r+", (file) => writeFully(file, bytes, byteOffset, path));
   }
 }
 
-/** More than twice the files that a worker's slots can be in at once. */
+/** More than twice the files that a worker's slots can be in at once: jobs come in file order. */
 const MAX_OPEN_FILES = 16;
 
 const EMPTY_RESULT: PieceResult = {

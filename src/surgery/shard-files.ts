@@ -1,6 +1,8 @@
 import { dirname, join } from "node:path";
 import {
   attempt,
+  closeQuietly,
+  closeWritten,
   type FileLayer,
   FileSource,
   ioError,
@@ -32,9 +34,11 @@ export async function prepareShard(
   try {
     await writeFully(file, header, 0, path);
     await attempt("sizing", path, () => file.truncate(shard.byteLength));
-  } finally {
-    await file.close();
+  } catch (error) {
+    await closeQuietly(file);
+    throw error;
   }
+  await closeWritten(file, path);
   return digester.digest(header);
 }
 
@@ -52,9 +56,11 @@ export async function syncFile(path: string, files: FileLayer = nodeFiles): Prom
   const file = await attempt("opening", path, () => files.open(path, "r+"));
   try {
     await attempt("flushing", path, () => file.sync());
-  } finally {
-    await file.close();
+  } catch (error) {
+    await closeQuietly(file);
+    throw error;
   }
+  await closeWritten(file, path);
 }
 
 /** Copy the donor's side files byte for byte, flushed; returns their records. */
@@ -90,8 +96,8 @@ async function copyFile(
   const source = await openUnchanged(from, expected.file, expected.byteLength, expected.modifiedNs, files);
   try {
     const target = await attempt("creating", to, () => files.open(to, "w"));
+    const chunks: string[] = [];
     try {
-      const chunks: string[] = [];
       const buffer = new Uint8Array(Math.min(COPY_BYTES, expected.byteLength));
       for (let begin = 0; begin < expected.byteLength; begin += COPY_BYTES) {
         const chunk = buffer.subarray(0, Math.min(COPY_BYTES, expected.byteLength - begin));
@@ -100,10 +106,12 @@ async function copyFile(
         chunks.push(digester.digest(chunk));
       }
       await attempt("flushing", to, () => target.sync());
-      return digester.digest(new TextEncoder().encode(chunks.join("")));
-    } finally {
-      await target.close();
+    } catch (error) {
+      await closeQuietly(target);
+      throw error;
     }
+    await closeWritten(target, to);
+    return digester.digest(new TextEncoder().encode(chunks.join("")));
   } finally {
     await source.close();
   }

@@ -15,7 +15,18 @@ import {
   RECORD_FOLDER,
   readLedger,
 } from "./ledger.js";
-import { freeBytes, inspectOutput, type Lock, type OutputFolder, takeLock, writeSmallFile } from "./output-folder.js";
+import {
+  exists,
+  freeBytes,
+  inspectOutput,
+  type OutputFolder,
+  removeReplaced,
+  removeTemporaries,
+  restoreReplaced,
+  takenMeanwhile,
+  writeSmallFile,
+} from "./output-folder.js";
+import { LOCK_FILE, type Lock, refuseLocked, removeLock, takeLock } from "./output-lock.js";
 import type { Plan } from "./plan.js";
 import { type RunEntry, readRuns } from "./run-history.js";
 
@@ -56,11 +67,15 @@ export async function openWorkspace(
 ): Promise<Opened> {
   const output = await inspectOutput(options.outputPath, plan.donor.path, files);
   const fingerprint = await fingerprintOf(plan, digester, files);
+  // Before anything is said about what stands there: it may be growing just now.
+  if (output.partial === "ours") await refuseLocked(output.partialPath, files);
   refuseOccupied(output, options, plan);
 
   if (output.occupied === "operated" && options.resume && output.partial === "nothing") {
     const finished = await readLedger(join(output.path, RECORD_FOLDER, LEDGER_FILE), files);
     if (finished !== undefined) checkSameOperation(finished.header.fingerprint, fingerprint, output.path);
+    await removeReplaced(output, files);
+    await removeLock(output.path, files);
     return { state: "already finished", output };
   }
   if (options.resume && output.partial === "nothing") {
@@ -68,21 +83,26 @@ export async function openWorkspace(
   }
   const before =
     output.partial === "ours"
-      ? await readLedger(join(output.partialPath, RECORD_FOLDER, LEDGER_FILE), files)
+      ? await readLedger(join(output.partialPath, RECORD_FOLDER, LEDGER_FILE), files, true)
       : undefined;
   const resumes = options.resume && before !== undefined;
   if (resumes) checkSameOperation(before.header.fingerprint, fingerprint, output.path);
-  await checkDiskSpace(plan, output, resumes ? before : undefined, files);
+  await checkDiskSpace(plan, output, resumes, files);
 
   const recordFolder = join(output.partialPath, RECORD_FOLDER);
   await attempt("creating", recordFolder, () => files.mkdir(recordFolder, { recursive: true }));
   const lock = await takeLock(output.partialPath, files);
   try {
+    const { occupied } = await inspectOutput(options.outputPath, plan.donor.path, files);
+    if (occupied !== output.occupied) throw takenMeanwhile(output.path);
+    await restoreReplaced(output, files);
+    await removeReplaced(output, files);
     // Read again under the lock: another run may have gone on, or finished, in between.
     const ledgerPath = join(recordFolder, LEDGER_FILE);
-    const stopped = options.resume ? await readLedger(ledgerPath, files) : undefined;
+    const stopped = options.resume ? await readLedger(ledgerPath, files, true) : undefined;
     if (stopped !== undefined) checkSameOperation(stopped.header.fingerprint, fingerprint, output.path);
     else await clearPartial(output.partialPath, files);
+    await removeTemporaries(recordFolder, files);
     const header: HeaderRecord = stopped?.header ?? newHeader(plan, fingerprint);
     const earlierRuns = stopped === undefined ? [] : await readRuns(output.partialPath, files);
     return { state: "ready", workspace: { output, lock, header, stopped, earlierRuns } };
@@ -94,6 +114,8 @@ export async function openWorkspace(
 
 function refuseOccupied(output: OutputFolder, { resume, overwrite }: WorkspaceOptions, plan: Plan): void {
   const { path, partialPath } = output;
+  // A stopped run that replaces a finished output needs both flags to go on: --overwrite is the leave to replace.
+  const resumeFlags = resumeFlagsOf(output);
   if (output.occupied === "foreign") {
     throw new PhysariumError(
       "USAGE_OUTPUT_EXISTS",
@@ -112,38 +134,56 @@ function refuseOccupied(output: OutputFolder, { resume, overwrite }: WorkspaceOp
     const command = `physarium surgery ${plan.donor.path} ${path}`;
     throw new PhysariumError(
       "USAGE_UNFINISHED",
-      `${path}: an unfinished run stands in ${partialPath}; go on with \`${command} --resume\` or start over with \`${command} --overwrite\``,
+      `${path}: an unfinished run stands in ${partialPath}; go on with \`${command} ${resumeFlags}\` or start over with \`${command} --overwrite\``,
       { path },
     );
   }
   const finishedOne = output.occupied === "operated" && !overwrite;
   if (finishedOne && !(resume && output.partial === "nothing")) {
+    const advice =
+      output.partial === "ours"
+        ? `a run that would replace it was stopped: go on with ${resumeFlags}, start that run over with --overwrite`
+        : "replace it with --overwrite";
     throw new PhysariumError(
       "USAGE_OUTPUT_EXISTS",
-      `${path}: there is a finished output; replace it with --overwrite or choose another folder`,
+      `${path}: there is a finished output; ${advice} or choose another folder`,
       { path },
     );
   }
 }
 
-async function checkDiskSpace(
-  plan: Plan,
-  output: OutputFolder,
-  stopped: Ledger | undefined,
-  files: FileLayer,
-): Promise<void> {
-  let done = 0;
-  for (const record of stopped?.tensors.values() ?? []) done += record.byte_length;
-  const needed = plan.bytesToWrite - done + DISK_MARGIN;
-  // What is about to be cleared away is free again, but a ledger is too little to count on; only --resume counts.
+/** What to give surgery to go on with a stopped run. */
+export function resumeFlagsOf({ occupied }: OutputFolder): string {
+  return occupied === "operated" ? "--resume --overwrite" : "--resume";
+}
+
+async function checkDiskSpace(plan: Plan, output: OutputFolder, resumes: boolean, files: FileLayer): Promise<void> {
+  // What is about to be cleared away is free again, but what a stopped run wrote is too little to count on; only --resume counts.
+  const written = resumes ? await bytesWritten(plan, output.partialPath, files) : 0;
+  const needed = plan.bytesToWrite - written + DISK_MARGIN;
   const free = await freeBytes(output.partialPath, files);
   if (free >= needed) return;
   throw new PhysariumError(
     "USAGE_DISK_SPACE",
-    `${dirname(output.path)}: the output needs ${needed} bytes, ${free} are free; ${needed - free} are missing: free them or write to another disk`,
+    `${dirname(output.path)}: the output needs ${needed} bytes${resumes ? " more" : ""}, ${free} are free; ${needed - free} are missing: free them or write to another disk`,
     { needed, free, missing: needed - free },
   );
 }
+
+/** Bytes of the output that have their place on the disk already; shards are made at full length and fill up. */
+export async function bytesWritten(plan: Plan, partialPath: string, files: FileLayer): Promise<number> {
+  let written = 0;
+  for (const { file, byteLength } of plan.shards) {
+    const path = join(partialPath, file);
+    if (!(await exists(path, files))) continue;
+    const { blocks } = await attempt("examining", path, () => files.stat(path));
+    written += Math.min(blocks * BLOCK_BYTES, byteLength);
+  }
+  return written;
+}
+
+/** The unit of `blocks` in a stat, whatever the file system's own (POSIX). */
+const BLOCK_BYTES = 512;
 
 function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"]): HeaderRecord {
   return {
@@ -169,13 +209,19 @@ async function clearPartial(partialPath: string, files: FileLayer): Promise<void
     if (name !== RECORD_FOLDER) await remove(join(partialPath, name), files);
   }
   for (const name of await attempt("listing", recordFolder, () => files.readdir(recordFolder))) {
-    if (name !== "lock" && name !== LEDGER_FILE) await remove(join(recordFolder, name), files);
+    if (name !== LOCK_FILE && name !== LEDGER_FILE) await remove(join(recordFolder, name), files);
   }
   await remove(join(recordFolder, LEDGER_FILE), files);
 }
 
 async function remove(path: string, files: FileLayer): Promise<void> {
   await attempt("removing", path, () => files.rm(path, { recursive: true, force: true }));
+}
+
+/** Let go of the lock, wherever the folder stands by now. */
+export async function releaseWorkspace({ output, lock }: Workspace, files: FileLayer): Promise<void> {
+  await lock.release();
+  if (!(await exists(output.partialPath, files))) await removeLock(output.path, files);
 }
 
 /** Throw an unfinished operation away, lock and all. */

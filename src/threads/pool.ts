@@ -8,6 +8,8 @@ import { fromPlainError, PhysariumError, type PlainError } from "../errors.js";
 export interface Pool<Job, Result> {
   /** Jobs that may be in flight. */
   readonly capacity: number;
+  /** True where `close` ends jobs in flight, so that nobody needs to wait for them on Ctrl-C. */
+  readonly endsJobsOnClose: boolean;
   run(job: Job): Promise<Result>;
   /** The same job on every thread, while none is in flight: to collect what threads gathered. */
   runOnEach(job: Job): Promise<Result[]>;
@@ -43,7 +45,7 @@ export function inlinePool<Job, Result>(
       freeSlots.push(slot);
     }
   };
-  return { capacity: slots, run, runOnEach: async (job) => [await run(job)], close };
+  return { capacity: slots, endsJobsOnClose: false, run, runOnEach: async (job) => [await run(job)], close };
 }
 
 /**
@@ -85,6 +87,7 @@ interface Waiting<Result> {
 
 class ThreadPool<Job, Result> implements Pool<Job, Result> {
   readonly capacity: number;
+  readonly endsJobsOnClose = true;
   readonly ready: Promise<unknown>;
   private readonly waiting = new Map<number, Waiting<Result>>();
   private nextId = 0;
@@ -114,6 +117,13 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
   async close(): Promise<void> {
     this.closing = true;
     await Promise.all(this.threads.map(({ worker }) => worker.terminate()));
+    this.failAll(new PhysariumError("INTERNAL", "the worker threads were ended"));
+  }
+
+  private failAll(error: Error): void {
+    this.failure ??= error;
+    for (const { reject } of this.waiting.values()) reject(this.failure);
+    this.waiting.clear();
   }
 
   private send(job: Job, thread: Thread): Promise<Result> {
@@ -126,10 +136,8 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
   private attach({ worker, freeSlots }: Thread): Promise<void> {
     return new Promise((ready, failed) => {
       const die = (error: Error) => {
-        this.failure ??= error;
-        for (const { reject } of this.waiting.values()) reject(this.failure);
-        this.waiting.clear();
-        failed(this.failure);
+        this.failAll(error);
+        failed(error);
       };
       worker.on("message", (message: AnswerMessage<Result>) => {
         if (message.type === "ready") ready();
@@ -142,6 +150,9 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
       });
       worker.on("error", (error: Error) =>
         die(new PhysariumError("INTERNAL", `a worker thread failed: ${error.message}`, {}, error)),
+      );
+      worker.on("messageerror", (error: Error) =>
+        die(new PhysariumError("INTERNAL", `an answer of a worker thread cannot be read: ${error.message}`, {}, error)),
       );
       worker.on("exit", (code) => {
         if (!this.closing) die(new PhysariumError("INTERNAL", `a worker thread ended unexpectedly with code ${code}`));

@@ -2,7 +2,7 @@ import * as Plot from "@observablehq/plot";
 import { escapeHtml } from "../escape-html.js";
 import type { LayerGrid } from "../layer-grid.js";
 import { percent } from "../number-words.js";
-import type { Remarks } from "../remarks.js";
+import { median, type Remarks } from "../remarks.js";
 import { labelsOf } from "./layer-map.js";
 import { rampRange } from "./ramp.js";
 import { percentTicks, svgPlot } from "./svg-plot.js";
@@ -28,20 +28,21 @@ export function depthPanels(grid: LayerGrid, remarks: Remarks): string {
     });
     if (points.length === 0) return "";
     const sorted = points.map((point) => point.sparsity).sort((a, b) => a - b);
-    const median = sorted[sorted.length >> 1];
+    const usual = median(sorted) ?? 0;
     const loud = points.filter(({ layer }) => marked.has(layer));
     const svg = svgPlot(
       {
-        width: 264,
-        height: 158,
-        marginLeft: 44,
+        width: 208,
+        height: 142,
+        marginLeft: 48,
         marginRight: 10,
         marginTop: 10,
         marginBottom: 24,
         x: {
           type: "linear",
           domain: xDomain,
-          ticks: first === last ? [first] : [first, Math.round((first + last) / 2), last],
+          ticks:
+            first === last ? [first] : (last - first) % 2 === 0 ? [first, (first + last) / 2, last] : [first, last],
           tickFormat: "d",
           tickSize: 0,
           label: null,
@@ -55,8 +56,8 @@ export function depthPanels(grid: LayerGrid, remarks: Remarks): string {
         },
         marks: [
           Plot.gridY({ stroke: "var(--rule)", strokeOpacity: 1, ticks: 4 }),
-          Plot.ruleY([median], { stroke: "var(--soft)", strokeDasharray: "2 3" }),
-          Plot.areaY(points, { x: "layer", y1: median, y2: "sparsity", fill: "var(--yellow)", fillOpacity: 0.18 }),
+          Plot.ruleY([usual], { stroke: "var(--soft)", strokeDasharray: "2 3" }),
+          Plot.areaY(points, { x: "layer", y1: usual, y2: "sparsity", fill: "var(--yellow)", fillOpacity: 0.18 }),
           Plot.lineY(points, { x: "layer", y: "sparsity", stroke: "var(--killed)", strokeWidth: 1.75 }),
           Plot.dot(points.length <= 6 ? points : loud, {
             x: "layer",
@@ -69,7 +70,7 @@ export function depthPanels(grid: LayerGrid, remarks: Remarks): string {
         ],
       },
       {
-        alt: `${projection} along depth: median ${percent(median)}, from ${percent(sorted[0])} to ${percent(sorted[sorted.length - 1])}${loud.length > 0 ? `; standing out: ${loud.map((d) => `layer ${d.layer} ${percent(d.sparsity)}`).join(", ")}` : ""}.`,
+        alt: `${projection} along depth: median ${percent(usual)}, from ${percent(sorted[0])} to ${percent(sorted[sorted.length - 1])}${loud.length > 0 ? `; standing out: ${loud.map((d) => `layer ${d.layer} ${percent(d.sparsity)}`).join(", ")}` : ""}.`,
       },
     );
     return `<div class="panel"><p class="panel-title">${escapeHtml(labels.get(projection) ?? "")}</p>${svg}</div>`;

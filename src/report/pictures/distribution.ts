@@ -70,7 +70,7 @@ export function distribution(rows: readonly TensorRow[]): string {
     },
     {
       alt: `Histogram of ${count(sound.length)} tensors by sparsity, from ${percent(min)} to ${percent(max)}; most lie near ${percent(low + (most + 0.5) * width, 1)}.`,
-      minWidth: 520,
+      minWidth: 720,
     },
   );
   const marks = projections.flatMap((projection) =>
@@ -121,7 +121,7 @@ export function distribution(rows: readonly TensorRow[]): string {
     },
     {
       alt: `The same tensors by projection: ${projections.length} rows of ticks along the sparsity axis.`,
-      minWidth: 520,
+      minWidth: 720,
     },
   );
   const rest = weights.size - projections.length;

@@ -90,7 +90,7 @@ export function drives(histogram: Figures["drive_histogram"] | undefined): strin
     },
     {
       alt: `Histogram of ${count(all)} drives between ${significant(xDomain[0])} and ${significant(xDomain[1])}. The cut lies at ${significant(threshold)}; ${percent(starvedShare(histogram), 1)} of these sampled weights lie left of it and starve. The last bar holds everything above ${significant(edges[last])}.`,
-      minWidth: 520,
+      minWidth: 720,
     },
   );
 }

@@ -71,7 +71,7 @@ export function formatSizes(worth: WorthNumbers): string {
     },
     {
       alt: `Bars of size by format: ${formats.map(({ label, size, bits_per_weight }) => `${label} ${byteSize(size)}, ${fixed(bits_per_weight, 2)} bits a weight`).join("; ")}.`,
-      minWidth: 520,
+      minWidth: 720,
     },
   );
 }

@@ -2,7 +2,7 @@ import * as Plot from "@observablehq/plot";
 import { type LayerGrid, shortProjection } from "../layer-grid.js";
 import { percent } from "../number-words.js";
 import { legend } from "./legend.js";
-import { RAMP_TEXT_FLIP, rampRange, rampStep } from "./ramp.js";
+import { rampRange, rampStep } from "./ramp.js";
 import { svgPlot } from "./svg-plot.js";
 
 /** Past this many cells the tooltips go: the table under the picture has the numbers. */
@@ -75,8 +75,7 @@ export function layerMap(grid: LayerGrid): string {
                 y: "projection",
                 text: (d: (typeof cells)[number]) => percent(d.sparsity),
                 fill: {
-                  value: (d: (typeof cells)[number]) =>
-                    step(d.sparsity) >= RAMP_TEXT_FLIP ? "var(--on-far)" : "var(--on-near)",
+                  value: (d: (typeof cells)[number]) => `var(--t${step(d.sparsity)})`,
                   scale: null,
                 },
               }),
@@ -86,7 +85,7 @@ export function layerMap(grid: LayerGrid): string {
     },
     {
       alt: `Heat map of sparsity, ${grid.layers.length} layers by ${grid.projections.length} projections. Most: ${percent(most.sparsity)} in layer ${most.layer}, ${most.projection}. Least: ${percent(least.sparsity)} in layer ${least.layer}, ${least.projection}.`,
-      ...(width > 600 ? { minWidth: Math.min(width, 640) } : {}),
+      ...(width > 600 ? { minWidth: Math.min(width, 720) } : {}),
     },
   );
   return `${svg}${legend(low, high, "zeros of the weights")}`;

@@ -54,7 +54,7 @@ export function nllCurve(quality: QualityNumbers): string {
     },
     {
       alt: `Mean negative log-likelihood along ${count(quality.protocol.tokens)} predictions: operated model ${significant(quality.model.mean_nll)} nats a token on average${quality.donor === null ? "" : `, donor ${significant(quality.donor.mean_nll)}`}.`,
-      minWidth: 520,
+      minWidth: 720,
     },
   );
   const key = (colour: string, label: string) =>
@@ -135,7 +135,7 @@ export function divergence(quality: QualityNumbers): string {
     },
     {
       alt: `Histogram of ${count(all)} places of the text by their KL divergence from the donor: median ${significant(median, 3)}, mean ${significant(mean, 3)} nats.`,
-      minWidth: 520,
+      minWidth: 720,
     },
   );
   const outside = [

@@ -21,9 +21,6 @@ const DARK: readonly Oklch[] = [
   [0.95, 0.09, 102],
 ];
 
-/** From this step on, text on a cell needs the other ink. */
-export const RAMP_TEXT_FLIP = 14;
-
 /** The step of a value on a ramp from `min` to `max`. */
 export function rampStep(value: number, min: number, max: number): number {
   if (!(max > min)) return Math.floor(RAMP_STEPS / 2);
@@ -39,15 +36,36 @@ export function rampRange(min: number, max: number): [number, number] {
   return [low, low + span];
 }
 
-/** `--h0:#f4f0e1;--h1:…` for one of the two schemes. */
+/** `--h0:#f4f0e1;--t0:#000;…` for one of the two schemes: each step and the ink for text on it. */
 export function rampVariables(scheme: "light" | "dark"): string {
+  return rampColours(scheme)
+    .map((colour, step) => `--h${step}:${colour};--t${step}:${inkOn(colour)}`)
+    .join(";");
+}
+
+export function rampColours(scheme: "light" | "dark"): string[] {
   const points = scheme === "light" ? LIGHT : DARK;
   return Array.from({ length: RAMP_STEPS }, (_, step) => {
     const at = (step / (RAMP_STEPS - 1)) * (points.length - 1);
     const i = Math.min(points.length - 2, Math.floor(at));
     const mix = (k: 0 | 1 | 2) => points[i][k] + (points[i + 1][k] - points[i][k]) * (at - i);
-    return `--h${step}:${oklchToHex([mix(0), mix(1), mix(2)])}`;
-  }).join(";");
+    return oklchToHex([mix(0), mix(1), mix(2)]);
+  });
+}
+
+/** Black or white, whichever contrasts more: one of them always reaches 4.5 to 1. */
+function inkOn(colour: string): string {
+  const light = luminance(colour);
+  return (light + 0.05) ** 2 > 1.05 * 0.05 ? "#000" : "#fff";
+}
+
+/** source: WCAG 2.2, definition of relative luminance */
+export function luminance(hex: string): number {
+  const [r, g, b] = [1, 3, 5].map((at) => {
+    const value = Number.parseInt(hex.slice(at, at + 2), 16) / 255;
+    return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
 /** source: Ottosson 2020, "A perceptual color space for image processing" (matrices as published) */

@@ -1,6 +1,7 @@
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
 import { printable } from "../../errors.js";
+import { escapeHtml } from "../escape-html.js";
 
 const { document } = parseHTML("<!doctype html><html><body></body></html>") as unknown as { document: Document };
 
@@ -22,16 +23,21 @@ export function svgPlot(options: Plot.PlotOptions, { alt, minWidth }: SvgWords):
     style: { background: "none", fontFamily: "inherit", fontSize: "12px", overflow: "visible" },
   }) as unknown as Element;
   svg.querySelector("style")?.remove();
+  // Plot names its groups ("rule", "x-axis tick label"), which a group without a role may not be; the picture as a whole has its text.
+  for (const group of svg.querySelectorAll("[aria-label]")) {
+    if (group.getAttribute("aria-label")?.endsWith("label")) group.setAttribute("class", "axis");
+    group.removeAttribute("aria-label");
+  }
   svg.setAttribute("class", "plot");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", printable(alt));
   const width = svg.getAttribute("width") ?? "640";
   svg.removeAttribute("style");
   svg.removeAttribute("height");
   svg.setAttribute("font-size", "12");
   svg.setAttribute("font-family", "inherit");
   svg.setAttribute("style", `max-width:${width}px${minWidth === undefined ? "" : `;min-width:${minWidth}px`}`);
-  return svg.outerHTML;
+  // The serialiser leaves "<" as it is in attributes, which is sound HTML; ours are escaped like everything foreign.
+  // Tooltips and labels hold names: `printable` at this one place keeps control characters out of all of them.
+  return printable(svg.outerHTML, true).replace("<svg", `<svg role="img" aria-label="${escapeHtml(printable(alt))}"`);
 }
 
 /** A part of Plot's mark options that every axis of ours shares: no tick lines, quiet text. */

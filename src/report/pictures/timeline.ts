@@ -94,7 +94,7 @@ export function timeline(shards: readonly ShardRow[]): string {
     },
     {
       alt: `Weights killed over time: ${counted(spans.length, "shard")} in ${duration(clock)}, ${count(before)} weights killed at the end.`,
-      minWidth: 520,
+      minWidth: 720,
     },
   );
 }

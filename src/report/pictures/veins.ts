@@ -6,7 +6,10 @@ const WIDTH = 1000;
 const HEIGHT = 190;
 /** Over this much at either end the tubes part and meet again. */
 const FAN = 150;
-const FAN_STEPS = 7;
+const FAN_STEPS = 8;
+/** Points along the layers, so that the sway of a model of few layers is smooth too. */
+const MIN_POINTS = 22;
+const SWAY = 9;
 export const MAX_TUBES = 9;
 
 /**
@@ -19,8 +22,8 @@ export function veins(grid: LayerGrid): string {
     .map((_, position) => grid.cells[position].map((cell) => cell?.sparsity))
     .filter((cells) => cells.some((sparsity) => sparsity !== undefined));
   if (tubes.length === 0) return "";
-  const pitch = HEIGHT / (tubes.length + 0.2);
-  const full = pitch * 0.74;
+  const pitch = (HEIGHT - 2 * SWAY) / (tubes.length + 0.1);
+  const full = pitch * 0.66;
   const pale: string[] = [];
   const solid: string[] = [];
   for (const [slot, sparsities] of tubes.entries()) {
@@ -43,32 +46,32 @@ export function veins(grid: LayerGrid): string {
 
 /** A closed path around a tube: it leaves the common stem, widens to `full` times the share alive at each layer, and returns to it. */
 function tube(centre: number, full: number, alive: readonly number[]): string {
-  const middle = HEIGHT / 2;
-  const fan = Array.from({ length: FAN_STEPS }, (_, i) => {
-    const ease = smootherstep(i / FAN_STEPS);
-    return {
-      at: (i / FAN_STEPS) * FAN,
-      y: middle + centre * (0.13 + 0.87 * ease),
-      wide: full * (0.11 + 0.89 * ease ** 1.5),
-    };
-  });
-  const first = alive[0];
+  const spine: { x: number; y: number; half: number }[] = [];
+  const add = (x: number, share: number) => {
+    // The fan is an ease in and out; the sway is ornament and the same for all, the width is the data.
+    const ease = smootherstep(Math.min(1, x / FAN, (WIDTH - x) / FAN));
+    const sway =
+      SWAY * Math.sin((x / WIDTH) * 2.6 * Math.PI + 0.6 + centre / HEIGHT) * Math.min(1, x / 200, (WIDTH - x) / 200);
+    spine.push({
+      x,
+      y: HEIGHT / 2 + centre * (0.13 + 0.87 * ease) + sway,
+      half: (full * share * (0.11 + 0.89 * ease ** 1.5)) / 2,
+    });
+  };
+  for (let i = 0; i < FAN_STEPS; i++) add((i / FAN_STEPS) * FAN, alive[0]);
+  const spans = Math.max(1, alive.length - 1);
+  const between = Math.max(1, Math.ceil(MIN_POINTS / spans));
+  for (let i = 0; i < spans; i++) {
+    const [from, to] = [alive[i], alive[i + 1] ?? alive[i]];
+    for (let k = 0; k < between; k++) {
+      const t = k / between;
+      add(FAN + ((WIDTH - 2 * FAN) * (i + t)) / spans, from + (to - from) * t * t * (3 - 2 * t));
+    }
+  }
   const last = alive[alive.length - 1];
-  const layers =
-    alive.length === 1
-      ? [FAN, WIDTH / 2, WIDTH - FAN].map((x) => ({ x, y: middle + centre, half: (full * first) / 2 }))
-      : alive.map((share, i) => ({
-          x: FAN + ((WIDTH - 2 * FAN) * i) / (alive.length - 1),
-          y: middle + centre,
-          half: (full * share) / 2,
-        }));
-  const points = [
-    ...fan.map(({ at, y, wide }) => ({ x: at, y, half: (wide * first) / 2 })),
-    ...layers,
-    ...fan.map(({ at, y, wide }) => ({ x: WIDTH - at, y, half: (wide * last) / 2 })).reverse(),
-  ];
-  const upper = points.map(({ x, y, half }) => ({ x, y: y - half }));
-  const lower = points.map(({ x, y, half }) => ({ x, y: y + half })).reverse();
+  for (let i = FAN_STEPS; i >= 0; i--) add(WIDTH - (i / FAN_STEPS) * FAN, last);
+  const upper = spine.map(({ x, y, half }) => ({ x, y: y - half }));
+  const lower = spine.map(({ x, y, half }) => ({ x, y: y + half })).reverse();
   return `<path d="M${pair(upper[0])}${smooth(upper)}L${pair(lower[0])}${smooth(lower)}Z"/>`;
 }
 
@@ -81,28 +84,17 @@ interface Point {
   readonly y: number;
 }
 
-/** Bézier segments with horizontal tangents scaled as in a monotone cubic: no overshoot, so no tube is drawn wider than its data. */
+/** Quadratic segments through the midpoints of the points, which lie close enough: half the size of cubic ones, and they cannot overshoot. */
 function smooth(points: readonly Point[]): string {
   let path = "";
-  for (let i = 1; i < points.length; i++) {
-    const [a, b] = [points[i - 1], points[i]];
-    const third = (b.x - a.x) / 3;
-    const slopeA = slope(points, i - 1);
-    const slopeB = slope(points, i);
-    path += `C${pair({ x: a.x + third, y: a.y + third * slopeA })} ${pair({ x: b.x - third, y: b.y - third * slopeB })} ${pair(b)}`;
+  for (let i = 1; i < points.length - 1; i++) {
+    const next = points[i + 1];
+    const end = i === points.length - 2 ? next : { x: (points[i].x + next.x) / 2, y: (points[i].y + next.y) / 2 };
+    path += `Q${pair(points[i])} ${pair(end)}`;
   }
   return path;
 }
 
-/** source: Steffen 1990, "A simple method for monotonic interpolation in one dimension", Astronomy & Astrophysics 239 */
-function slope(points: readonly Point[], i: number): number {
-  if (i === 0 || i === points.length - 1) return 0;
-  const before = (points[i].y - points[i - 1].y) / (points[i].x - points[i - 1].x);
-  const after = (points[i + 1].y - points[i].y) / (points[i + 1].x - points[i].x);
-  if (!(before * after > 0)) return 0;
-  return Math.sign(before) * Math.min(Math.abs(before), Math.abs(after), Math.abs(before + after) / 2);
-}
-
 function pair({ x, y }: Point): string {
-  return `${Number(x.toFixed(1))} ${Number(y.toFixed(2))}`;
+  return `${Number(x.toFixed(1))} ${Number(y.toFixed(1))}`;
 }

@@ -1,0 +1,93 @@
+import { basename, resolve } from "node:path";
+import type { Command } from "commander";
+import { sha256 } from "hash-wasm";
+import { chooseSequences, writeGrams } from "../calibration/collect.js";
+import { modelFingerprint } from "../calibration/gram-file.js";
+import { donorName } from "../checkpoint/donor.js";
+import { readSmallFile } from "../checkpoint/file-layer.js";
+import { printable } from "../errors.js";
+import { inspectModel } from "../probe/layer-runner.js";
+import { decodeText, prepareText } from "../probe/protocols.js";
+import { TextTokenizer } from "../probe/tokenizer.js";
+import { PHYSARIUM_VERSION } from "../version.js";
+import { toInteger } from "./arguments.js";
+import {
+  addEngineOptions,
+  addProtocolOptions,
+  type EngineFlags,
+  type ProtocolFlags,
+  toEngineOptions,
+  toProtocolOptions,
+} from "./probe-options.js";
+
+interface CalibrateFlags extends EngineFlags, ProtocolFlags {
+  text: string;
+  out: string;
+  normsOnly?: boolean;
+  samples: number;
+  seed: number;
+  json?: boolean;
+}
+
+/** `physarium calibrate <model> --text FILE --out FILE` */
+export function registerCalibrate(program: Command): void {
+  const command = program
+    .command("calibrate")
+    .description("collect the Gram matrix E[x xᵀ] of every projection's input into a safetensors file")
+    .argument("<model>", "model folder with safetensors files")
+    .requiredOption("--text <file>", "UTF-8 text to run")
+    .requiredOption("--out <file>", "the file to write")
+    .option("--norms-only", "only E[x²] of each channel: much smaller and faster")
+    .option("--samples <n>", "windows or documents, chosen by --seed", toInteger, 128)
+    .option("--seed <n>", "same seed, same choice", toInteger, 0);
+  addEngineOptions(addProtocolOptions(command))
+    .option("--json", "what was collected as one JSON object")
+    .addHelpText(
+      "after",
+      "\nExample:\n  physarium calibrate ./model --text book.txt --out grams.safetensors --samples 64",
+    )
+    .action(async (modelPath: string, flags: CalibrateFlags) => {
+      const { text, out, normsOnly, samples, seed, json, device, threads, memory, ...protocol } = flags;
+      const { donor, architecture } = await inspectModel(resolve(modelPath));
+      const bytes = await readSmallFile(resolve(text));
+      const tokenizer = await TextTokenizer.open(donor.path);
+      const options = toProtocolOptions(protocol);
+      const prepared = prepareText(decodeText(bytes, text), tokenizer, architecture.maxPositions, options);
+      const sequences = chooseSequences(prepared.sequences, samples, seed);
+      const kind = normsOnly ? "norms" : "gram";
+      const { name, window, bos } = prepared.record;
+      const started = performance.now();
+      await writeGrams(
+        donor.path,
+        sequences,
+        resolve(out),
+        {
+          modelFingerprint: await modelFingerprint(donor),
+          modelName: donorName(donor.path),
+          textName: basename(text),
+          textSha256: await sha256(bytes),
+          protocol: JSON.stringify({ name, window, bos }),
+          seed,
+          physariumVersion: PHYSARIUM_VERSION,
+        },
+        {
+          kind,
+          ...toEngineOptions({ device, threads, memory }),
+          ...(json
+            ? {}
+            : { onProgress: (done, layers) => process.stderr.write(`calibrate: layer ${done} of ${layers}\n`) }),
+        },
+      );
+      const found = {
+        out: resolve(out),
+        kind,
+        layers: architecture.layerCount,
+        sequences: sequences.length,
+        tokens: sequences.reduce((sum, ids) => sum + ids.length, 0),
+        seconds: (performance.now() - started) / 1000,
+        peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+      };
+      const words = `${found.out}: ${kind} of ${found.layers} layers from ${found.tokens} tokens in ${found.sequences} sequences, ${found.seconds.toFixed(1)} s, peak memory ${(found.peak_rss_bytes / 2 ** 20).toFixed(0)} MiB`;
+      process.stdout.write(`${json ? JSON.stringify(found) : printable(words)}\n`);
+    });
+}

@@ -1,0 +1,163 @@
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import { addSections, isOperated } from "../documents.js";
+import { printable } from "../errors.js";
+import { type Evaluation, evaluate } from "../probe/evaluate.js";
+import type { QualitySection } from "../probe/quality.js";
+import {
+  addEngineOptions,
+  addProtocolOptions,
+  type EngineFlags,
+  type ProtocolFlags,
+  toEngineOptions,
+  toProtocolOptions,
+} from "./probe-options.js";
+
+interface EvalFlags extends EngineFlags, ProtocolFlags {
+  text: string;
+  against?: string;
+  batchTokens?: number;
+  record: boolean;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+/** `physarium eval <model> --text FILE` */
+export function registerEval(program: Command): void {
+  const command = program
+    .command("eval")
+    .description("perplexity of a model on a text, and with --against its divergence from the donor")
+    .argument("<model>", "model folder with safetensors files")
+    .requiredOption("--text <file>", "UTF-8 text to predict")
+    .option("--against <donor>", "the donor: both models see the same tokens");
+  addEngineOptions(addProtocolOptions(command))
+    .option("--no-record", "with --against: do not add the numbers to the report of a folder that surgery wrote")
+    .option("--json", "the numbers as one JSON object")
+    .option("--quiet", "no progress on stderr")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  physarium eval ./model --text wiki.test.raw --rows                       as GPTQ, SparseGPT and Wanda print it
+  physarium eval ./model-operated --text book.txt --against ./model        what surgery cost
+  physarium eval ./model --text stories.txt --protocol documents --window 256 --json`,
+    )
+    .action(async (modelPath: string, flags: EvalFlags) => {
+      const { text, against, record, json, quiet, device, threads, memory, ...protocol } = flags;
+      const evaluation = await evaluate(resolve(modelPath), resolve(text), {
+        ...toProtocolOptions(protocol),
+        ...toEngineOptions({ device, threads, memory }),
+        ...(against === undefined ? {} : { against: resolve(against) }),
+        ...(quiet || json ? {} : { onProgress: lineProgress() }),
+      });
+      if (record && against !== undefined && (await isOperated(resolve(modelPath)))) {
+        await addSections(resolve(modelPath), { quality: evaluation.quality });
+      }
+      process.stdout.write(json ? `${JSON.stringify(toJson(evaluation))}\n` : `${describe(evaluation)}\n`);
+    });
+}
+
+/** The quality section with the most asked-for numbers on top. */
+function toJson({ quality, unknownTokens }: Evaluation) {
+  const { model, protocol } = quality;
+  return {
+    perplexity: model.perplexity,
+    mean_nll: model.mean_nll,
+    stderr: model.stderr,
+    bits_per_byte: model.bits_per_byte,
+    tokens: protocol.tokens,
+    windows: protocol.windows,
+    window: protocol.window,
+    stride: protocol.stride,
+    protocol: protocol.name,
+    bos: protocol.bos,
+    joiner: protocol.joiner,
+    separator: protocol.separator,
+    documents: protocol.documents,
+    unknown_tokens: unknownTokens,
+    dtype: quality.engine.weights_dtype,
+    device: quality.engine.device,
+    tokens_per_second: quality.engine.tokens_per_second,
+    seconds: quality.engine.seconds,
+    peak_rss_bytes: quality.engine.peak_rss_bytes,
+    summary: quality.summary,
+    text: quality.text,
+    engine: quality.engine,
+    model: quality.model,
+    ...(quality.donor === null ? {} : { donor: quality.donor }),
+    ...(quality.divergence === null ? {} : { divergence: quality.divergence, kl_histogram: quality.kl_histogram }),
+    nll_curve: quality.nll_curve,
+  };
+}
+
+function describe({ quality, unknownTokens }: Evaluation): string {
+  const { protocol, engine, text } = quality;
+  const how = [
+    `${protocol.name}, window ${protocol.window}`,
+    `stride ${protocol.stride}`,
+    `${protocol.windows} windows`,
+    `BOS ${protocol.bos ?? "none"}`,
+    ...(protocol.joiner === null ? [] : [`rows joined by ${JSON.stringify(protocol.joiner)}`]),
+    ...(protocol.separator === null ? [] : [`separator ${JSON.stringify(protocol.separator)}`]),
+  ];
+  const lines = [
+    quality.summary,
+    "",
+    `text       ${text.name}, ${text.bytes.toLocaleString("en")} bytes, sha256 ${text.sha256.slice(0, 16)}…`,
+    `protocol   ${how.join(", ")}`,
+    `engine     ${engine.name} ${engine.version} on ${engine.device}, ${engine.threads} threads, weights ${engine.weights_dtype}, products ${engine.compute_dtype}`,
+    `speed      ${engine.tokens_per_second.toFixed(0)} tokens/s, ${engine.seconds.toFixed(1)} s, peak memory ${(engine.peak_rss_bytes / 2 ** 20).toFixed(0)} MiB`,
+    "",
+    modelLines(quality),
+    ...(quality.divergence === null ? [] : ["", divergenceLines(quality)]),
+  ];
+  if (unknownTokens > 0)
+    lines.splice(2, 0, `warning    ${unknownTokens} tokens of the text are unknown to the vocabulary`);
+  return lines.map((line) => printable(line, true)).join("\n");
+}
+
+function modelLines({ model, donor, protocol }: QualitySection): string {
+  const row = (name: string, quality: typeof model): string =>
+    `${name.padEnd(10)} perplexity ${quality.perplexity.toFixed(4)} ± ${quality.stderr.toFixed(4)}, ` +
+    `${quality.mean_nll.toFixed(5)} nats a token${
+      quality.bits_per_byte === null ? "" : `, ${quality.bits_per_byte.toFixed(4)} bits a byte`
+    }, ${protocol.tokens.toLocaleString("en")} tokens`;
+  return [...(donor === null ? [] : [row("donor", donor)]), row("model", model)].join("\n");
+}
+
+function divergenceLines({ divergence }: QualitySection): string {
+  if (divergence === null) return "";
+  const d = divergence;
+  const q = d.delta_p_quantiles;
+  const percent = (value: number, digits = 3): string => `${(100 * value).toFixed(digits)} %`;
+  const rows: [string, string][] = [
+    ["perplexity ratio", `${d.perplexity_ratio.toFixed(6)}`],
+    ["ln ratio", `${d.ln_ratio.toFixed(6)} ± ${d.ln_ratio_stderr.toFixed(6)}`],
+    ["mean KLD", `${d.kl_mean.toFixed(6)} ± ${d.kl_mean_stderr.toFixed(6)}`],
+    ["maximum KLD", d.kl_max.toFixed(6)],
+    ["99.9 % KLD", d.kl_p999.toFixed(6)],
+    ["99 % KLD", d.kl_p99.toFixed(6)],
+    ["90 % KLD", d.kl_p90.toFixed(6)],
+    ["median KLD", d.kl_median.toFixed(6)],
+    ["mean Δp", percent(d.delta_p_mean)],
+    ["RMS Δp", percent(d.delta_p_rms)],
+    ["Δp 1 / 5 / 25 %", `${percent(q.p1)} / ${percent(q.p5)} / ${percent(q.p25)}`],
+    ["Δp 50 %", percent(q.median)],
+    ["Δp 75 / 95 / 99 %", `${percent(q.p75)} / ${percent(q.p95)} / ${percent(q.p99)}`],
+    ["same top token", `${percent(d.same_top)} ± ${percent(d.same_top_stderr)}`],
+  ];
+  return rows.map(([name, value]) => `${name.padEnd(18)} ${value}`).join("\n");
+}
+
+/** A line every five seconds. */
+export function lineProgress(): (done: number, total: number) => void {
+  const started = performance.now();
+  let last = started;
+  return (done, total) => {
+    const now = performance.now();
+    if (now - last < 5000) return;
+    last = now;
+    const left = ((now - started) * (total - done)) / done / 1000;
+    process.stderr.write(`eval ${((100 * done) / total).toFixed(0)} %, about ${left.toFixed(0)} s left\n`);
+  };
+}

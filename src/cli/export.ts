@@ -1,0 +1,127 @@
+import { type Command, Option } from "commander";
+import { PhysariumError, printable } from "../errors.js";
+import { exportGguf, type GgufExport } from "../export/gguf/export.js";
+import { exportSparse, type SparseExport } from "../export/sparse/export.js";
+import { relativeError, renderGgufExport, totalMatrices } from "../export/summary.js";
+import type { ExportType } from "../export/weight-band.js";
+import { tensorProgress } from "./tensor-progress.js";
+
+interface Flags {
+  format: "gguf" | "compressed-tensors";
+  type?: string;
+  overwrite?: boolean;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+/** `physarium export <model> <output>` */
+export function registerExport(program: Command): void {
+  program
+    .command("export")
+    .description("write a model in a format that other engines run")
+    .argument("<model>", "model folder with safetensors files; it is only read")
+    .argument("<output>", "the new .gguf file, or the new folder of compressed-tensors")
+    .addOption(new Option("--format <name>", "format").choices(["gguf", "compressed-tensors"]).default("gguf"))
+    .addOption(
+      new Option("--type <name>", "type of the matrices in a GGUF file (default: f16)").choices([
+        "f32",
+        "f16",
+        "bf16",
+        "q8_0",
+        "q6_k",
+        "q4_k",
+        "q4_0",
+      ]),
+    )
+    .option("--overwrite", "replace an existing GGUF file")
+    .option("--json", "print the result as one JSON object, every tensor with its zeros and error")
+    .option("--quiet", "no progress")
+    .addHelpText(
+      "after",
+      `
+Zeros stay exactly zero in f32, f16, bf16, q8_0, q6_k and q4_0, not in q4_k. Rows that a type's blocks cannot hold
+become F16 and are named. compressed-tensors is lossless; vLLM dropped loading it in 2026 (docs/export.md).
+
+Examples:
+  physarium export ./operated operated-q8.gguf --format gguf --type q8_0
+  physarium export ./operated ./operated-sparse --format compressed-tensors`,
+    )
+    .action(async (model: string, output: string, flags: Flags) => {
+      const onTensor = flags.quiet || flags.json ? {} : { onTensor: tensorProgress("export") };
+      if (flags.format === "compressed-tensors") {
+        if (flags.type !== undefined || flags.overwrite) {
+          throw new PhysariumError("USAGE_ARGUMENT", "--type and --overwrite belong to --format gguf");
+        }
+        const result = await exportSparse(model, output, onTensor);
+        process.stdout.write(flags.json ? `${JSON.stringify(sparseJson(result))}\n` : renderSparse(result));
+        return;
+      }
+      const type = (flags.type ?? "f16").toUpperCase() as ExportType;
+      const result = await exportGguf(model, output, { type, overwrite: flags.overwrite ?? false, ...onTensor });
+      process.stdout.write(
+        flags.json ? `${JSON.stringify(ggufJson(result))}\n` : `${printable(renderGgufExport(result), true)}\n`,
+      );
+    });
+}
+
+function ggufJson(result: GgufExport) {
+  const totals = totalMatrices(result);
+  return {
+    output: result.path,
+    format: "gguf",
+    architecture: result.architecture,
+    type: result.type,
+    holds_exact_zeros: result.holdsExactZeros,
+    bytes: result.byteLength,
+    matrices: {
+      weights: totals.weights,
+      zeros_before: totals.zerosBefore,
+      zeros_after: totals.zerosAfter,
+      zeros_lost: totals.zerosLost,
+      relative_error: totals.relativeError,
+    },
+    tensors: result.tensors.map((tensor) => ({
+      name: tensor.name,
+      gguf_name: tensor.ggufName,
+      dtype: tensor.dtype,
+      type: tensor.type,
+      bytes: tensor.byteLength,
+      weights: tensor.weights,
+      zeros_before: tensor.zerosBefore,
+      zeros_after: tensor.zerosAfter,
+      zeros_lost: tensor.zerosLost,
+      squared_error: tensor.squaredError,
+      relative_error: relativeError(tensor.squaredError, tensor.squaredNorm),
+      ...(tensor.fallback === undefined ? {} : { fallback: tensor.fallback }),
+    })),
+    left_out: result.leftOut,
+    warnings: result.warnings,
+  };
+}
+
+function sparseJson(result: SparseExport) {
+  return {
+    output: result.path,
+    format: "compressed-tensors",
+    bytes_before: result.bytesBefore,
+    bytes: result.bytesAfter,
+    files: result.files,
+    tensors: result.tensors.map(({ name, weights, survivors, bytesBefore, bytesAfter, compressed }) => ({
+      name,
+      weights,
+      survivors,
+      bytes_before: bytesBefore,
+      bytes: compressed ? bytesAfter : bytesBefore,
+      compressed,
+    })),
+  };
+}
+
+function renderSparse(result: SparseExport): string {
+  const compressed = result.tensors.filter((tensor) => tensor.compressed).length;
+  const share = ((100 * result.bytesAfter) / result.bytesBefore).toFixed(1);
+  return printable(
+    `${result.path}: ${compressed} of ${result.tensors.length} projections compressed, ${result.bytesAfter.toLocaleString("en-US")} bytes, ${share} % of the donor's\n`,
+    true,
+  );
+}

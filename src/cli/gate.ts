@@ -1,0 +1,100 @@
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import { printable } from "../errors.js";
+import { type GateReport, gateError, runGate } from "../probe/gate.js";
+import { toInteger, toNumber } from "./arguments.js";
+import {
+  addEngineOptions,
+  addProtocolOptions,
+  type EngineFlags,
+  type ProtocolFlags,
+  toEngineOptions,
+  toProtocolOptions,
+} from "./probe-options.js";
+
+interface GateFlags extends EngineFlags, ProtocolFlags {
+  against: string;
+  text?: string;
+  prompt: string[];
+  maxTokens?: number;
+  maxPerplexityRatio?: number;
+  maxKl?: number;
+  minSameTop?: number;
+  json?: boolean;
+}
+
+/** `physarium gate <output> --against <donor>` */
+export function registerGate(program: Command): void {
+  const command = program
+    .command("gate")
+    .description("accept or revert: greedy continuations of both models, and rules; exit 4 where one is broken")
+    .argument("<model>", "the operated model's folder")
+    .requiredOption("--against <donor>", "the donor's folder")
+    .option("--max-perplexity-ratio <x>", "perplexity of the model over the donor's, at most", toNumber)
+    .option("--max-kl <nats>", "mean KL divergence from the donor, at most", toNumber)
+    .option("--min-same-top <share>", "share (0–1) of places with the same top token, at least", toNumber)
+    .option("--text <file>", "compare on this text (default: the prompts and what the donor writes behind them)")
+    .option(
+      "--prompt <text>",
+      "a prompt to continue; may be given several times",
+      (text, all: string[]) => [...all, text],
+      [],
+    )
+    .option("--max-tokens <n>", "tokens of each continuation (default: 48)", toInteger);
+  addEngineOptions(addProtocolOptions(command))
+    .option("--json", "the finding as one JSON object")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  physarium gate ./model-operated --against ./model
+  physarium gate ./model-operated --against ./model --text book.txt --max-perplexity-ratio 1.1 --min-same-top 0.8 || rm -r ./model-operated`,
+    )
+    .action(async (modelPath: string, flags: GateFlags) => {
+      const { against, text, prompt, maxTokens, maxPerplexityRatio, maxKl, minSameTop, json, ...rest } = flags;
+      const { device, threads, memory, ...protocol } = rest;
+      const report = await runGate(resolve(modelPath), {
+        ...toProtocolOptions(protocol),
+        ...toEngineOptions({ device, threads, memory }),
+        against: resolve(against),
+        ...(prompt.length === 0 ? {} : { prompts: prompt }),
+        ...(text === undefined ? {} : { text: resolve(text) }),
+        ...(maxTokens === undefined ? {} : { maxTokens }),
+        ...(maxPerplexityRatio === undefined ? {} : { maxPerplexityRatio }),
+        ...(maxKl === undefined ? {} : { maxKl }),
+        ...(minSameTop === undefined ? {} : { minSameTop }),
+      });
+      process.stdout.write(json ? `${JSON.stringify(report)}\n` : `${describe(report)}\n`);
+      if (!report.accepted) throw gateError(report);
+    });
+}
+
+function describe(report: GateReport): string {
+  const lines: string[] = [];
+  for (const { prompt, donor, model, same_prefix_tokens: same } of report.prompts) {
+    lines.push(`prompt  ${JSON.stringify(prompt)}`);
+    lines.push(`donor   ${JSON.stringify(donor.text)}`, `model   ${JSON.stringify(model.text)}`);
+    lines.push(`        ${same} tokens alike from the start; first token, most likely first:`);
+    donor.top10.forEach((entry, at) => {
+      const other = model.top10[at];
+      const cell = ({ token, probability }: typeof entry): string =>
+        `${(100 * probability).toFixed(2).padStart(6)} % ${JSON.stringify(token)}`;
+      lines.push(`        ${cell(entry).padEnd(28)}${other === undefined ? "" : cell(other)}`);
+    });
+    lines.push("");
+  }
+  if (report.divergence !== null) {
+    const { perplexity_ratio: ratio, kl_mean: kl, same_top: top } = report.divergence;
+    lines.push(
+      `on ${report.text ?? "the prompts and the donor's continuations"}: perplexity ratio ${ratio.toFixed(4)}, ` +
+        `mean KL ${kl.toFixed(5)}, same top token ${(100 * top).toFixed(1)} %`,
+    );
+  }
+  for (const { rule, limit, value, kept } of report.rules) {
+    lines.push(
+      `${kept ? "kept  " : "BROKEN"}  ${rule} ${limit === true ? "" : `${limit}, found ${value ?? "nothing"}`}`.trimEnd(),
+    );
+  }
+  lines.push(report.accepted ? "accepted" : "not accepted");
+  return lines.map((line) => printable(line, true)).join("\n");
+}

@@ -1,0 +1,66 @@
+import type { Command } from "commander";
+import { PhysariumError } from "../errors.js";
+import type { ProtocolOptions } from "../probe/protocols.js";
+import { toInteger, toNumber } from "./arguments.js";
+
+/** Flags of every command that runs a model. */
+export interface EngineFlags {
+  device?: string;
+  threads?: number;
+  memory?: number;
+}
+
+export function addEngineOptions(command: Command): Command {
+  return command
+    .option("--device <name>", "cpu, or another the engine lists: webgpu, cuda", "cpu")
+    .option("--threads <n>", "threads of the matrix products (default: all cores)", toInteger)
+    .option("--memory <GiB>", "what f32 copies of weights may take (default: half of the memory)", toNumber);
+}
+
+export function toEngineOptions({ device, threads, memory }: EngineFlags) {
+  return {
+    ...(device === undefined ? {} : { device }),
+    ...(threads === undefined ? {} : { threads }),
+    ...(memory === undefined ? {} : { memoryBytes: memory * 2 ** 30 }),
+  };
+}
+
+/** Flags that say how a text becomes predictions. */
+export interface ProtocolFlags {
+  protocol?: string;
+  window?: number;
+  stride?: number;
+  bos?: boolean | string;
+  rows?: boolean;
+  separator?: string;
+  minTokens?: number;
+  skip?: number;
+  limit?: number;
+}
+
+export function addProtocolOptions(command: Command): Command {
+  return command
+    .option("--protocol <name>", "wikitext (one stream, windows side by side) or documents (each from BOS)", "wikitext")
+    .option("--window <tokens>", "tokens a window (default: min(2048, max_position_embeddings))", toInteger)
+    .option("--stride <tokens>", "overlapping windows: tokens between their starts", toInteger)
+    .option(
+      "--bos [token]",
+      "begin the stream with the tokenizer's BOS, or with this token; documents begin with BOS anyway",
+    )
+    .option("--no-bos", "begin documents without BOS")
+    .option("--rows", "the file's lines are rows of WikiText, to be joined by a blank line")
+    .option("--separator <text>", "what stands between documents (default: <|endoftext|>)")
+    .option("--min-tokens <n>", "leave out documents of fewer tokens", toInteger)
+    .option("--skip <n>", "leave out so many windows or documents at the start", toInteger)
+    .option("--limit <n>", "at most so many windows or documents", toInteger);
+}
+
+export function toProtocolOptions(flags: ProtocolFlags): ProtocolOptions {
+  const { protocol, ...rest } = flags;
+  if (protocol !== "wikitext" && protocol !== "documents") {
+    throw new PhysariumError("USAGE_PROTOCOL", `--protocol ${protocol}: known are wikitext and documents`, {
+      protocol,
+    });
+  }
+  return { ...rest, protocol };
+}

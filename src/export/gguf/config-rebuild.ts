@@ -1,0 +1,176 @@
+import { PhysariumError } from "../../errors.js";
+import { llama3RopeFactors, modelTypeOf } from "./layout.js";
+import type { GgufFile } from "./reader.js";
+import type { GgufValue } from "./types.js";
+
+/** Rope scalings that models in use have: a GGUF file holds the factors they give, not the numbers they came from. */
+const KNOWN_LLAMA3_SCALINGS = [8, 32, 16, 4, 2].flatMap((factor) =>
+  [8192, 4096, 2048].map((originalContextLength) => ({
+    kind: "llama3" as const,
+    factor,
+    lowFreqFactor: 1,
+    highFreqFactor: 4,
+    originalContextLength,
+  })),
+);
+
+const ARCHITECTURES: Readonly<Record<string, string>> = {
+  llama: "LlamaForCausalLM",
+  qwen2: "Qwen2ForCausalLM",
+  qwen3: "Qwen3ForCausalLM",
+  phi3: "Phi3ForCausalLM",
+};
+
+/**
+ * config.json from a GGUF file's metadata and tensor names.
+ *
+ * ropeFactors  what `rope_freqs.weight` holds, if the file has it
+ * dtype        `torch_dtype` of the folder to be written
+ * throws       DONOR_GGUF_ARCHITECTURE, DONOR_GGUF_METADATA
+ */
+export function rebuildConfig(
+  file: GgufFile,
+  ropeFactors: Float32Array | undefined,
+  dtype: string,
+  name: string,
+): Record<string, unknown> {
+  const architecture =
+    file.metadata.get("general.architecture")?.type === "string" ? text(file, "general.architecture") : "";
+  const modelType = modelTypeOf(architecture ?? "");
+  if (modelType === undefined) {
+    throw foreign(name, `architecture "${architecture}" is not known; llama, qwen2, qwen3 and phi3 are`);
+  }
+  const keys = new Keys(file, architecture ?? "", name);
+  if ((keys.optional("expert_count") ?? 0) > 0) throw foreign(name, "mixtures of experts are not known");
+  const embedding = file.tensors.find((tensor) => tensor.name === "token_embd.weight");
+  if (embedding === undefined || embedding.shape.length !== 2) throw foreign(name, "token_embd.weight is missing");
+
+  const hiddenSize = keys.required("embedding_length");
+  const headCount = keys.required("attention.head_count");
+  const headLength = keys.optional("attention.key_length") ?? hiddenSize / headCount;
+  const valueLength = keys.optional("attention.value_length") ?? hiddenSize / headCount;
+  if (headLength !== valueLength) throw foreign(name, `keys of ${headLength} and values of ${valueLength} channels`);
+  const ropeLength = keys.optional("rope.dimension_count") ?? headLength;
+  if (ropeLength !== headLength && modelType !== "phi3") {
+    throw foreign(name, `heads of ${headLength} channels of which ${ropeLength} rotate`);
+  }
+  const ropeTheta = keys.optional("rope.freq_base") ?? 10_000;
+  const slidingWindow = modelType === "phi3" ? keys.optional("attention.sliding_window") : undefined;
+  const names = new Set(file.tensors.map((tensor) => tensor.name));
+  const tokenId = (key: string): number | undefined => {
+    const value = file.metadata.get(`tokenizer.ggml.${key}_token_id`);
+    return value !== undefined && value.type !== "array" ? Number(value.value) : undefined;
+  };
+  return {
+    architectures: [ARCHITECTURES[modelType]],
+    model_type: modelType,
+    vocab_size: embedding.shape[0],
+    hidden_size: hiddenSize,
+    intermediate_size: keys.required("feed_forward_length"),
+    num_hidden_layers: keys.required("block_count"),
+    num_attention_heads: headCount,
+    num_key_value_heads: keys.optional("attention.head_count_kv") ?? headCount,
+    head_dim: headLength,
+    hidden_act: "silu",
+    max_position_embeddings: keys.required("context_length"),
+    rms_norm_eps: keys.required("attention.layer_norm_rms_epsilon"),
+    rope_theta: ropeTheta,
+    rope_scaling: rebuildRopeScaling(keys, ropeFactors, ropeLength, ropeTheta, name),
+    ...(ropeLength === headLength ? {} : { partial_rotary_factor: ropeLength / headLength }),
+    ...(modelType === "phi3" ? { sliding_window: slidingWindow || null } : {}),
+    ...(modelType === "qwen2" ? { use_sliding_window: false } : {}),
+    attention_bias: names.has("blk.0.attn_q.bias"),
+    ...(modelType === "llama" ? { mlp_bias: names.has("blk.0.ffn_up.bias") } : {}),
+    tie_word_embeddings: !names.has("output.weight"),
+    bos_token_id: tokenId("bos") ?? null,
+    eos_token_id: tokenId("eos") ?? null,
+    torch_dtype: dtype,
+  };
+}
+
+function rebuildRopeScaling(
+  keys: Keys,
+  factors: Float32Array | undefined,
+  ropeLength: number,
+  ropeTheta: number,
+  name: string,
+): Record<string, unknown> | null {
+  if (factors !== undefined) {
+    const scaling = KNOWN_LLAMA3_SCALINGS.find((candidate) => {
+      // Compared first: a hostile length must not become an allocation.
+      if (factors.length * 2 !== ropeLength) return false;
+      const expected = llama3RopeFactors(candidate, ropeLength, ropeTheta);
+      return (
+        expected.length === factors.length && expected.every((factor, i) => Math.abs(factor / factors[i] - 1) < 1e-5)
+      );
+    });
+    if (scaling === undefined)
+      throw foreign(name, "the factors in rope_freqs.weight are of no known Llama 3 rope scaling");
+    return {
+      rope_type: "llama3",
+      factor: scaling.factor,
+      low_freq_factor: scaling.lowFreqFactor,
+      high_freq_factor: scaling.highFreqFactor,
+      original_max_position_embeddings: scaling.originalContextLength,
+    };
+  }
+  const kind = keys.text("rope.scaling.type");
+  if (kind === undefined || kind === "none") return null;
+  if (kind !== "linear") throw foreign(name, `rope scaling "${kind}"`);
+  return { rope_type: "linear", factor: keys.required("rope.scaling.factor") };
+}
+
+/** Hyperparameters under the architecture's prefix. */
+class Keys {
+  constructor(
+    private readonly file: GgufFile,
+    private readonly architecture: string,
+    private readonly name: string,
+  ) {}
+
+  text(key: string): string | undefined {
+    return text(this.file, `${this.architecture}.${key}`);
+  }
+
+  required(key: string): number {
+    const value = this.optional(key);
+    if (value === undefined) {
+      throw new PhysariumError(
+        "DONOR_GGUF_METADATA",
+        `${this.name}: the metadata has no "${this.architecture}.${key}"`,
+      );
+    }
+    return value;
+  }
+
+  optional(key: string): number | undefined {
+    const full = `${this.architecture}.${key}`;
+    const value = this.file.metadata.get(full);
+    if (value === undefined) return undefined;
+    if (value.type === "array" || typeof value.value !== "number") {
+      throw new PhysariumError(
+        "DONOR_GGUF_METADATA",
+        `${this.name}: "${full}" is ${value.type === "array" ? "a list (one value a layer)" : value.type}, expected one number`,
+      );
+    }
+    return value.type === "f32" ? shortestDecimal(value.value) : value.value;
+  }
+}
+
+/** The short decimal that an F32 was written from: 1e-6, not 9.999999974752427e-7. */
+function shortestDecimal(value: number): number {
+  for (let digits = 1; digits <= 9; digits++) {
+    const short = Number(value.toPrecision(digits));
+    if (Math.fround(short) === value) return short;
+  }
+  return value;
+}
+
+function text(file: GgufFile, key: string): string | undefined {
+  const value: GgufValue | undefined = file.metadata.get(key);
+  return value?.type === "string" ? String(value.value) : undefined;
+}
+
+function foreign(name: string, what: string): PhysariumError {
+  return new PhysariumError("DONOR_GGUF_ARCHITECTURE", `${name}: cannot be imported: ${what}`, { file: name });
+}

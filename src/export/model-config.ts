@@ -1,0 +1,186 @@
+import { PhysariumError } from "../errors.js";
+
+/** Model families that exports and imports know, by `model_type` in config.json. */
+export const MODEL_TYPES = ["llama", "mistral", "qwen2", "qwen3", "phi3"] as const;
+export type ModelType = (typeof MODEL_TYPES)[number];
+
+export type RopeScaling =
+  | { readonly kind: "none" }
+  | { readonly kind: "linear"; readonly factor: number }
+  | {
+      readonly kind: "llama3";
+      readonly factor: number;
+      readonly lowFreqFactor: number;
+      readonly highFreqFactor: number;
+      readonly originalContextLength: number;
+    };
+
+/** What config.json says about a decoder, in our words. */
+export interface ModelConfig {
+  readonly modelType: ModelType;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly layerCount: number;
+  readonly headCount: number;
+  readonly kvHeadCount: number;
+  /** Length of one head's query and key, whether config.json gives it or not. */
+  readonly headLength: number;
+  /** Of each head, how many channels rotate. */
+  readonly ropeLength: number;
+  readonly contextLength: number;
+  readonly rmsNormEps: number;
+  readonly ropeTheta: number;
+  readonly ropeScaling: RopeScaling;
+  readonly vocabSize: number;
+  readonly tiedEmbeddings: boolean;
+  /** Attention window in tokens where layers use one. */
+  readonly slidingWindow: number | undefined;
+  readonly bosTokenId: number | undefined;
+  readonly eosTokenId: number | undefined;
+}
+
+type Json = Readonly<Record<string, unknown>>;
+
+/** Parse config.json. Throws `DONOR_CONFIG` for what is missing or malformed, `DONOR_ARCHITECTURE` for what no format here can say. */
+export function parseModelConfig(text: string, name: string): ModelConfig {
+  let json: Json;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw new PhysariumError("DONOR_CONFIG", `${name}: not valid JSON (${(error as Error).message})`, {}, error);
+  }
+  if (typeof json !== "object" || json === null || Array.isArray(json)) {
+    throw new PhysariumError("DONOR_CONFIG", `${name}: expected an object`);
+  }
+  const modelType = json.model_type as ModelType;
+  if (!MODEL_TYPES.includes(modelType)) {
+    throw new PhysariumError(
+      "DONOR_ARCHITECTURE",
+      `${name}: model_type ${JSON.stringify(json.model_type)} cannot be exported, known are ${MODEL_TYPES.join(", ")}`,
+      { modelType: json.model_type },
+    );
+  }
+  const fields = new Fields(json, name);
+  fields.refuse("hidden_act", (value) => value !== "silu", "only silu is known");
+  fields.refuse("num_local_experts", (value) => typeof value === "number" && value > 0, "mixtures of experts are not");
+
+  const hiddenSize = fields.count("hidden_size");
+  const headCount = fields.count("num_attention_heads");
+  const headLength = fields.optionalCount("head_dim") ?? hiddenSize / headCount;
+  if (!Number.isInteger(headLength) || headLength % 2 !== 0) {
+    throw new PhysariumError(
+      "DONOR_CONFIG",
+      `${name}: hidden_size ${hiddenSize} over ${headCount} heads gives ${headLength} channels a head, expected an even whole number`,
+    );
+  }
+  const kvHeadCount = fields.optionalCount("num_key_value_heads") ?? headCount;
+  if (headCount % kvHeadCount !== 0) {
+    throw new PhysariumError("DONOR_CONFIG", `${name}: ${headCount} heads cannot share ${kvHeadCount} key-value heads`);
+  }
+  const contextLength = fields.count("max_position_embeddings");
+  const slidingWindow = json.use_sliding_window === false ? undefined : fields.optionalCount("sliding_window");
+  // transformers 5 moved theta and scaling into one object.
+  const rope = (json.rope_parameters ?? {}) as Json;
+  const partial = (json.partial_rotary_factor ?? rope.partial_rotary_factor ?? 1) as number;
+  return {
+    modelType,
+    hiddenSize,
+    intermediateSize: fields.count("intermediate_size"),
+    layerCount: fields.count("num_hidden_layers"),
+    headCount,
+    kvHeadCount,
+    headLength,
+    // Cut as transformers does; the addend keeps 96 · (72 / 96) at 72.
+    ropeLength: Math.trunc(headLength * partial + 1e-9),
+    contextLength,
+    rmsNormEps: fields.optionalPositive("rms_norm_eps") ?? 1e-6,
+    ropeTheta:
+      fields.optionalPositive("rope_theta") ?? (typeof rope.rope_theta === "number" ? rope.rope_theta : 10_000),
+    ropeScaling: parseRopeScaling((json.rope_scaling ?? json.rope_parameters ?? null) as Json | null, name),
+    vocabSize: fields.count("vocab_size"),
+    tiedEmbeddings: json.tie_word_embeddings === true,
+    slidingWindow: slidingWindow !== undefined && slidingWindow < contextLength ? slidingWindow : undefined,
+    bosTokenId: fields.tokenId("bos_token_id"),
+    eosTokenId: fields.tokenId("eos_token_id"),
+  };
+}
+
+function parseRopeScaling(scaling: Json | null, name: string): RopeScaling {
+  const kind = scaling?.rope_type ?? scaling?.type ?? "default";
+  if (scaling === null || kind === "default") return { kind: "none" };
+  const fields = new Fields(scaling, `${name}: rope_scaling`);
+  if (kind === "linear") return { kind, factor: fields.positive("factor") };
+  if (kind === "llama3") {
+    return {
+      kind,
+      factor: fields.positive("factor"),
+      lowFreqFactor: fields.positive("low_freq_factor"),
+      highFreqFactor: fields.positive("high_freq_factor"),
+      originalContextLength: fields.count("original_max_position_embeddings"),
+    };
+  }
+  throw new PhysariumError(
+    "DONOR_ARCHITECTURE",
+    `${name}: rope scaling ${JSON.stringify(kind)} is not supported, known are linear and llama3`,
+    { ropeScaling: kind },
+  );
+}
+
+/** Typed access to a JSON object, each failure naming the field. */
+class Fields {
+  constructor(
+    private readonly json: Json,
+    private readonly name: string,
+  ) {}
+
+  count(field: string): number {
+    const value = this.optionalCount(field);
+    if (value === undefined) throw new PhysariumError("DONOR_CONFIG", `${this.name}: ${field} is missing`);
+    return value;
+  }
+
+  optionalCount(field: string): number | undefined {
+    const value = this.json[field];
+    if (value === undefined || value === null) return undefined;
+    if (!Number.isSafeInteger(value) || (value as number) < 1 || (value as number) > 0x7fffffff) {
+      throw new PhysariumError(
+        "DONOR_CONFIG",
+        `${this.name}: ${field} is ${JSON.stringify(value)}, expected a positive whole number`,
+      );
+    }
+    return value as number;
+  }
+
+  positive(field: string): number {
+    const value = this.optionalPositive(field);
+    if (value === undefined) throw new PhysariumError("DONOR_CONFIG", `${this.name}: ${field} is missing`);
+    return value;
+  }
+
+  optionalPositive(field: string): number | undefined {
+    const value = this.json[field];
+    if (value === undefined || value === null) return undefined;
+    if (!(typeof value === "number" && value > 0 && value < Number.POSITIVE_INFINITY)) {
+      throw new PhysariumError(
+        "DONOR_CONFIG",
+        `${this.name}: ${field} is ${JSON.stringify(value)}, expected a positive number`,
+      );
+    }
+    return value;
+  }
+
+  /** A token id, the first where a list stands. */
+  tokenId(field: string): number | undefined {
+    const value = this.json[field];
+    const first = Array.isArray(value) ? value[0] : value;
+    return Number.isSafeInteger(first) && first >= 0 ? first : undefined;
+  }
+
+  refuse(field: string, isForeign: (value: unknown) => boolean, why: string): void {
+    const value = this.json[field];
+    if (value === undefined || value === null || !isForeign(value)) return;
+    throw new PhysariumError("DONOR_ARCHITECTURE", `${this.name}: ${field} ${JSON.stringify(value)}: ${why}`, {
+      field,
+    });
+  }
+}

@@ -1,0 +1,58 @@
+import { join } from "node:path";
+import { type Donor, openDonor } from "../checkpoint/donor.js";
+import { type FileLayer, FileSource, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
+import { refuseQuantised } from "../checkpoint/quantised.js";
+import { PhysariumError } from "../errors.js";
+import type { TensorInfo } from "../safetensors/header.js";
+
+/** A tensor of the donor and the shard it lies in. */
+export interface LocatedTensor {
+  readonly shard: string;
+  readonly info: TensorInfo;
+}
+
+/** A donor opened for conversion: its tensors by name and its side files as text. `close` releases the shards. */
+export class ModelFolder {
+  private readonly sources = new Map<string, Promise<FileSource>>();
+
+  private constructor(
+    readonly donor: Donor,
+    readonly tensors: ReadonlyMap<string, LocatedTensor>,
+    private readonly files: FileLayer,
+  ) {}
+
+  static async open(path: string, files: FileLayer = nodeFiles): Promise<ModelFolder> {
+    const donor = await openDonor(path, files);
+    const tensors = new Map<string, LocatedTensor>();
+    for (const shard of donor.shards) {
+      for (const info of shard.tensors) tensors.set(info.name, { shard: shard.file, info });
+    }
+    refuseQuantised(tensors.values());
+    return new ModelFolder(donor, tensors, files);
+  }
+
+  /** The text of a side file, or undefined where there is none. */
+  async text(file: string): Promise<string | undefined> {
+    if (!this.donor.sideFiles.some((side) => side.file === file)) return undefined;
+    const bytes = await readSmallFile(join(this.donor.path, file), this.files);
+    try {
+      return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    } catch (error) {
+      throw new PhysariumError("DONOR_SIDE_FILE", `${file}: not valid UTF-8`, { file }, error);
+    }
+  }
+
+  /** Bytes `[begin, end)` of a tensor, counted from its own start. */
+  async read({ shard, info }: LocatedTensor, begin: number, end: number): Promise<Uint8Array> {
+    let source = this.sources.get(shard);
+    if (source === undefined) {
+      source = FileSource.open(join(this.donor.path, shard), this.files);
+      this.sources.set(shard, source);
+    }
+    return (await source).read(info.byteOffset + begin, info.byteOffset + end);
+  }
+
+  async close(): Promise<void> {
+    for (const source of this.sources.values()) await (await source.catch(() => undefined))?.close();
+  }
+}

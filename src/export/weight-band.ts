@@ -1,0 +1,117 @@
+import { PhysariumError } from "../errors.js";
+import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
+import { dequantise } from "./dequantise.js";
+import { decodeFloats, encodeFloats } from "./float-bits.js";
+import type { TensorType } from "./gguf/types.js";
+import type { Quantiser } from "./quantiser.js";
+
+/** Weights handled at once: 4 MiB as F32. A multiple of every block length. */
+export const BAND_WEIGHTS = 1 << 20;
+
+/** The types an export can write. */
+export type ExportType = "F32" | "F16" | "BF16" | "Q8_0" | "Q4_0" | "Q6_K" | "Q4_K";
+
+/** What a conversion did to a tensor's weights; sums run over the bands in order, in f64. */
+export interface ConversionTally {
+  weights: number;
+  /** Weights equal to ±0 in the donor. */
+  zerosBefore: number;
+  /** Weights that decode to ±0 from what was written. */
+  zerosAfter: number;
+  /** Of the donor's zeros, those that do not decode to zero any more. */
+  zerosLost: number;
+  /** Σ (weight − decoded weight)². */
+  squaredError: number;
+  /** Σ weight². */
+  squaredNorm: number;
+}
+
+export function newTally(): ConversionTally {
+  return { weights: 0, zerosBefore: 0, zerosAfter: 0, zerosLost: 0, squaredError: 0, squaredNorm: 0 };
+}
+
+/**
+ * Convert one band of a tensor and add what that did to `tally`.
+ *
+ * bytes    `dtype` little-endian, aligned; whole blocks of `type`
+ * returns  the band as `type`
+ * throws   DONOR_NON_FINITE, DONOR_EXPORT_RANGE {tensor, index}: only where numbers change; equal or wider floats carry everything
+ */
+export function convertBand(
+  bytes: Uint8Array,
+  dtype: FloatDtype,
+  type: ExportType,
+  quantiser: Quantiser,
+  tally: ConversionTally,
+  tensor: string,
+): Uint8Array {
+  if (type === dtype || (type === "F32" && dtype !== "F32")) {
+    const zeros = countZeros(bytes, dtype);
+    tally.weights += bytes.byteLength / bytesPerFloat(dtype);
+    tally.zerosBefore += zeros;
+    tally.zerosAfter += zeros;
+    return type === dtype ? bytes : encodeFloats(decodeFloats(bytes, dtype), "F32");
+  }
+  const weights = decodeFloats(bytes, dtype);
+  const first = tally.weights;
+  for (let i = 0; i < weights.length; i++) {
+    if (!Number.isFinite(weights[i])) {
+      throw new PhysariumError(
+        "DONOR_NON_FINITE",
+        `tensor "${tensor}": element ${first + i} is ${weights[i]}; ${type} cannot be made of it, export as ${dtype.toLowerCase()} or mend the donor`,
+        { tensor, index: first + i },
+      );
+    }
+  }
+  const isFloat = type === "F16" || type === "BF16";
+  const converted = isFloat
+    ? encodeFloats(weights, type)
+    : quantiser.quantise(type as Exclude<ExportType, FloatDtype>, weights);
+  measure(weights, dequantise(type as TensorType, converted), tally, tensor, type);
+  return converted;
+}
+
+function measure(
+  weights: Float32Array,
+  decoded: Float32Array,
+  tally: ConversionTally,
+  tensor: string,
+  type: ExportType,
+): void {
+  const first = tally.weights;
+  let { zerosBefore, zerosAfter, zerosLost, squaredError, squaredNorm } = tally;
+  for (let i = 0; i < weights.length; i++) {
+    const before = weights[i];
+    const after = decoded[i];
+    const error = before - after;
+    if (!(Math.abs(after) < Number.POSITIVE_INFINITY)) {
+      throw new PhysariumError(
+        "DONOR_EXPORT_RANGE",
+        `tensor "${tensor}": element ${first + i} is ${before}, too large for ${type} (its scales and values reach 65504); export as bf16 or f32`,
+        { tensor, index: first + i, value: before },
+      );
+    }
+    squaredError += error * error;
+    squaredNorm += before * before;
+    if (after === 0) zerosAfter++;
+    if (before === 0) {
+      zerosBefore++;
+      if (after !== 0) zerosLost++;
+    }
+  }
+  tally.weights += weights.length;
+  Object.assign(tally, { zerosBefore, zerosAfter, zerosLost, squaredError, squaredNorm });
+}
+
+/** Elements equal to ±0, by their bits. */
+export function countZeros(bytes: Uint8Array, dtype: FloatDtype): number {
+  let zeros = 0;
+  if (dtype === "F32") {
+    const bits = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+    for (let i = 0; i < bits.length; i++) if ((bits[i] & 0x7fffffff) === 0) zeros++;
+  } else {
+    const bits = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
+    for (let i = 0; i < bits.length; i++) if ((bits[i] & 0x7fff) === 0) zeros++;
+  }
+  return zeros;
+}

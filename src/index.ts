@@ -1,0 +1,29 @@
+/**
+ * The public API: open a donor, plan, operate, verify, render. The command line has no other powers.
+ *
+ * ```ts
+ * const donor = await openDonor("./model");
+ * const plan = planSurgery(donor, checkOptions({ flow: "magnitude" }));
+ * const { report } = await operate(plan, { outputPath: "./operated", render: renderDocuments });
+ * const { ok, differences } = await verify("./operated", { donorPath: "./model" });
+ * ```
+ */
+export type { Check, Difference, Verification } from "./audit/verification.js";
+export { type VerifyOptions, verify } from "./audit/verify.js";
+export { type Donor, openDonor, type Shard, type SideFile } from "./checkpoint/donor.js";
+export type { FileLayer } from "./checkpoint/file-layer.js";
+export { addSections, readDocuments, renderDocuments, writeDocuments } from "./documents.js";
+export { exitCodeOf, isPhysariumError, PhysariumError } from "./errors.js";
+export { FLOWS, type FlowDefinition } from "./flow/flows.js";
+export { DEFAULT_PARAMS, type FlowParams } from "./flow/params.js";
+export { deadInMatrix } from "./flow/reference.js";
+export { type ReportInput, renderHtml, renderMarkdown, renderSummary } from "./report/index.js";
+export { parseHeader, readHeader, type SafetensorsHeader, type TensorInfo } from "./safetensors/header.js";
+export { serializeHeader, type TensorSpec } from "./safetensors/writer.js";
+export type { Progress, SurgeryEvent } from "./surgery/events.js";
+export { type OperateOptions, type OperationResult, operate, readReport } from "./surgery/operation.js";
+export { checkOptions, type SurgeryOptions } from "./surgery/options.js";
+export { type Plan, type PlannedTensor, planSurgery } from "./surgery/plan.js";
+export type { SurgeryReport } from "./surgery/surgery-report.js";
+export { type SynthResult, type SynthRunOptions, synthesize } from "./synth/synth.js";
+export { PHYSARIUM_VERSION } from "./version.js";

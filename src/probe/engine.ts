@@ -1,0 +1,158 @@
+import { realpathSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { parse, relative } from "node:path";
+import type { InferenceSession, Tensor } from "onnxruntime-node";
+import { PhysariumError } from "../errors.js";
+import type { OnnxGraph } from "./onnx-graph.js";
+
+type Runtime = typeof import("onnxruntime-node");
+
+export type { Tensor };
+export type Feeds = Record<string, Tensor>;
+
+export interface EngineOptions {
+  /** `cpu` (default) or another backend that the installed engine lists: `webgpu`, `cuda`. */
+  readonly device?: string;
+  /** Threads of one operator; default all cores the process may use. */
+  readonly threads?: number;
+}
+
+/**
+ * ONNX Runtime, opened only when a forward pass is asked for: it is an optional dependency, and surgery never needs it.
+ *
+ * Throws `USAGE_ENGINE_MISSING` where it is not installed and `USAGE_DEVICE` for a device the engine does not list.
+ */
+export class Engine {
+  private constructor(
+    private readonly runtime: Runtime,
+    readonly device: string,
+    readonly threads: number,
+  ) {}
+
+  static async open(options: EngineOptions = {}): Promise<Engine> {
+    const runtime = await importRuntime();
+    const device = options.device ?? "cpu";
+    const backends = runtime.listSupportedBackends().map(({ name }) => name);
+    if (!backends.includes(device)) {
+      throw new PhysariumError(
+        "USAGE_DEVICE",
+        `--device ${device}: the installed engine lists ${backends.join(", ")}; take one of these`,
+        { device, backends },
+      );
+    }
+    return new Engine(runtime, device, options.threads ?? availableParallelism());
+  }
+
+  get version(): string {
+    return this.runtime.env.versions.node ?? this.runtime.env.versions.common;
+  }
+
+  /**
+   * Open a session on a graph. With `fold`, casts of stored weights happen once, now, and the f32 copy stays in memory in the layout the
+   * matrix products like best; without, the weights stay mapped and every run casts what it uses.
+   */
+  async session(graph: OnnxGraph, fold: boolean): Promise<Session> {
+    try {
+      const session = await this.runtime.InferenceSession.create(graph.serialize(), {
+        executionProviders: this.device === "cpu" ? ["cpu"] : [this.device, "cpu"],
+        intraOpNumThreads: this.threads,
+        interOpNumThreads: 1,
+        graphOptimizationLevel: fold ? "basic" : "disabled",
+        // An arena keeps what a run needed for the next one; where weights are cast in each run that would be all of them.
+        enableCpuMemArena: fold,
+        // A pattern learnt from one run would hold the memory of all its steps at once.
+        enableMemPattern: false,
+        // Warnings would name our constants one by one; errors come back as exceptions anyway.
+        logSeverityLevel: 3,
+        extra: {
+          session: {
+            model_external_initializers_file_folder_path: EXTERNAL_ROOT,
+            // A packed copy of a mapped F32 weight would undo the mapping.
+            disable_prepacking: fold ? "0" : "1",
+          },
+        },
+      });
+      return new Session(session, graph.outputNames);
+    } catch (error) {
+      if (this.device !== "cpu") {
+        throw new PhysariumError(
+          "USAGE_DEVICE",
+          `--device ${this.device}: the engine cannot use it here: ${error instanceof Error ? error.message.trim() : String(error)}; take cpu, or install its driver`,
+          { device: this.device },
+          error,
+        );
+      }
+      throw new PhysariumError(
+        "INTERNAL",
+        `the engine refused a graph of ours: ${error instanceof Error ? error.message : String(error)}`,
+        {},
+        error,
+      );
+    }
+  }
+
+  f32(data: Float32Array, dims: readonly number[]): Tensor {
+    return new this.runtime.Tensor("float32", data, dims);
+  }
+
+  i32(data: Int32Array, dims: readonly number[]): Tensor {
+    return new this.runtime.Tensor("int32", data, dims);
+  }
+
+  i64(data: BigInt64Array, dims: readonly number[]): Tensor {
+    return new this.runtime.Tensor("int64", data, dims);
+  }
+}
+
+/** One open graph. `run` gives the outputs asked for (all by default). */
+export class Session {
+  constructor(
+    private readonly session: InferenceSession,
+    private readonly outputNames: readonly string[],
+  ) {}
+
+  async run(feeds: Feeds, outputs: readonly string[] = this.outputNames): Promise<Feeds> {
+    try {
+      return await this.session.run(feeds, outputs);
+    } catch (error) {
+      throw new PhysariumError(
+        "INTERNAL",
+        `the engine failed in a forward pass: ${error instanceof Error ? error.message : String(error)}`,
+        {},
+        error,
+      );
+    }
+  }
+
+  close(): Promise<void> {
+    return this.session.release();
+  }
+}
+
+/** The f32 numbers of an output tensor. */
+export function floats(tensor: Tensor): Float32Array {
+  return tensor.data as Float32Array;
+}
+
+/**
+ * The engine takes external data only inside one folder, so that folder is the file system's root and every file is named from there.
+ * A hub cache is made of symbolic links: they are resolved first, for the engine compares resolved paths too.
+ */
+const EXTERNAL_ROOT = parse(process.cwd()).root;
+
+export function externalLocation(path: string): string {
+  return relative(EXTERNAL_ROOT, realpathSync(path));
+}
+
+async function importRuntime(): Promise<Runtime> {
+  try {
+    return await import("onnxruntime-node");
+  } catch (error) {
+    throw new PhysariumError(
+      "USAGE_ENGINE_MISSING",
+      "a forward pass needs onnxruntime-node, which is not installed; run: npm install --ignore-scripts onnxruntime-node@1.30.0",
+      {},
+      error,
+    );
+  }
+}

@@ -1,0 +1,241 @@
+import { basename, join } from "node:path";
+import { sha256 } from "hash-wasm";
+import { type Donor, donorName } from "../checkpoint/donor.js";
+import { readSmallFile } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
+import { Engine } from "./engine.js";
+import { type Activations, defaultMemoryBytes, inspectModel, LayerRunner, type RunnerOptions } from "./layer-runner.js";
+import { decodeText, type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./protocols.js";
+import type { ModelQuality, QualitySection } from "./quality.js";
+import { Scorer } from "./scorer.js";
+import { readOptionalJson, TextTokenizer } from "./tokenizer.js";
+
+export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
+  /** The donor to compare with; both models see the same tokens. */
+  readonly against?: string;
+  /** Tokens in one run of the engine (at least one sequence); default 2048. More share the cost of casts, and need more memory. */
+  readonly batchTokens?: number;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+export interface Evaluation {
+  readonly quality: QualitySection;
+  /** Every prediction's numbers in the order of the text. */
+  readonly model: Trace;
+  readonly donor: Trace | undefined;
+  readonly kl: Float64Array | undefined;
+  /** Places of the text that the vocabulary could not spell. */
+  readonly unknownTokens: number;
+}
+
+/** Texts longer than this are refused: they would be tokens of weeks. */
+const MAX_TEXT_BYTES = 1 << 30;
+
+/**
+ * Perplexity of a model on a text file, and with `against` its divergence from the donor.
+ *
+ * Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for what was asked, `DONOR_*` for what is wrong with a model (another tokenizer or
+ * vocabulary than the donor's included), `VERIFY_NON_FINITE` where a model gives NaN.
+ */
+export async function evaluate(
+  modelPath: string,
+  textPath: string,
+  options: EvaluateOptions = {},
+): Promise<Evaluation> {
+  const bytes = await readSmallFile(textPath, undefined, MAX_TEXT_BYTES);
+  const text = decodeText(bytes, textPath);
+  const inspected = await inspectModel(modelPath);
+  const models = [inspected.donor];
+  if (options.against !== undefined) models.unshift((await inspectModel(options.against)).donor);
+  const tokenizer = await TextTokenizer.open(modelPath);
+  const prepared = prepareText(text, tokenizer, inspected.architecture.maxPositions, options);
+  if (options.against !== undefined) await checkSameTokenizer(tokenizer, modelPath, options.against);
+  const run = await runModels(models, prepared, options);
+  const model = run.traces[run.traces.length - 1];
+  const donor = options.against === undefined ? undefined : run.traces[0];
+  const predictedBytes = bytesPredicted(prepared.sequences, tokenizer);
+  const names = models.map(({ path }) => donorName(path));
+  const quality: Omit<QualitySection, "summary"> = {
+    text: { name: basename(textPath), bytes: bytes.length, sha256: await sha256(bytes) },
+    protocol: prepared.record,
+    engine: run.engine,
+    model: modelQuality(names[names.length - 1], model.nll, predictedBytes),
+    donor: donor === undefined ? null : modelQuality(names[0], donor.nll, predictedBytes),
+    divergence: donor === undefined || run.kl === undefined ? null : divergenceOf(donor, model, run.kl),
+    nll_curve: nllCurveOf(model.nll, donor?.nll),
+    kl_histogram: run.kl === undefined ? null : klHistogramOf(run.kl),
+  };
+  const killed = await killedFraction(modelPath);
+  return {
+    quality: { summary: summaryOf(quality, killed), ...quality },
+    model,
+    donor,
+    kl: run.kl,
+    unknownTokens: prepared.unknownTokens,
+  };
+}
+
+/** Run prepared sequences through one model, or the donor and the model, and score every prediction, in the order of the text. */
+export async function runModels(
+  models: readonly (string | Donor)[],
+  prepared: PreparedText,
+  options: EvaluateOptions = {},
+): Promise<{ traces: Trace[]; kl: Float64Array | undefined; engine: QualitySection["engine"] }> {
+  const { sequences } = prepared;
+  const batches = batchesOf(sequences, options.batchTokens ?? 2048);
+  const tokensRun = sequences.reduce((total, { ids }) => total + ids.length, 0);
+  const engine = options.engine ?? (await Engine.open(options));
+  const workload = { runs: batches.length, tokens: tokensRun };
+  const share =
+    models.length === 1 ? {} : { memoryBytes: (options.memoryBytes ?? defaultMemoryBytes()) / models.length };
+  const runners: LayerRunner[] = [];
+  let scorer: Scorer | undefined;
+  const started = performance.now();
+  try {
+    for (const model of models) runners.push(await LayerRunner.open(model, { workload, ...options, ...share, engine }));
+    scorer = new Scorer(runners);
+    const { tokens } = prepared.record;
+    const traces = runners.map(() => ({ nll: new Float64Array(tokens), top: new Int32Array(tokens) }));
+    const kl = runners.length === 2 ? new Float64Array(tokens) : undefined;
+    const offsets = offsetsOf(sequences);
+    let done = 0;
+    for (const batch of batches) {
+      const { ids, places, targets, positions } = layOut(sequences, batch, offsets);
+      const residuals: Activations[] = [];
+      for (const runner of runners) residuals.push(await runner.forward(await runner.embed(ids)));
+      const scores = await scorer.score(residuals, places, targets);
+      positions.forEach((position, at) => {
+        for (const [model, trace] of traces.entries()) {
+          trace.nll[position] = scores.models[model].nll[at];
+          trace.top[position] = scores.models[model].top[at];
+        }
+        if (kl !== undefined && scores.kl !== undefined) kl[position] = scores.kl[at];
+      });
+      done += places.length;
+      options.onProgress?.(done, tokens);
+    }
+    const seconds = (performance.now() - started) / 1000;
+    return {
+      traces,
+      kl,
+      engine: {
+        name: "onnxruntime-node",
+        version: engine.version,
+        device: engine.device,
+        weights_dtype: runners[runners.length - 1].weights.dtypes.join(", "),
+        compute_dtype: "F32",
+        threads: engine.threads,
+        seconds,
+        tokens_per_second: tokensRun / seconds,
+        peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+      },
+    };
+  } finally {
+    await scorer?.close();
+    for (const runner of runners) await runner.close();
+  }
+}
+
+/** Indexes of sequences that run together: alike in length, so that little is padded, together at most `batchTokens` (or one sequence). */
+function batchesOf(sequences: readonly ScoredSequence[], batchTokens: number): number[][] {
+  const order = sequences.map((_, index) => index).sort((a, b) => sequences[b].ids.length - sequences[a].ids.length);
+  const batches: number[][] = [];
+  let longest = 0;
+  for (const index of order) {
+    const last = batches.at(-1);
+    if (last === undefined || (last.length + 1) * longest > batchTokens) {
+      batches.push([index]);
+      longest = sequences[index].ids.length;
+    } else last.push(index);
+  }
+  return batches;
+}
+
+/** Where each sequence's predictions begin in the order of the text. */
+function offsetsOf(sequences: readonly ScoredSequence[]): number[] {
+  let offset = 0;
+  return sequences.map(({ ids, scoreFrom }) => {
+    const here = offset;
+    offset += ids.length - scoreFrom;
+    return here;
+  });
+}
+
+/** A batch as the runner and the scorer want it; `positions` says where in the text each scored place belongs. */
+function layOut(sequences: readonly ScoredSequence[], batch: readonly number[], offsets: readonly number[]) {
+  const length = Math.max(...batch.map((index) => sequences[index].ids.length));
+  const places: number[] = [];
+  const targets: number[] = [];
+  const positions: number[] = [];
+  const ids = batch.map((index, row) => {
+    const { ids, scoreFrom } = sequences[index];
+    for (let at = scoreFrom; at < ids.length; at++) {
+      places.push(row * length + at - 1);
+      targets.push(ids[at]);
+      positions.push(offsets[index] + at - scoreFrom);
+    }
+    // Padding stands on the right, where causal attention never looks from the places that count.
+    return [...ids, ...new Array<number>(length - ids.length).fill(0)];
+  });
+  return { ids, places: Int32Array.from(places), targets: Int32Array.from(targets), positions };
+}
+
+function modelQuality(name: string, nll: Float64Array, predictedBytes: number | undefined): ModelQuality {
+  const { mean, stderr } = meanOf(nll);
+  const perplexity = Math.exp(mean);
+  return {
+    name,
+    perplexity,
+    mean_nll: mean,
+    stderr: perplexity * stderr,
+    mean_nll_stderr: stderr,
+    bits_per_byte: predictedBytes === undefined ? null : sum(nll) / Math.LN2 / predictedBytes,
+  };
+}
+
+function bytesPredicted(sequences: readonly ScoredSequence[], tokenizer: TextTokenizer): number | undefined {
+  const lengths = new Map<number, number | undefined>();
+  let bytes = 0;
+  for (const { ids, scoreFrom } of sequences) {
+    for (let at = scoreFrom; at < ids.length; at++) {
+      if (!lengths.has(ids[at])) lengths.set(ids[at], tokenizer.byteLengthOf(ids[at]));
+      const length = lengths.get(ids[at]);
+      if (length === undefined) return undefined;
+      bytes += length;
+    }
+  }
+  return bytes;
+}
+
+async function checkSameTokenizer(tokenizer: TextTokenizer, modelPath: string, donorPath: string): Promise<void> {
+  const other = await TextTokenizer.open(donorPath);
+  if (Buffer.compare(tokenizer.definition, other.definition) === 0) return;
+  throw new PhysariumError(
+    "DONOR_TOKENIZER",
+    `${modelPath} and ${donorPath} have different tokenizer.json files; a divergence needs the same tokens in both, compare a model with its own donor`,
+    { model: modelPath, donor: donorPath },
+  );
+}
+
+/** The share of target weights that surgery killed, where the model's folder holds surgery's report. */
+async function killedFraction(modelPath: string): Promise<number | undefined> {
+  const report = await readOptionalJson(join(modelPath, "physarium", "surgery.json"));
+  const killed = (report.totals as { killed_of_target?: unknown } | undefined)?.killed_of_target;
+  return typeof killed === "number" ? killed : undefined;
+}
+
+/** The numbers in one sentence or two. */
+function summaryOf(quality: Omit<QualitySection, "summary">, killed: number | undefined): string {
+  const { model, donor, divergence, protocol } = quality;
+  const places = `${protocol.tokens.toLocaleString("en")} tokens of ${quality.text.name}`;
+  if (donor === null || divergence === null) return `Perplexity ${model.perplexity.toPrecision(4)} on ${places}.`;
+  const change = 100 * (divergence.perplexity_ratio - 1);
+  const surgery = killed === undefined ? "The change" : `${(100 * killed).toFixed(1)} % surgery`;
+  const cost =
+    change >= 0 ? `cost +${change.toFixed(2)} % perplexity` : `lowered perplexity by ${(-change).toFixed(2)} %`;
+  return (
+    `${surgery} ${cost} (${donor.perplexity.toPrecision(4)} → ${model.perplexity.toPrecision(4)} on ${places}); ` +
+    `the same top token in ${(100 * divergence.same_top).toFixed(1)} % of places.`
+  );
+}

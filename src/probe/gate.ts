@@ -1,0 +1,255 @@
+import { sha256 } from "hash-wasm";
+import { isPhysariumError, PhysariumError } from "../errors.js";
+import { divergenceOf } from "./divergence.js";
+import { Engine } from "./engine.js";
+import { type EvaluateOptions, evaluate, runModels } from "./evaluate.js";
+import { generateTokens, promptTokens, stopTokens } from "./generate.js";
+import { LayerRunner } from "./layer-runner.js";
+import type { DivergenceRecord } from "./quality.js";
+import { TextTokenizer } from "./tokenizer.js";
+
+export interface GateOptions extends Omit<EvaluateOptions, "against"> {
+  readonly against: string;
+  readonly prompts?: readonly string[];
+  /** Tokens of each greedy continuation. */
+  readonly maxTokens?: number;
+  /** A text to compare the models on; without it they are compared on the prompts and what the donor itself writes behind them. */
+  readonly text?: string;
+  readonly maxPerplexityRatio?: number;
+  readonly maxKl?: number;
+  readonly minSameTop?: number;
+}
+
+/** The gate's finding, as plain JSON. */
+export interface GateReport {
+  readonly accepted: boolean;
+  readonly model: string;
+  readonly donor: string;
+  readonly prompts: readonly PromptRecord[];
+  /** What the models were compared on: a file's name, or `null` for the prompts with the donor's own continuations. */
+  readonly text: string | null;
+  /** `null` where a model gave NaN or an infinity. */
+  readonly divergence: DivergenceRecord | null;
+  readonly rules: readonly RuleRecord[];
+}
+
+export interface PromptRecord {
+  readonly prompt: string;
+  readonly donor: Continuation;
+  readonly model: Continuation;
+  /** Tokens from the start on which both continuations agree. */
+  readonly same_prefix_tokens: number;
+}
+
+export interface Continuation {
+  readonly text: string;
+  readonly tokens: readonly number[];
+  /** SHA-256 of the token ids as 32-bit little-endian integers, equal over both runs where `deterministic`. */
+  readonly sha256: string;
+  readonly deterministic: boolean;
+  /** No NaN and no infinity in any logit. */
+  readonly finite: boolean;
+  /** The ten most likely first tokens. */
+  readonly top10: readonly { readonly id: number; readonly token: string; readonly probability: number }[];
+}
+
+export interface RuleRecord {
+  readonly rule: "finite" | "deterministic" | "max_perplexity_ratio" | "max_kl" | "min_same_top";
+  readonly limit: number | boolean;
+  /** `null` where it could not be measured, which breaks the rule. */
+  readonly value: number | boolean | null;
+  readonly kept: boolean;
+}
+
+export const GATE_PROMPTS: readonly string[] = [
+  "Once upon a time",
+  "The most important thing about water is",
+  "One day, a little girl named",
+];
+export const GATE_TOKENS = 48;
+
+/**
+ * Does the operated model still speak, and does it still say what the donor said? Greedy continuations twice each, their logits checked, and the
+ * rules that were asked for. The caller decides what a broken rule means; `gateError` makes the error of it.
+ */
+export async function runGate(modelPath: string, options: GateOptions): Promise<GateReport> {
+  const tokenizer = await TextTokenizer.open(modelPath);
+  const engine = options.engine ?? (await Engine.open(options));
+  const texts = options.prompts ?? GATE_PROMPTS;
+  const prompts = texts.map((text) => promptTokens(tokenizer, text));
+  const maxTokens = options.maxTokens ?? GATE_TOKENS;
+  const shared = { ...options, engine, workload: { runs: 2 * prompts.length * maxTokens, tokens: 0 } };
+  const donor = await continueAll(options.against, tokenizer, prompts, maxTokens, shared);
+  const model = await continueAll(modelPath, tokenizer, prompts, maxTokens, shared);
+  const divergence = await compare(modelPath, prompts, donor, { ...options, engine });
+  const rules = rulesOf(options, [...donor, ...model], divergence);
+  return {
+    accepted: rules.every(({ kept }) => kept),
+    model: modelPath,
+    donor: options.against,
+    prompts: texts.map((prompt, at) => ({
+      prompt,
+      donor: donor[at],
+      model: model[at],
+      same_prefix_tokens: samePrefix(donor[at].tokens, model[at].tokens),
+    })),
+    text: options.text ?? null,
+    divergence,
+    rules,
+  };
+}
+
+/** The error for a report that was not accepted: `VERIFY_GATE`, exit 4. */
+export function gateError(report: GateReport): PhysariumError {
+  const broken = report.rules.filter(({ kept }) => !kept);
+  const words = broken.map(({ rule, limit, value }) => `${rule} is ${value ?? "not measurable"}, allowed is ${limit}`);
+  return new PhysariumError(
+    "VERIFY_GATE",
+    `${report.model}: ${words.join("; ")}; keep the donor, or operate more gently`,
+    {
+      broken,
+    },
+  );
+}
+
+async function continueAll(
+  path: string,
+  tokenizer: TextTokenizer,
+  prompts: readonly (readonly number[])[],
+  maxTokens: number,
+  options: Omit<GateOptions, "against">,
+): Promise<Continuation[]> {
+  const stopIds = await stopTokens(path, tokenizer);
+  const runner = await LayerRunner.open(path, options);
+  try {
+    const continuations: Continuation[] = [];
+    for (const prompt of prompts) {
+      const first = await continueOnce(runner, prompt, maxTokens, stopIds);
+      const second = await continueOnce(runner, prompt, maxTokens, stopIds);
+      const hash = await hashOf(first.tokens);
+      continuations.push({
+        text: tokenizer.decode([...prompt, ...first.tokens]).slice(tokenizer.decode(prompt).length),
+        tokens: first.tokens,
+        sha256: hash,
+        deterministic: hash === (await hashOf(second.tokens)),
+        finite: first.finite && second.finite,
+        top10: first.logits === undefined ? [] : topTen(first.logits, tokenizer),
+      });
+    }
+    return continuations;
+  } finally {
+    await runner.close();
+  }
+}
+
+async function continueOnce(
+  runner: LayerRunner,
+  prompt: readonly number[],
+  maxTokens: number,
+  stopIds: ReadonlySet<number>,
+): Promise<{ tokens: number[]; logits: Float32Array | undefined; finite: boolean }> {
+  const tokens: number[] = [];
+  let firstLogits: Float32Array | undefined;
+  try {
+    for await (const { id, logits } of generateTokens(runner, prompt, { maxTokens, stopIds })) {
+      firstLogits ??= logits;
+      tokens.push(id);
+    }
+    return { tokens, logits: firstLogits, finite: true };
+  } catch (error) {
+    if (!isPhysariumError(error, "VERIFY_NON_FINITE")) throw error;
+    return { tokens, logits: firstLogits, finite: false };
+  }
+}
+
+/** Both models on the text, or on the prompts with what the donor wrote behind them. */
+async function compare(
+  modelPath: string,
+  prompts: readonly (readonly number[])[],
+  donor: readonly Continuation[],
+  options: GateOptions,
+): Promise<DivergenceRecord | null> {
+  try {
+    if (options.text !== undefined) return (await evaluate(modelPath, options.text, options)).quality.divergence;
+    const sequences = prompts
+      .map((prompt, at) => ({ ids: [...prompt, ...donor[at].tokens], scoreFrom: 1 }))
+      .filter(({ ids, scoreFrom }) => ids.length > scoreFrom);
+    const tokens = sequences.reduce((total, { ids, scoreFrom }) => total + ids.length - scoreFrom, 0);
+    if (tokens === 0) return null;
+    const record = {
+      name: "documents" as const,
+      window: Math.max(...sequences.map(({ ids }) => ids.length)),
+      stride: 0,
+      windows: sequences.length,
+      tokens,
+      bos: null,
+      joiner: null,
+      separator: null,
+      documents: sequences.length,
+    };
+    const { traces, kl } = await runModels(
+      [options.against, modelPath],
+      { record, sequences, unknownTokens: 0 },
+      options,
+    );
+    return divergenceOf(traces[0], traces[1], kl!);
+  } catch (error) {
+    if (!isPhysariumError(error, "VERIFY_NON_FINITE")) throw error;
+    return null;
+  }
+}
+
+function rulesOf(
+  options: GateOptions,
+  continuations: readonly Continuation[],
+  divergence: DivergenceRecord | null,
+): RuleRecord[] {
+  const holds = (rule: RuleRecord["rule"], value: boolean): RuleRecord => ({ rule, limit: true, value, kept: value });
+  const rules = [
+    holds("finite", divergence !== null && continuations.every(({ finite }) => finite)),
+    holds(
+      "deterministic",
+      continuations.every(({ deterministic }) => deterministic),
+    ),
+  ];
+  const atMost = (rule: RuleRecord["rule"], limit: number | undefined, value: number | undefined): void => {
+    // Written so that NaN breaks the rule.
+    if (limit !== undefined)
+      rules.push({ rule, limit, value: value ?? null, kept: value !== undefined && value <= limit });
+  };
+  atMost("max_perplexity_ratio", options.maxPerplexityRatio, divergence?.perplexity_ratio);
+  atMost("max_kl", options.maxKl, divergence?.kl_mean);
+  if (options.minSameTop !== undefined) {
+    const value = divergence?.same_top;
+    const kept = value !== undefined && value >= options.minSameTop;
+    rules.push({ rule: "min_same_top", limit: options.minSameTop, value: value ?? null, kept });
+  }
+  return rules;
+}
+
+function topTen(logits: Float32Array, tokenizer: TextTokenizer): Continuation["top10"] {
+  const max = logits.reduce((largest, logit) => Math.max(largest, logit), Number.NEGATIVE_INFINITY);
+  let total = 0;
+  for (const logit of logits) total += Math.exp(logit - max);
+  const order = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+  return order.slice(0, 10).map((id) => ({
+    id,
+    token: tokenizer.decode([id]) || (tokenizer.textOf(id) ?? ""),
+    probability: Math.exp(logits[id] - max) / total,
+  }));
+}
+
+function hashOf(tokens: readonly number[]): Promise<string> {
+  const bytes = new Uint8Array(4 * tokens.length);
+  const view = new DataView(bytes.buffer);
+  tokens.forEach((token, at) => {
+    view.setInt32(4 * at, token, true);
+  });
+  return sha256(bytes);
+}
+
+function samePrefix(a: readonly number[], b: readonly number[]): number {
+  const length = Math.min(a.length, b.length);
+  for (let at = 0; at < length; at++) if (a[at] !== b[at]) return at;
+  return length;
+}

@@ -1,0 +1,335 @@
+import type { Architecture } from "./architecture.js";
+import { OnnxGraph, type Value } from "./onnx-graph.js";
+import type { Rope } from "./rope.js";
+import { storedValue, type Weights } from "./weights.js";
+
+/**
+ * A decoder layer has four places where weights multiply inputs. Each step applies the projections of one place and carries on to the input
+ * of the next:
+ *
+ * ```
+ * residual ── norm ──► x qkv ─(q, k, v, rope, attention)─► x o ─(o, + residual, norm)─► x gate_up ─(gate, up, gate·up)─► x down ─(down, + residual)─►
+ * ```
+ */
+export const STEPS = ["qkv", "o", "gate_up", "down"] as const;
+export type Step = (typeof STEPS)[number];
+
+/** A projection: which tensor it is and at which step it stands. Fused tensors are one projection. */
+export interface Projection {
+  readonly step: Step;
+  /** Path inside the layer: `self_attn.q_proj`. */
+  readonly projection: string;
+  /** Name of its weight in the checkpoint: (rows, cols) = (outputs, inputs). */
+  readonly tensor: string;
+  readonly rows: number;
+  readonly cols: number;
+}
+
+/** The projections of a layer, in the order of the steps. */
+export function projectionsOf(architecture: Architecture, prefix: string, layer: number): Projection[] {
+  const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, fused } = architecture;
+  const queryRows = headCount * headDim;
+  const keyRows = kvHeadCount * headDim;
+  const entry = (step: Step, projection: string, rows: number, cols: number): Projection => ({
+    step,
+    projection,
+    tensor: `${prefix}layers.${layer}.${projection}.weight`,
+    rows,
+    cols,
+  });
+  return [
+    ...(fused
+      ? [entry("qkv", "self_attn.qkv_proj", queryRows + 2 * keyRows, hiddenSize)]
+      : [
+          entry("qkv", "self_attn.q_proj", queryRows, hiddenSize),
+          entry("qkv", "self_attn.k_proj", keyRows, hiddenSize),
+          entry("qkv", "self_attn.v_proj", keyRows, hiddenSize),
+        ]),
+    entry("o", "self_attn.o_proj", hiddenSize, queryRows),
+    ...(fused
+      ? [entry("gate_up", "mlp.gate_up_proj", 2 * intermediateSize, hiddenSize)]
+      : [
+          entry("gate_up", "mlp.gate_proj", intermediateSize, hiddenSize),
+          entry("gate_up", "mlp.up_proj", intermediateSize, hiddenSize),
+        ]),
+    entry("down", "mlp.down_proj", hiddenSize, intermediateSize),
+  ];
+}
+
+export interface GraphOptions {
+  readonly device: string;
+  /** Take keys and values of earlier tokens (`past_key_<layer>`, `past_value_<layer>`) and give all of them (`present_…`). */
+  readonly cache?: boolean;
+  /** Tensors whose weights come with each run (graph inputs of the tensor's name) instead of from the file. */
+  readonly supplied?: ReadonlySet<string>;
+}
+
+/** What a run of a graph with attention must feed besides the activations. */
+export const POSITION_INPUTS = {
+  /** (batch, tokens) int64: the place of each token, for the rope. */
+  ids: "position_ids",
+  /** (batch) int32: the last place that counts, the same for every row. */
+  last: "last_position",
+  /** Scalar int32: tokens so far, these included. */
+  total: "total",
+} as const;
+
+/** The different ropes of a model; a graph's tables `cos_<i>`, `sin_<i>` (positions, rotary / 2) count in this order. */
+export function ropesOf(architecture: Architecture): Rope[] {
+  return [...new Set(architecture.layers.flatMap(({ rope }) => (rope === undefined ? [] : [rope])))];
+}
+
+/** Whole decoder layers `[layerStart, layerEnd)` one behind the other: residual_in → residual, both (batch, tokens, hidden). */
+export function blockGraph(
+  architecture: Architecture,
+  weights: Weights,
+  layerStart: number,
+  layerEnd: number,
+  options: GraphOptions,
+): OnnxGraph {
+  const graph = new OnnxGraph();
+  const dims = ["batch", "tokens", architecture.hiddenSize];
+  let residual = graph.input("residual_in", "FLOAT", dims);
+  for (let index = layerStart; index < layerEnd; index++) {
+    const layer = new LayerBuilder(graph, architecture, weights, index, options);
+    const mid = layer.addAttention(layer.attend(layer.begin(residual)), residual);
+    residual = layer.addMlp(layer.gate(layer.enterMlp(mid)), mid);
+  }
+  graph.output("residual", residual, "FLOAT", dims);
+  return graph;
+}
+
+/**
+ * A part of one layer: a run of `STEPS` without gaps, `begin` for the norm before them.
+ *
+ * inputs   residual_in with `begin` and where o or down adds to it; without `begin` given_<first step> (batch, tokens, its width)
+ * outputs  residual where o or down is among the steps; input_<step> for every step reached, the one after the last included
+ */
+export function stepGraph(
+  architecture: Architecture,
+  weights: Weights,
+  layerIndex: number,
+  begin: boolean,
+  steps: readonly Step[],
+  options: GraphOptions,
+): OnnxGraph {
+  const { hiddenSize } = architecture;
+  const graph = new OnnxGraph();
+  const layer = new LayerBuilder(graph, architecture, weights, layerIndex, options);
+  const taken = new Set(steps);
+  const addsResidual = taken.has("o") || taken.has("down");
+  const dims = (width: number) => ["batch", "tokens", width];
+  const emit = (step: Step, value: Value): Value => {
+    graph.output(`input_${step}`, value, "FLOAT", dims(inputWidth(architecture, step)));
+    return value;
+  };
+  let residual = begin || addsResidual ? graph.input("residual_in", "FLOAT", dims(hiddenSize)) : "";
+  let x = begin
+    ? emit("qkv", layer.begin(residual))
+    : graph.input(`given_${steps[0]}`, "FLOAT", dims(inputWidth(architecture, steps[0])));
+  if (taken.has("qkv")) x = emit("o", layer.attend(x));
+  if (taken.has("o")) {
+    residual = layer.addAttention(x, residual);
+    x = emit("gate_up", layer.enterMlp(residual));
+  }
+  if (taken.has("gate_up")) x = emit("down", layer.gate(x));
+  if (taken.has("down")) residual = layer.addMlp(x, residual);
+  if (addsResidual) graph.output("residual", residual, "FLOAT", dims(hiddenSize));
+  return graph;
+}
+
+/** Channels of a step's input. */
+export function inputWidth(architecture: Architecture, step: Step): number {
+  if (step === "o") return architecture.headCount * architecture.headDim;
+  return step === "down" ? architecture.intermediateSize : architecture.hiddenSize;
+}
+
+/** One decoder layer in a graph, part by part. */
+class LayerBuilder {
+  private readonly base: string;
+
+  constructor(
+    private readonly graph: OnnxGraph,
+    private readonly architecture: Architecture,
+    private readonly weights: Weights,
+    private readonly index: number,
+    private readonly options: GraphOptions,
+  ) {
+    this.base = `${weights.prefix}layers.${index}.`;
+  }
+
+  /** residual → input of q, k, v. */
+  begin(residual: Value): Value {
+    return this.norm(residual, "input_layernorm", this.architecture.hiddenSize);
+  }
+
+  /** Input of o, residual → residual. */
+  addAttention(x: Value, residual: Value): Value {
+    const { hiddenSize, sandwichNorms } = this.architecture;
+    const out = this.linear(x, "self_attn.o_proj", hiddenSize, inputWidth(this.architecture, "o"));
+    return this.graph.op("Add", [
+      residual,
+      sandwichNorms ? this.norm(out, "post_attention_layernorm", hiddenSize) : out,
+    ]);
+  }
+
+  /** residual → input of gate, up. */
+  enterMlp(residual: Value): Value {
+    const { hiddenSize, sandwichNorms } = this.architecture;
+    return this.norm(residual, sandwichNorms ? "pre_feedforward_layernorm" : "post_attention_layernorm", hiddenSize);
+  }
+
+  /** Input of down, residual → residual. */
+  addMlp(x: Value, residual: Value): Value {
+    const { hiddenSize, intermediateSize, sandwichNorms } = this.architecture;
+    const out = this.linear(x, "mlp.down_proj", hiddenSize, intermediateSize);
+    return this.graph.op("Add", [
+      residual,
+      sandwichNorms ? this.norm(out, "post_feedforward_layernorm", hiddenSize) : out,
+    ]);
+  }
+
+  /** Input of q, k, v → input of o. */
+  attend(x: Value): Value {
+    const { graph, options } = this;
+    const { hiddenSize, headCount, kvHeadCount, headDim, fused, attentionScale, attentionSoftcap } = this.architecture;
+    const traits = this.architecture.layers[this.index];
+    const queryRows = headCount * headDim;
+    const keyRows = kvHeadCount * headDim;
+    let [query, key, value] = fused
+      ? graph.ops(
+          "Split",
+          [
+            this.linear(x, "self_attn.qkv_proj", queryRows + 2 * keyRows, hiddenSize),
+            graph.integers(queryRows, keyRows, keyRows),
+          ],
+          3,
+          { axis: -1 },
+        )
+      : [
+          this.linear(x, "self_attn.q_proj", queryRows, hiddenSize),
+          this.linear(x, "self_attn.k_proj", keyRows, hiddenSize),
+          this.linear(x, "self_attn.v_proj", keyRows, hiddenSize),
+        ];
+    query = this.headNorm(query, "self_attn.q_norm", headCount);
+    key = this.headNorm(key, "self_attn.k_norm", kvHeadCount);
+    if (traits.rope !== undefined) {
+      const pairs = traits.rope.inverseFrequencies.length;
+      const number = ropesOf(this.architecture).indexOf(traits.rope);
+      const tables = [
+        graph.input(`cos_${number}`, "FLOAT", ["positions", pairs]),
+        graph.input(`sin_${number}`, "FLOAT", ["positions", pairs]),
+        graph.input(POSITION_INPUTS.ids, "INT64", ["batch", "tokens"]),
+      ];
+      const turn = (heads: Value, count: number): Value =>
+        graph.op("RotaryEmbedding", [heads, ...tables], {
+          num_heads: count,
+          rotary_embedding_dim: 2 * pairs === headDim ? 0 : 2 * pairs,
+        });
+      query = turn(query, headCount);
+      key = turn(key, kvHeadCount);
+    }
+    const cacheDims = ["batch", kvHeadCount, "past", headDim];
+    const past = options.cache
+      ? ["past_key", "past_value"].map((name) => graph.input(`${name}_${this.index}`, "FLOAT", cacheDims))
+      : ["", ""];
+    const lengths = [
+      graph.input(POSITION_INPUTS.last, "INT32", ["batch"]),
+      graph.input(POSITION_INPUTS.total, "INT32", []),
+    ];
+    const [out, presentKey, presentValue] = graph.ops(
+      "GroupQueryAttention",
+      [query, key, value, ...past, ...lengths],
+      3,
+      {
+        num_heads: headCount,
+        kv_num_heads: kvHeadCount,
+        scale: { float: attentionScale },
+        ...(attentionSoftcap === undefined ? {} : { softcap: { float: attentionSoftcap } }),
+        ...(traits.slidingWindow === undefined ? {} : { local_window_size: traits.slidingWindow }),
+      },
+      "com.microsoft",
+    );
+    if (options.cache) {
+      const present = ["batch", kvHeadCount, "present", headDim];
+      graph.output(`present_key_${this.index}`, presentKey, "FLOAT", present);
+      graph.output(`present_value_${this.index}`, presentValue, "FLOAT", present);
+    }
+    return out;
+  }
+
+  /** Input of gate, up → input of down. */
+  gate(x: Value): Value {
+    const { graph } = this;
+    const { hiddenSize, intermediateSize, fused, activation } = this.architecture;
+    const [gate, up] = fused
+      ? graph.ops(
+          "Split",
+          [
+            this.linear(x, "mlp.gate_up_proj", 2 * intermediateSize, hiddenSize),
+            graph.integers(intermediateSize, intermediateSize),
+          ],
+          2,
+          { axis: -1 },
+        )
+      : [
+          this.linear(x, "mlp.gate_proj", intermediateSize, hiddenSize),
+          this.linear(x, "mlp.up_proj", intermediateSize, hiddenSize),
+        ];
+    const active =
+      activation === "silu"
+        ? graph.op("Mul", [gate, graph.op("Sigmoid", [gate])])
+        : graph.op("Gelu", [gate], { approximate: activation === "gelu_tanh" ? "tanh" : "none" });
+    return graph.op("Mul", [active, up]);
+  }
+
+  /** RMS norm of each head's channels, where the checkpoint has one (Qwen3, Gemma 3). */
+  private headNorm(heads: Value, name: string, count: number): Value {
+    const { graph, architecture } = this;
+    if (!this.weights.has(`${this.base}${name}.weight`)) return heads;
+    const split = graph.op("Reshape", [heads, graph.integers(0, 0, count, architecture.headDim)]);
+    const normed = this.norm(split, name, architecture.headDim);
+    return graph.op("Reshape", [normed, graph.integers(0, 0, count * architecture.headDim)]);
+  }
+
+  private norm(x: Value, name: string, width: number): Value {
+    return rmsNorm(this.graph, this.architecture, this.weights, x, `${this.base}${name}.weight`, width);
+  }
+
+  /** x Wᵀ + b; the bias where the checkpoint has one. */
+  private linear(x: Value, projection: string, rows: number, cols: number): Value {
+    const { graph, weights, options } = this;
+    const name = `${this.base}${projection}.weight`;
+    const matrix = options.supplied?.has(name)
+      ? graph.input(name, "FLOAT", [rows, cols])
+      : storedValue(graph, weights.get(name, [rows, cols]));
+    const product = multiply(graph, x, matrix, rows, cols, options.device);
+    const bias = `${this.base}${projection}.bias`;
+    return weights.has(bias) ? graph.op("Add", [product, storedValue(graph, weights.get(bias, [rows]))]) : product;
+  }
+}
+
+/** x / √(mean x² + ε) · (weight + offset). source: arXiv:1910.07467 */
+export function rmsNorm(
+  graph: OnnxGraph,
+  architecture: Architecture,
+  weights: Weights,
+  x: Value,
+  name: string,
+  width: number,
+): Value {
+  const stored = storedValue(graph, weights.get(name, [width]));
+  const weight = architecture.normOffset === 0 ? stored : graph.op("Add", [stored, graph.scalar(1)]);
+  return graph.op("RMSNormalization", [x, weight], { axis: -1, epsilon: { float: architecture.normEps } });
+}
+
+/**
+ * x Wᵀ for x (batch, tokens, cols) and W (rows, cols). On the CPU FusedMatMul reads W as it is stored and packs it where it is constant;
+ * other devices have Gemm instead.
+ */
+export function multiply(graph: OnnxGraph, x: Value, matrix: Value, rows: number, cols: number, device: string): Value {
+  if (device === "cpu") return graph.op("FusedMatMul", [x, matrix], { transB: 1 }, "com.microsoft");
+  const flat = graph.op("Gemm", [graph.op("Reshape", [x, graph.integers(-1, cols)]), matrix], { transB: 1 });
+  const batch = graph.op("Shape", [x], { start: 0, end: 2 });
+  return graph.op("Reshape", [flat, graph.op("Concat", [batch, graph.integers(rows)], { axis: 0 })]);
+}

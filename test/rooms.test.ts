@@ -1,0 +1,98 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { expect, test } from "vitest";
+
+const SRC = fileURLToPath(new URL("../src/", import.meta.url));
+
+/** Which rooms a room may import values from. Every room may import errors.ts; types cross freely where data does. */
+const MAY_IMPORT: Record<string, readonly string[]> = {
+  safetensors: [],
+  flow: ["safetensors"],
+  threads: [],
+  checkpoint: ["safetensors"],
+  synth: ["safetensors", "checkpoint"],
+  probe: ["safetensors", "checkpoint"],
+  calibration: ["safetensors", "checkpoint", "flow", "probe", "threads"],
+  surgery: ["safetensors", "checkpoint", "flow", "calibration", "threads"],
+  audit: ["safetensors", "checkpoint", "flow", "surgery", "threads"],
+  pack: ["safetensors", "checkpoint", "threads"],
+  export: ["safetensors", "checkpoint"],
+  report: [],
+};
+/** Single files above the rooms. */
+const LEAVES = ["errors", "wasm", "version"];
+const PURE = ["safetensors", "flow"];
+
+interface Import {
+  readonly file: string;
+  readonly room: string;
+  readonly from: string;
+  readonly typeOnly: boolean;
+}
+
+function importsOf(): Import[] {
+  const found: Import[] = [];
+  for (const path of readdirSync(SRC, { recursive: true, encoding: "utf8" })) {
+    if (!path.endsWith(".ts")) continue;
+    const file = path.replaceAll("\\", "/");
+    const text = readFileSync(join(SRC, path), "utf8");
+    const statements = text.matchAll(
+      /^(?:import|export)\s+(type\s)?[^;]*?from\s+"([^"]+)";|^import\s+()"([^"]+)";|import\("([^"]+)"\)/gm,
+    );
+    for (const [, type, from, , bare, dynamic] of statements) {
+      found.push({
+        file,
+        room: file.includes("/") ? file.split("/")[0] : "",
+        from: from ?? bare ?? dynamic,
+        typeOnly: type !== undefined,
+      });
+    }
+  }
+  return found;
+}
+
+/** The room a relative import leads to, or the name of a file above the rooms. */
+function destination({ file, from }: Import): string {
+  const parts = file.split("/").slice(0, -1);
+  for (const part of from.split("/")) {
+    if (part === "..") parts.pop();
+    else if (part !== ".") parts.push(part);
+  }
+  return parts.length > 1 ? parts[0] : parts[0].replace(/\.js$/, "");
+}
+
+const imports = importsOf();
+
+test("imports were found at all", () => {
+  expect(imports.length).toBeGreaterThan(100);
+});
+
+test("rooms import in one direction", () => {
+  const offences = imports
+    .filter(({ room, from, typeOnly }) => room in MAY_IMPORT && from.startsWith(".") && !typeOnly)
+    .filter((statement) => {
+      const to = destination(statement);
+      return to !== statement.room && !LEAVES.includes(to) && !MAY_IMPORT[statement.room].includes(to);
+    });
+  expect(offences).toEqual([]);
+});
+
+test("every room is known to this test", () => {
+  const rooms = new Set(imports.map(({ room }) => room).filter((room) => room !== ""));
+  expect([...rooms].filter((room) => !(room in MAY_IMPORT) && room !== "cli")).toEqual([]);
+});
+
+test("only the command line imports the command line", () => {
+  expect(
+    imports.filter(
+      (statement) => statement.room !== "cli" && statement.from.startsWith(".") && destination(statement) === "cli",
+    ),
+  ).toEqual([]);
+});
+
+test("pure rooms touch no node module and no library", () => {
+  expect(
+    imports.filter(({ room, from, typeOnly }) => PURE.includes(room) && !typeOnly && !from.startsWith(".")),
+  ).toEqual([]);
+});
