@@ -106,6 +106,21 @@ describe("synthetic donors of every family", () => {
       },
       [],
     ],
+    [
+      "llama",
+      // A scaling of no model: found by its factors alone. Heads of 64 have enough waves between short and long.
+      {
+        head_dim: 64,
+        rope_scaling: {
+          rope_type: "llama3",
+          factor: 5,
+          low_freq_factor: 1,
+          high_freq_factor: 3,
+          original_max_position_embeddings: 1000,
+        },
+      },
+      [],
+    ],
     ["qwen3", { rope_theta: undefined, rope_parameters: { rope_type: "default", rope_theta: 1e6 } }, []],
   ];
 

@@ -1,12 +1,15 @@
 import { PhysariumError } from "../../errors.js";
+import type { RopeScaling } from "../model-config.js";
 import { llama3RopeFactors, modelTypeOf } from "./layout.js";
 import type { GgufFile } from "./reader.js";
 import type { GgufValue } from "./types.js";
 
+type Llama3Scaling = Extract<RopeScaling, { kind: "llama3" }>;
+
 /** Rope scalings that models in use have: a GGUF file holds the factors they give, not the numbers they came from. */
-const KNOWN_LLAMA3_SCALINGS = [8, 32, 16, 4, 2].flatMap((factor) =>
+const KNOWN_LLAMA3_SCALINGS: readonly Llama3Scaling[] = [8, 32, 16, 4, 2].flatMap((factor) =>
   [8192, 4096, 2048].map((originalContextLength) => ({
-    kind: "llama3" as const,
+    kind: "llama3",
     factor,
     lowFreqFactor: 1,
     highFreqFactor: 4,
@@ -96,16 +99,15 @@ function rebuildRopeScaling(
   name: string,
 ): Record<string, unknown> | null {
   if (factors !== undefined) {
-    const scaling = KNOWN_LLAMA3_SCALINGS.find((candidate) => {
-      // Compared first: a hostile length must not become an allocation.
-      if (factors.length * 2 !== ropeLength) return false;
-      const expected = llama3RopeFactors(candidate, ropeLength, ropeTheta);
-      return (
-        expected.length === factors.length && expected.every((factor, i) => Math.abs(factor / factors[i] - 1) < 1e-5)
-      );
-    });
-    if (scaling === undefined)
-      throw foreign(name, "the factors in rope_freqs.weight are of no known Llama 3 rope scaling");
+    const scaling = [...KNOWN_LLAMA3_SCALINGS, ...fitLlama3Scaling(factors, ropeLength, ropeTheta)].find(
+      (candidate) => {
+        // Compared first: a hostile length must not become an allocation.
+        if (factors.length * 2 !== ropeLength) return false;
+        const expected = llama3RopeFactors(candidate, ropeLength, ropeTheta);
+        return expected.every((factor, i) => Math.abs(factor / factors[i] - 1) < 1e-5);
+      },
+    );
+    if (scaling === undefined) throw foreign(name, "the factors in rope_freqs.weight are no Llama 3 rope scaling");
     return {
       rope_type: "llama3",
       factor: scaling.factor,
@@ -118,6 +120,34 @@ function rebuildRopeScaling(
   if (kind === undefined || kind === "none") return null;
   if (kind !== "linear") throw foreign(name, `rope scaling "${kind}"`);
   return { rope_type: "linear", factor: keys.required("rope.scaling.factor") };
+}
+
+/**
+ * A scaling that gives these factors, if one does: between the short and the long waves 1/factor is a straight line over 1/wavelength, and
+ * two of its points tell where it begins and ends. Only the ratios to the original length matter, so the low one is taken as 1.
+ */
+function fitLlama3Scaling(factors: Float32Array, ropeLength: number, ropeTheta: number): Llama3Scaling[] {
+  const factor = factors[factors.length - 1];
+  const points: { frequency: number; smooth: number }[] = [];
+  for (const [i, value] of factors.entries()) {
+    const smooth = (1 / value - 1 / factor) / (1 - 1 / factor);
+    const frequency = ropeTheta ** ((-2 * i) / ropeLength) / (2 * Math.PI);
+    if (smooth > 1e-4 && smooth < 1 - 1e-4) points.push({ frequency, smooth });
+  }
+  const [first, last] = [points[0], points[points.length - 1]];
+  if (points.length < 2) return [];
+  const slope = (first.smooth - last.smooth) / (first.frequency - last.frequency);
+  const highFreqFactor = 1 - 1 / (first.smooth - slope * first.frequency);
+  const originalContextLength = Math.round(slope * (highFreqFactor - 1));
+  return [
+    {
+      kind: "llama3",
+      factor,
+      lowFreqFactor: 1,
+      highFreqFactor: Number(highFreqFactor.toPrecision(6)),
+      originalContextLength,
+    },
+  ];
 }
 
 /** Hyperparameters under the architecture's prefix. */
