@@ -119,6 +119,16 @@ async function synthetic(name, config) {
   return folder;
 }
 
+// llama.cpp looks GELU up in a table of F16 values; narrower weights keep that error from growing layer by layer.
+const GEMMA = {
+  initializer_range: 0.03,
+  head_dim: 64,
+  query_pre_attn_scalar: 64,
+  sliding_window: 48,
+  hidden_activation: "gelu_pytorch_tanh",
+  hidden_act: "gelu_pytorch_tanh",
+  tie_word_embeddings: true,
+};
 const llama3Scaling = {
   rope_type: "llama3",
   factor: 8,
@@ -145,6 +155,27 @@ const donors = {
     // The folder's name goes into general.name, and of a model called phi3 llama.cpp expects that vocabulary's special tokens.
     synthetic("fused", { model_type: "phi3", architectures: ["Phi3ForCausalLM"] }),
 };
+
+Object.assign(donors, {
+  "qwen2 yarn (synthetic)": () =>
+    synthetic("yarn", {
+      model_type: "qwen2",
+      rope_scaling: { rope_type: "yarn", factor: 4, original_max_position_embeddings: 64 },
+    }),
+  "smollm3 (synthetic)": () =>
+    synthetic("smollm3", { model_type: "smollm3", num_hidden_layers: 5, tie_word_embeddings: true }),
+  "gemma (synthetic)": () => synthetic("gemma1", { ...GEMMA, model_type: "gemma", sliding_window: null }),
+  "gemma2 (synthetic)": () =>
+    synthetic("gemma2", { ...GEMMA, model_type: "gemma2", attn_logit_softcapping: 50, final_logit_softcapping: 30 }),
+  "gemma3 (synthetic)": () =>
+    synthetic("gemma3", {
+      ...GEMMA,
+      model_type: "gemma3_text",
+      num_hidden_layers: 7,
+      rope_theta: 1000000,
+      rope_local_base_freq: 10000,
+    }),
+});
 
 const textPath = existsSync(join(shared, "text/tinystories_dev.txt"))
   ? join(shared, "text/tinystories_dev.txt")

@@ -1,6 +1,6 @@
 import { PhysariumError } from "../../errors.js";
-import type { RopeScaling } from "../model-config.js";
-import { llama3RopeFactors, modelTypeOf } from "./layout.js";
+import { MODEL_TYPES, type RopeScaling } from "../model-config.js";
+import { architectureOf, llama3RopeFactors, modelTypeOf } from "./layout.js";
 import type { GgufFile } from "./reader.js";
 import type { GgufValue } from "./types.js";
 
@@ -17,11 +17,18 @@ const KNOWN_LLAMA3_SCALINGS: readonly Llama3Scaling[] = [8, 32, 16, 4, 2].flatMa
   })),
 );
 
+/** What `general.architecture` may say. */
+const KNOWN = [...new Set(MODEL_TYPES.map(architectureOf))].join(", ");
+
 const ARCHITECTURES: Readonly<Record<string, string>> = {
   llama: "LlamaForCausalLM",
   qwen2: "Qwen2ForCausalLM",
   qwen3: "Qwen3ForCausalLM",
   phi3: "Phi3ForCausalLM",
+  smollm3: "SmolLM3ForCausalLM",
+  gemma: "GemmaForCausalLM",
+  gemma2: "Gemma2ForCausalLM",
+  gemma3_text: "Gemma3ForCausalLM",
 };
 
 /**
@@ -41,7 +48,7 @@ export function rebuildConfig(
     file.metadata.get("general.architecture")?.type === "string" ? text(file, "general.architecture") : "";
   const modelType = modelTypeOf(architecture ?? "");
   if (modelType === undefined) {
-    throw foreign(name, `architecture "${architecture}" is not known; llama, qwen2, qwen3 and phi3 are`);
+    throw foreign(name, `architecture "${architecture}" is not known; known are ${KNOWN}`);
   }
   const keys = new Keys(file, architecture ?? "", name);
   if ((keys.optional("expert_count") ?? 0) > 0) throw foreign(name, "mixtures of experts are not known");
@@ -58,7 +65,10 @@ export function rebuildConfig(
     throw foreign(name, `heads of ${headLength} channels of which ${ropeLength} rotate`);
   }
   const ropeTheta = keys.optional("rope.freq_base") ?? 10_000;
-  const slidingWindow = modelType === "phi3" ? keys.optional("attention.sliding_window") : undefined;
+  const slidingWindow = ["phi3", "gemma2", "gemma3_text"].includes(modelType)
+    ? keys.optional("attention.sliding_window")
+    : undefined;
+  const isGemma = modelType.startsWith("gemma");
   const names = new Set(file.tensors.map((tensor) => tensor.name));
   const tokenId = (key: string): number | undefined => {
     const value = file.metadata.get(`tokenizer.ggml.${key}_token_id`);
@@ -74,13 +84,22 @@ export function rebuildConfig(
     num_attention_heads: headCount,
     num_key_value_heads: keys.optional("attention.head_count_kv") ?? headCount,
     head_dim: headLength,
-    hidden_act: "silu",
+    ...(isGemma
+      ? { hidden_act: "gelu_pytorch_tanh", hidden_activation: "gelu_pytorch_tanh", query_pre_attn_scalar: headLength }
+      : { hidden_act: "silu" }),
     max_position_embeddings: keys.required("context_length"),
     rms_norm_eps: keys.required("attention.layer_norm_rms_epsilon"),
     rope_theta: ropeTheta,
     rope_scaling: rebuildRopeScaling(keys, ropeFactors, ropeLength, ropeTheta, name),
     ...(ropeLength === headLength ? {} : { partial_rotary_factor: ropeLength / headLength }),
-    ...(modelType === "phi3" ? { sliding_window: slidingWindow || null } : {}),
+    ...(slidingWindow === undefined ? {} : { sliding_window: slidingWindow || null }),
+    ...(modelType === "gemma2"
+      ? {
+          attn_logit_softcapping: keys.optional("attn_logit_softcapping") ?? null,
+          final_logit_softcapping: keys.optional("final_logit_softcapping") ?? null,
+        }
+      : {}),
+    ...(modelType === "gemma3_text" ? { sliding_window_pattern: 6, rope_local_base_freq: 10_000 } : {}),
     ...(modelType === "qwen2" ? { use_sliding_window: false } : {}),
     attention_bias: names.has("blk.0.attn_q.bias"),
     ...(modelType === "llama" ? { mlp_bias: names.has("blk.0.ffn_up.bias") } : {}),
@@ -118,8 +137,11 @@ function rebuildRopeScaling(
   }
   const kind = keys.text("rope.scaling.type");
   if (kind === undefined || kind === "none") return null;
-  if (kind !== "linear") throw foreign(name, `rope scaling "${kind}"`);
-  return { rope_type: "linear", factor: keys.required("rope.scaling.factor") };
+  if (kind !== "linear" && kind !== "yarn") throw foreign(name, `rope scaling "${kind}"`);
+  const factor = keys.required("rope.scaling.factor");
+  if (kind === "linear") return { rope_type: kind, factor };
+  const original = keys.required("rope.scaling.original_context_length");
+  return { rope_type: kind, factor, original_max_position_embeddings: original };
 }
 
 /**
