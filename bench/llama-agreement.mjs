@@ -177,10 +177,36 @@ Object.assign(donors, {
     }),
 });
 
+/** A real vocabulary on a small body: what counts here is that both cut text into the same ids. */
+async function withTokenizer(name, tokenizer, config) {
+  const from = join(shared, "tokenizers", tokenizer);
+  if (!existsSync(from)) return undefined;
+  const folder = await synthetic(name, config);
+  for (const file of ["tokenizer.json", "tokenizer_config.json"]) cpSync(join(from, file), join(folder, file));
+  return folder;
+}
+donors["Qwen2.5's tokenizer (synthetic)"] = () =>
+  withTokenizer("qwen25", "qwen2.5", {
+    model_type: "qwen2",
+    vocab_size: 152064,
+    hidden_size: 64,
+    intermediate_size: 64,
+    num_hidden_layers: 1,
+    tie_word_embeddings: true,
+  });
+
 const textPath = existsSync(join(shared, "text/tinystories_dev.txt"))
   ? join(shared, "text/tinystories_dev.txt")
   : join(root, "README.md");
 const text = readFileSync(textPath, "utf8");
+// ASCII for donors whose own split is ASCII's, all kinds of letters for the rest.
+const ascii = text
+  .slice(0, 20_000)
+  .replaceAll("<|endoftext|>", "")
+  .replace(/[^\x20-\x7e\n]/g, "");
+const wikiPath = join(shared, "text/wiki.test.raw");
+const wiki = existsSync(wikiPath) ? readFileSync(wikiPath, "utf8").slice(0, 100_000).normalize("NFC") : "";
+const unicode = "Zażółć gęślą jaźń, naïve café, 東京 2026年, Ελληνικά, emoji 🐝🧪, ½ and ²\t\r\n";
 const WINDOW = 128;
 const GREEDY = 64;
 const BITWISE = new Set(["f32", "f16", "bf16"]);
@@ -233,6 +259,7 @@ try {
     }
     const tokenizer = await TextTokenizer.open(donor);
     const prepared = sequencesOf(tokenizer, Number(values.tokens));
+    const sample = name === "loam" ? ascii : `${ascii}\n\n${unicode}${wiki}`;
     const dense = await ours(donor, prepared);
     // The prompt that the donor's golden text continues, and one more.
     const prompts = [...goldenPrompt(donor, name), prepared.sequences[0].ids.slice(0, 12)];
@@ -252,7 +279,6 @@ try {
       let sum = 0;
       for (const { ids } of prepared.sequences) for (const nll of await engine.nll(ids)) sum += nll;
       const theirs = Math.exp(sum / prepared.tokens);
-      const sample = text.slice(0, 4000).replaceAll("<|endoftext|>", "");
       const sameIds = JSON.stringify(engine.tokenize(sample)) === JSON.stringify(tokenizer.encode(sample));
       const same = [];
       for (const [at, prompt] of prompts.entries()) {
