@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import type { Donor } from "../checkpoint/donor.js";
-import { type FileLayer, FileSource, readSmallFile } from "../checkpoint/file-layer.js";
+import { attempt, type FileLayer, FileSource, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError } from "../errors.js";
 import { readHeader, type SafetensorsHeader } from "../safetensors/header.js";
 import { INDEX_FILE, parseShardIndex } from "../safetensors/shard-index.js";
@@ -23,7 +23,7 @@ export async function checkFolder(
   digester: Digester,
   files: FileLayer,
 ): Promise<FolderChecks> {
-  const names = new Set(await files.readdir(output));
+  const names = new Set(await attempt("listing", output, () => files.readdir(output)));
   const shards = donor === undefined ? [...ledger.shards.keys()] : donor.shards.map(({ file }) => file);
   findings.check("shards present", `${shards.length} of ${shards.length}`);
   for (const shard of shards) if (!names.has(shard)) findings.differ("shards present", shard, "the shard is missing");
