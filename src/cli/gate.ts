@@ -92,9 +92,13 @@ function describe(report: GateReport): string {
   }
   for (const { rule, limit, value, kept } of report.rules) {
     lines.push(
-      `${kept ? "kept  " : "BROKEN"}  ${rule} ${limit === true ? "" : `${limit}, found ${value ?? "nothing"}`}`.trimEnd(),
+      `${kept ? "kept  " : "BROKEN"}  ${rule} ${limit === true ? "" : `${limit}, found ${shortly(value)}`}`.trimEnd(),
     );
   }
   lines.push(report.accepted ? "accepted" : "not accepted");
   return lines.map((line) => printable(line, true)).join("\n");
+}
+
+function shortly(value: number | boolean | null): string {
+  return typeof value === "number" ? `${Number(value.toPrecision(5))}` : "nothing";
 }
