@@ -38,6 +38,7 @@ const repeats = Number(flags.repeats);
 
 const folder = mkdtempSync(join(tmpdir(), "physarium-bench-"));
 process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(130));
 mkdirSync(join(folder, "config"));
 writeFileSync(
   join(folder, "config", "config.json"),
