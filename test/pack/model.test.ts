@@ -169,6 +169,19 @@ describe("refusals before the first write", () => {
     expect(await readdir(at("mine"))).toEqual(["precious.txt"]);
   });
 
+  it("a folder of the user's where a replaced output would wait", async () => {
+    await packModel(at("odd"), at("again"), { workers: 0 });
+    await mkdir(at("again.replaced"));
+    await writeFile(at("again.replaced/precious.txt"), "x");
+    await expect(packModel(at("odd"), at("again"), { workers: 0, overwrite: true })).rejects.toMatchObject({
+      code: "USAGE_OUTPUT_EXISTS",
+    });
+    expect(await readdir(at("again.replaced"))).toEqual(["precious.txt"]);
+    await mkdir(at("hollow"));
+    await packModel(at("odd"), at("hollow"), { workers: 0 });
+    expect(await readdir(at("hollow"))).toContain("physarium-pack.json");
+  });
+
   it("a disk that is too small, a partial folder that is not ours, a run under way", async () => {
     const { nodeFiles } = await import("../../dist/checkpoint/file-layer.js");
     const full = {
@@ -181,6 +194,8 @@ describe("refusals before the first write", () => {
     await mkdir(at("foreign.partial"));
     await writeFile(join(at("foreign.partial"), "x"), "x");
     await expect(pack("foreign")).rejects.toMatchObject({ code: "USAGE_OUTPUT_EXISTS" });
+    await writeFile(at("notes.partial.jsonl"), '{"mine":1}');
+    await expect(pack("notes")).rejects.toMatchObject({ code: "USAGE_OUTPUT_EXISTS" });
     await writeFile(at("busy.partial.lock"), String(process.ppid));
     await expect(pack("busy")).rejects.toMatchObject({ code: "USAGE_LOCKED" });
     await writeFile(at("busy.partial.lock"), "999999999");
