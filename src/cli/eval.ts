@@ -2,8 +2,10 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import { addSections, isOperated } from "../documents.js";
 import { printable } from "../errors.js";
+import { isPackedFolder } from "../pack/manifest.js";
 import { type Evaluation, evaluate } from "../probe/evaluate.js";
 import type { QualitySection } from "../probe/quality.js";
+import { withMappable } from "./packed-argument.js";
 import {
   addEngineOptions,
   addProtocolOptions,
@@ -27,7 +29,7 @@ export function registerEval(program: Command): void {
   const command = program
     .command("eval")
     .description("perplexity of a model on a text, and with --against its divergence from the donor")
-    .argument("<model>", "model folder with safetensors files")
+    .argument("<model>", "model folder with safetensors files, or a packed one")
     .requiredOption("--text <file>", "UTF-8 text to predict")
     .option("--against <donor>", "the donor: both models see the same tokens");
   addEngineOptions(addProtocolOptions(command))
@@ -44,13 +46,18 @@ Examples:
     )
     .action(async (modelPath: string, flags: EvalFlags) => {
       const { text, against, record, json, quiet, device, threads, memory, ...protocol } = flags;
-      const evaluation = await evaluate(resolve(modelPath), resolve(text), {
-        ...toProtocolOptions(protocol),
-        ...toEngineOptions({ device, threads, memory }),
-        ...(against === undefined ? {} : { against: resolve(against) }),
-        ...(quiet || json ? {} : { onProgress: lineProgress() }),
-      });
-      if (record && against !== undefined && (await isOperated(resolve(modelPath)))) {
+      const say = quiet || json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);
+      const evaluation = await withMappable(resolve(modelPath), say, (mappable) =>
+        evaluate(mappable, resolve(text), {
+          ...toProtocolOptions(protocol),
+          ...toEngineOptions({ device, threads, memory }),
+          ...(against === undefined ? {} : { against: resolve(against) }),
+          ...(quiet || json ? {} : { onProgress: lineProgress() }),
+        }),
+      );
+      // A packed folder is a pack of what it was made from, report included.
+      const keepsReport = (await isOperated(resolve(modelPath))) && !(await isPackedFolder(resolve(modelPath)));
+      if (record && against !== undefined && keepsReport) {
         await addSections(resolve(modelPath), { quality: evaluation.quality });
       }
       process.stdout.write(json ? `${JSON.stringify(toJson(evaluation))}\n` : `${describe(evaluation)}\n`);

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import type { StageRecord } from "../calibration/method.js";
-import type { ActivationSettings } from "../calibration/operate-donor.js";
+import type { ActivationSettings, CalibrationRecord } from "../calibration/operate-donor.js";
 import { attempt, closeWritten, type FileLayer, FileSource, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
@@ -37,12 +37,14 @@ export interface ActivationJob {
 
 /**
  * Operate on a plan's targets with v2: layer by layer, each on what the layers before it now compute. Bytes go to the shards under
- * `folder` (which exist at full length); `finish` is called for every tensor that is on disk.
+ * `folder` (which exist at full length); `calibrated` is told what was calibrated on,
+ * `finish` is called for every tensor that is on disk.
  *
  * Tensors of `records` are done: they are run through as they stand in the output.
  */
 export async function operateActivation(
   job: ActivationJob,
+  calibrated: (calibration: CalibrationRecord) => Promise<void>,
   finish: (progress: TensorProgress, more: ActivationRecord) => Promise<void>,
 ): Promise<void> {
   const { plan, settings, folder, records, digester, files, onEvent, signal } = job;
@@ -57,6 +59,7 @@ export async function operateActivation(
       event: "note",
       message: `calibrating on ${samples} samples, ${tokens} tokens of ${text === "self-written" ? "text the donor wrote itself" : text}`,
     });
+    await calibrated(run.calibration);
     const seen = new Set<string>();
     const isTarget = (name: string) => targets.has(name);
     const isDone = (name: string) => records.has(name);

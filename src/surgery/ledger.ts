@@ -1,3 +1,4 @@
+import type { CalibrationRecord } from "../calibration/operate-donor.js";
 import {
   closeQuietly,
   closeWritten,
@@ -81,6 +82,12 @@ export interface SearchRecord {
   readonly expected_sparsity: number;
 }
 
+/** What v2 was calibrated on. */
+export interface CalibrationLedgerRecord extends CalibrationRecord {
+  readonly kind: "calibration";
+  readonly at: string;
+}
+
 export interface TensorRecord extends Partial<ActivationRecord> {
   readonly kind: "tensor";
   readonly at: string;
@@ -151,6 +158,7 @@ export interface FinishedRecord {
 export type LedgerRecord =
   | HeaderRecord
   | SearchRecord
+  | CalibrationLedgerRecord
   | TensorRecord
   | ShardRecord
   | SideFileRecord
@@ -162,6 +170,7 @@ export type LedgerRecord =
 export interface Ledger {
   readonly header: HeaderRecord;
   readonly search: SearchRecord | undefined;
+  readonly calibration: CalibrationLedgerRecord | undefined;
   /** By name; the last record of a tensor counts. */
   readonly tensors: ReadonlyMap<string, TensorRecord>;
   readonly shards: ReadonlyMap<string, ShardRecord>;
@@ -292,6 +301,7 @@ function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeBy
   const sideFiles = new Map<string, SideFileRecord>();
   const warnings: WarningRecord[] = [];
   let search: SearchRecord | undefined;
+  let calibration: CalibrationLedgerRecord | undefined;
   let figures: Figures | undefined;
   let finished: FinishedRecord | undefined;
   for (const record of records) {
@@ -300,8 +310,9 @@ function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeBy
     else if (record.kind === "side_file") sideFiles.set(record.file, record);
     else if (record.kind === "warning") warnings.push(record);
     else if (record.kind === "search") search = record;
+    else if (record.kind === "calibration") calibration = record;
     else if (record.kind === "figures") figures = record.figures;
     else if (record.kind === "finished") finished = record;
   }
-  return { header, search, tensors, shards, sideFiles, warnings, figures, finished, wholeByteLength };
+  return { header, search, calibration, tensors, shards, sideFiles, warnings, figures, finished, wholeByteLength };
 }

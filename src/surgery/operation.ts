@@ -199,6 +199,7 @@ class Operation {
     const { stopped } = this.workspace;
     const kept: LedgerRecord[] = [];
     if (stopped?.search !== undefined) kept.push(stopped.search);
+    if (stopped?.calibration !== undefined) kept.push(stopped.calibration);
     kept.push(...this.records.values());
     for (const shard of this.plan.shards) {
       const record = stopped?.shards.get(shard.file);
@@ -304,6 +305,10 @@ class Operation {
       const { records, onEvent } = this;
       await operateActivation(
         { plan, settings: activation, folder, records, digester, files, onEvent, signal: this.options.signal },
+        async (calibration) => {
+          if (this.workspace.stopped?.calibration !== undefined) return;
+          await this.ledger.append({ kind: "calibration", at: new Date().toISOString(), ...calibration });
+        },
         finishTensor,
       );
     }

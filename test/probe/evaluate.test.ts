@@ -125,7 +125,7 @@ describe.skipIf(!hasEngine)("scores", () => {
     expect(underflow + overflow + counts.reduce((sum, count) => sum + count, 0)).toBe(quality.protocol.tokens);
     expect(edges.length).toBe(counts.length + 1);
     expect(model.nll.length).toBe(donor!.nll.length);
-    expect(quality.summary).toMatch(/^10\.0 % surgery cost \+/);
+    expect(quality.summary).toMatch(/^Killing 10.00 % of the target weights cost \+/);
     expect(JSON.parse(JSON.stringify(quality))).toEqual(quality);
   });
 
