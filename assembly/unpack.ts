@@ -4,19 +4,25 @@
 // so no input writes outside dst and scratch. Loads may pass the end of src by up to 16 bytes (the host leaves room);
 // what they find there never reaches dst.
 
-const BLOCK_PAIRS: u32 = 32768;
-const HEAD_BYTES: u32 = 160;
+const BLOCK_ELEMENTS: u32 = 65536;
+const HEAD_BYTES: u32 = 36;
+const TABLE_BYTES: u32 = 128;
 const WINDOW_BITS: u32 = 12;
 const WINDOW_MASK: u64 = 4095;
 
 // Scratch, offsets from its start. The host's SCRATCH_BYTES covers it.
-const TABLE: usize = 0; //          u32[4096]: up to three pairs in the low bytes, their bits << 24, their count << 28
-const SINGLE: usize = 16384; //     u16[4096]: one pair | its length << 8
-const LENGTHS: usize = 24576; //    u8[256]
-const EXPAND: usize = 24832; //     u8[256][8]: where the k-th set bit of a byte takes its survivor from, 0x80 elsewhere
-const PAIRS: usize = 26880; //      u8[32768 + 32]: one block's pairs, zeros behind them
-const TAIL: usize = 59680; //       u8[64]: the last, partial group of elements
-const NIBBLES: usize = 59744; //    u8[16]: exponents of a group that holds escapes
+const MASK_TABLE: usize = 0; //      a decoding table: see buildTable
+const PAIR_TABLE: usize = 24576; //  another
+const LENGTHS: usize = 49152; //     u8[256]
+const EXPAND: usize = 49408; //      u8[256][8]: where the k-th set bit of a byte takes its survivor from, 0x80 elsewhere
+const MASKS: usize = 51456; //       u8[8192 + 32]: one block's mask bytes, zeros behind them
+const PAIRS: usize = 59680; //       u8[32768 + 32]: one block's pairs, zeros behind them
+const EXPONENTS: usize = 92480; //   u8[65536 + 32]: one block's survivors' exponents
+const TAIL: usize = 158048; //       u8[64]: the last, partial group of elements
+// 158112 in all
+
+/** Within a decoding table: u32[4096], up to three bytes, their bits << 24, their count << 28; then u16[4096], one byte | its length << 8. */
+const SINGLE: usize = 16384;
 
 const OK: u32 = 0;
 const BAD_HEAD: u32 = 1;
@@ -28,7 +34,7 @@ const BAD_EXPONENT: u32 = 6;
 
 let scratchAt: usize = 0;
 
-/** Once a memory: scratch is u8[59,776]. */
+/** Once a memory: scratch is u8[158,112]. */
 export function init(scratch: usize): void {
   scratchAt = scratch;
   for (let mask: u32 = 0; mask < 256; mask++) {
@@ -46,6 +52,7 @@ let midAt: usize = 0;
 let midBit: u32 = 0;
 let lowAt: usize = 0;
 let escapeAt: usize = 0;
+let escapesLeft: u32 = 0;
 
 /**
  * Decode the band of n elements at src into dst, u8[n × element bytes].
@@ -53,112 +60,135 @@ let escapeAt: usize = 0;
  */
 export function decodeBand(dtype: u32, src: usize, srcBytes: u32, n: u32, dst: usize): u32 {
   if (srcBytes < HEAD_BYTES) return BAD_LENGTH;
-  const planes: u32 = load<u8>(src, 1);
-  if (load<u8>(src) != dtype || dtype < 1 || dtype > 3 || load<u16>(src, 2) != 0 || load<u16>(src, 30) != 0)
-    return BAD_HEAD;
-  if (planes > (dtype == 1 ? 0 : dtype == 2 ? 1 : 3)) return BAD_HEAD;
+  const flags: u32 = load<u8>(src, 1);
+  if (load<u8>(src) != dtype || dtype < 1 || dtype > 3 || load<u16>(src, 2) != 0 || load<u8>(src, 35) != 0) return BAD_HEAD;
+  if (flags & ~(dtype == 1 ? 4 : dtype == 2 ? 5 : 7)) return BAD_HEAD;
   const survivors = load<u32>(src, 4);
   const escapes = load<u32>(src, 8);
-  const codeBytes = load<u32>(src, 12);
-  const pairCount = (n + 1) >> 1;
-  const blocks = (pairCount + BLOCK_PAIRS - 1) / BLOCK_PAIRS;
-  if (survivors > n || escapes > survivors || codeBytes > srcBytes) return BAD_COUNT;
-  const midBytes = planes & 1 ? (dtype == 2 ? (3 * survivors + 7) >> 3 : survivors) : 0;
-  const lowBytes = planes & 2 ? survivors : 0;
-  if (HEAD_BYTES + 8 * blocks + codeBytes + survivors + midBytes + lowBytes + escapes != srcBytes) return BAD_LENGTH;
-  for (let i: usize = 16; i < 30; i++) if (dtype == 2 && load<u8>(src + i) > 31) return BAD_EXPONENT;
+  const maskBytes = load<u32>(src, 12);
+  const pairBytes = load<u32>(src, 16);
+  const masked = (flags & 4) != 0;
+  if (survivors > n || escapes > survivors || (!masked && survivors != n)) return BAD_COUNT;
+  if (maskBytes > srcBytes || pairBytes > srcBytes) return BAD_LENGTH;
+  const blocks = (n + BLOCK_ELEMENTS - 1) / BLOCK_ELEMENTS;
+  const midBytes = flags & 1 ? (dtype == 2 ? (3 * survivors + 7) >> 3 : survivors) : 0;
+  const lowBytes = flags & 2 ? survivors : 0;
+  const codes: u32 = (masked ? 1 : 0) + (survivors != 0 ? 1 : 0);
+  const streamsAt = HEAD_BYTES + codes * (TABLE_BYTES + 8 * blocks);
+  if (streamsAt + maskBytes + pairBytes + survivors + midBytes + lowBytes + escapes != srcBytes) return BAD_LENGTH;
+  if (dtype == 2) for (let i: usize = 20; i < 35; i++) if (load<u8>(src + i) > 31) return BAD_EXPONENT;
 
-  const single = buildTable(src + 32);
-  if (single == 0xffff) return BAD_TABLE;
+  let tables = src + HEAD_BYTES;
+  const maskOnly = masked ? buildTable(tables, scratchAt + MASK_TABLE) : 0xff;
+  if (masked) tables += TABLE_BYTES;
+  if (maskOnly == 0xffff) return BAD_TABLE;
+  const pairOnly = survivors != 0 ? buildTable(tables, scratchAt + PAIR_TABLE) : 0;
+  if (survivors != 0) tables += TABLE_BYTES;
+  if (pairOnly == 0xffff) return BAD_TABLE;
 
-  const blockLengths = src + HEAD_BYTES;
-  let code = blockLengths + 8 * blocks;
-  const codeEnd = code + codeBytes;
-  restAt = codeEnd;
+  let lengths = tables;
+  let maskCode = src + streamsAt;
+  let pairCode = maskCode + maskBytes;
+  const maskEnd = pairCode;
+  const pairEnd = pairCode + pairBytes;
+  restAt = pairEnd;
   midAt = restAt + survivors;
   midBit = 0;
   lowAt = midAt + midBytes;
-  escapeAt = lowAt + lowBytes;
-  const escapeEnd = escapeAt + escapes;
+  const planesEnd = lowAt + lowBytes;
+  escapeAt = planesEnd;
+  escapesLeft = escapes;
   let survivorsLeft = survivors;
-  let escapesLeft = escapes;
+  const masks = scratchAt + MASKS;
+  const pairs = scratchAt + PAIRS;
   const elementShift: usize = dtype == 3 ? 2 : 1;
 
   for (let block: u32 = 0; block < blocks; block++) {
-    const inBlock = min<u32>(BLOCK_PAIRS, pairCount - block * BLOCK_PAIRS);
-    const lengths = blockLengths + ((<usize>block) << 3);
-    const sum: u32 = <u32>load<u16>(lengths) + load<u16>(lengths, 2) + load<u16>(lengths, 4) + load<u16>(lengths, 6);
-    if (code + sum > codeEnd) return BAD_LENGTH;
-    const pairs = scratchAt + PAIRS;
-    if (single != 0x100) {
-      if (sum != 0) return BAD_STREAM;
-      memory.fill(pairs, <u8>single, inBlock);
-    } else if (!decodeStreams(code, lengths, inBlock)) return BAD_STREAM;
-    code += sum;
-    memory.fill(pairs + inBlock, 0, 32);
+    const elements = min<u32>(BLOCK_ELEMENTS, n - block * BLOCK_ELEMENTS);
+    const inMasks = (elements + 7) >> 3;
+    if (masked) {
+      const status = decodeStreams(maskCode, maskEnd, lengths, maskOnly, scratchAt + MASK_TABLE, masks, inMasks);
+      if (status != OK) return status;
+      maskCode += streamBytes(lengths);
+      lengths += 8;
+      // No element survives behind the last.
+      if (elements & 7 && load<u8>(masks + inMasks - 1) >> (elements & 7)) return BAD_STREAM;
+    } else {
+      memory.fill(masks, 0xff, inMasks);
+      const last: u32 = 0xff >> ((8 - (elements & 7)) & 7);
+      store<u8>(masks + inMasks - 1, last);
+    }
+    memory.fill(masks + inMasks, 0, 32);
 
-    const elements = min<u32>(2 * inBlock, n - 2 * block * BLOCK_PAIRS);
-    // An odd last element has an empty neighbour.
-    if (elements & 1 && load<u8>(pairs + (elements >> 1)) > 15) return BAD_STREAM;
-    const counted = countNibbles(pairs, inBlock);
-    const alive = <u32>counted;
-    const escaped = <u32>(counted >> 32);
-    if (alive > survivorsLeft || escaped > escapesLeft) return BAD_COUNT;
+    const alive = countBits(masks, inMasks);
+    if (alive > survivorsLeft) return BAD_COUNT;
     survivorsLeft -= alive;
-    escapesLeft -= escaped;
-    if (dtype == 1) joinBf16(src + 16, elements, dst);
-    else if (dtype == 2) joinF16(src + 16, elements, dst, planes != 0);
-    else joinF32(src + 16, elements, dst, planes);
+    if (survivors != 0) {
+      const inPairs = (alive + 1) >> 1;
+      const status = decodeStreams(pairCode, pairEnd, lengths, pairOnly, scratchAt + PAIR_TABLE, pairs, inPairs);
+      if (status != OK) return status;
+      pairCode += streamBytes(lengths);
+      lengths += 8;
+      // An odd last survivor has an empty neighbour.
+      if (alive & 1 && load<u8>(pairs + inPairs - 1) > 15) return BAD_STREAM;
+      memory.fill(pairs + inPairs, 0, 32);
+      if (!exponentsOf(src + 20, inPairs)) return BAD_COUNT;
+    }
+    if (dtype == 1) joinBf16(elements, dst);
+    else if (dtype == 2) joinF16(elements, dst, (flags & 1) != 0);
+    else joinF32(elements, dst, flags);
     dst += (<usize>elements) << elementShift;
   }
-  if (code != codeEnd) return BAD_LENGTH;
+  if (maskCode != maskEnd || pairCode != pairEnd) return BAD_LENGTH;
   if (survivorsLeft | escapesLeft) return BAD_COUNT;
-  if (escapeAt != escapeEnd) return BAD_COUNT;
   if (dtype == 2) {
-    for (let at = escapeEnd - escapes; at < escapeEnd; at++) if (load<u8>(at) > 31) return BAD_EXPONENT;
+    for (let at = planesEnd; at < planesEnd + escapes; at++) if (load<u8>(at) > 31) return BAD_EXPONENT;
     // The bits behind the last three.
     const spare = (midBytes << 3) - 3 * survivors;
-    if (midBytes && load<u8>(lowAt - 1) >> (8 - spare)) return BAD_STREAM;
+    if (midBytes && load<u8>(planesEnd - 1) >> (8 - spare)) return BAD_STREAM;
   }
   return OK;
 }
 
+function streamBytes(lengths: usize): u32 {
+  return (<u32>load<u16>(lengths)) + load<u16>(lengths, 2) + load<u16>(lengths, 4) + load<u16>(lengths, 6);
+}
+
 /**
- * Build TABLE, SINGLE and LENGTHS from 256 code lengths of 4 bits.
- * Returns 0x100, the pair where the code has only that one, or 0xffff where the lengths are no complete code.
+ * Build a decoding table, and LENGTHS on the way, from 256 code lengths of 4 bits.
+ * Returns 0x100, the byte where the code has only that one, or 0xffff where the lengths are no complete code.
  */
-function buildTable(packedLengths: usize): u32 {
+function buildTable(packedLengths: usize, table: usize): u32 {
   const lengths = scratchAt + LENGTHS;
   let used: u32 = 0;
   let only: u32 = 0;
   let kraft: u32 = 0;
-  for (let pair: u32 = 0; pair < 256; pair++) {
-    const length: u32 = (load<u8>(packedLengths + (pair >> 1)) >> ((pair & 1) << 2)) & 15;
+  for (let byte: u32 = 0; byte < 256; byte++) {
+    const length: u32 = (load<u8>(packedLengths + (byte >> 1)) >> ((byte & 1) << 2)) & 15;
     if (length > WINDOW_BITS) return 0xffff;
-    store<u8>(lengths + pair, length);
+    store<u8>(lengths + byte, length);
     if (length == 0) continue;
     used++;
-    only = pair;
+    only = byte;
     kraft += 4096 >> length;
   }
   if (used == 1 && load<u8>(lengths + only) == 1) return only;
   if (kraft != 4096 || used < 2) return 0xffff;
 
-  const single = scratchAt + SINGLE;
+  const single = table + SINGLE;
   let code: u32 = 0;
   for (let length: u32 = 1; length <= WINDOW_BITS; length++) {
-    for (let pair: u32 = 0; pair < 256; pair++) {
-      if (load<u8>(lengths + pair) != length) continue;
+    for (let byte: u32 = 0; byte < 256; byte++) {
+      if (load<u8>(lengths + byte) != length) continue;
       let reversed: u32 = 0;
       for (let bit: u32 = 0; bit < length; bit++) reversed |= ((code >> bit) & 1) << (length - 1 - bit);
-      const entry = pair | (length << 8);
+      const entry = byte | (length << 8);
       for (let at = reversed; at < 4096; at += 1 << length) store<u16>(single + ((<usize>at) << 1), entry);
       code++;
     }
     code <<= 1;
   }
 
-  const table = scratchAt + TABLE;
   for (let window: u32 = 0; window < 4096; window++) {
     const first: u32 = load<u16>(single + ((<usize>window) << 1));
     let bits = first >> 8;
@@ -181,17 +211,33 @@ function buildTable(packedLengths: usize): u32 {
   return 0x100;
 }
 
-let streamAt: usize = 0;
-
 function lookUp(table: usize, bits: u64): u32 {
   return load<u32>(table + ((<usize>(bits & WINDOW_MASK)) << 2));
 }
 
-/** One block's four streams to PAIRS, side by side: a lookup waits for the one before it in its stream, not for the other three. */
-function decodeStreams(code: usize, lengths: usize, inBlock: u32): bool {
-  const table = scratchAt + TABLE;
-  const pairs = scratchAt + PAIRS;
-  const quarter = (inBlock + 3) >> 2;
+/** One block's four streams to `count` bytes at dst; where only one byte occurs the streams are empty. */
+function decodeStreams(
+  code: usize,
+  codeEnd: usize,
+  lengths: usize,
+  only: u32,
+  table: usize,
+  dst: usize,
+  count: u32,
+): u32 {
+  const sum = streamBytes(lengths);
+  if (code + sum > codeEnd) return BAD_LENGTH;
+  if (only != 0x100) {
+    if (sum != 0) return BAD_STREAM;
+    memory.fill(dst, <u8>only, count);
+    return OK;
+  }
+  return decodeFour(code, lengths, table, dst, count) ? OK : BAD_STREAM;
+}
+
+/** The streams side by side: a lookup waits for the one before it in its stream, not for the other three. */
+function decodeFour(code: usize, lengths: usize, table: usize, dst: usize, count: u32): bool {
+  const quarter = (count + 3) >> 2;
   let a = code;
   const aEnd = a + load<u16>(lengths);
   let b = aEnd;
@@ -200,20 +246,20 @@ function decodeStreams(code: usize, lengths: usize, inBlock: u32): bool {
   const cEnd = c + load<u16>(lengths, 4);
   let d = cEnd;
   const dEnd = d + load<u16>(lengths, 6);
-  let aOut = pairs;
-  const aStop = pairs + min<u32>(quarter, inBlock);
+  let aOut = dst;
+  const aStop = dst + min<u32>(quarter, count);
   let bOut = aStop;
-  const bStop = pairs + min<u32>(2 * quarter, inBlock);
+  const bStop = dst + min<u32>(2 * quarter, count);
   let cOut = bStop;
-  const cStop = pairs + min<u32>(3 * quarter, inBlock);
+  const cStop = dst + min<u32>(3 * quarter, count);
   let dOut = cStop;
-  const dStop = pairs + inBlock;
+  const dStop = dst + count;
   let aBit: u64 = 0;
   let bBit: u64 = 0;
   let cBit: u64 = 0;
   let dBit: u64 = 0;
 
-  // A turn takes at most 7 + 48 bits of the 64 loaded and stores at most 12 pairs and a byte behind them, a stream.
+  // A turn takes at most 7 + 48 bits of the 64 loaded and stores at most 12 bytes and one behind them, a stream.
   while (
     a + 8 <= aEnd &&
     b + 8 <= bEnd &&
@@ -264,16 +310,15 @@ function decodeStreams(code: usize, lengths: usize, inBlock: u32): bool {
     dBit &= 7;
   }
   return (
-    finishStream(a, <u32>aBit, aEnd, aOut, aStop) &&
-    finishStream(b, <u32>bBit, bEnd, bOut, bStop) &&
-    finishStream(c, <u32>cBit, cEnd, cOut, cStop) &&
-    finishStream(d, <u32>dBit, dEnd, dOut, dStop)
+    finishStream(a, <u32>aBit, aEnd, aOut, aStop, table) &&
+    finishStream(b, <u32>bBit, bEnd, bOut, bStop, table) &&
+    finishStream(c, <u32>cBit, cEnd, cOut, cStop, table) &&
+    finishStream(d, <u32>dBit, dEnd, dOut, dStop, table)
   );
 }
 
 /** The rest of one stream, the last codes one by one; it must end in its last byte, zero bits behind it. */
-function finishStream(at: usize, bit: u32, end: usize, out: usize, stop: usize): bool {
-  const table = scratchAt + TABLE;
+function finishStream(at: usize, bit: u32, end: usize, out: usize, stop: usize, table: usize): bool {
   while (at + 8 <= end && out + 16 <= stop) {
     let bits = load<u64>(at) >> bit;
     for (let turn = 0; turn < 4; turn++) {
@@ -287,7 +332,7 @@ function finishStream(at: usize, bit: u32, end: usize, out: usize, stop: usize):
     at += bit >> 3;
     bit &= 7;
   }
-  const single = scratchAt + SINGLE;
+  const single = table + SINGLE;
   while (out < stop) {
     let window: u32 = 0;
     if (at < end) window = load<u8>(at);
@@ -308,30 +353,40 @@ function finishStream(at: usize, bit: u32, end: usize, out: usize, stop: usize):
   return at == end;
 }
 
-/** Nibbles that are not 0 (low word) and that are 15 (high word) in `count` pairs; up to 15 zero bytes behind them are read too. */
-function countNibbles(pairs: usize, count: u32): u64 {
-  const lowMask = i8x16.splat(0x0f);
-  const highMask = i8x16.splat(<i8>0xf0);
-  const zero = i8x16.splat(0);
-  let empty: u32 = 0;
-  let escaped: u32 = 0;
+/** Set bits of `count` bytes; up to 15 zero bytes behind them are read too. */
+function countBits(src: usize, count: u32): u32 {
+  let sum = i32x4.splat(0);
   for (let i: u32 = 0; i < count; i += 16) {
-    const v = v128.load(pairs + i);
-    const low = v128.and(v, lowMask);
-    const high = v128.and(v, highMask);
-    empty += popcnt<u32>(i8x16.bitmask(i8x16.eq(low, zero)) | (i8x16.bitmask(i8x16.eq(high, zero)) << 16));
-    escaped += popcnt<u32>(i8x16.bitmask(i8x16.eq(low, lowMask)) | (i8x16.bitmask(i8x16.eq(high, highMask)) << 16));
+    const bits = i8x16.popcnt(v128.load(src + i));
+    sum = i32x4.add(sum, i32x4.extadd_pairwise_i16x8_u(i16x8.extadd_pairwise_i8x16_u(bits)));
   }
-  const seen = 2 * ((count + 15) & ~15);
-  return <u64>(seen - empty) | ((<u64>escaped) << 32);
+  return i32x4.extract_lane(sum, 0) + i32x4.extract_lane(sum, 1) + i32x4.extract_lane(sum, 2) + i32x4.extract_lane(sum, 3);
 }
 
-/** Sixteen nibbles in the order of their elements from eight pairs. */
-function nibblesAt(pairs: usize): v128 {
-  const v = v128.load64_zero(pairs);
-  const low = v128.and(v, i8x16.splat(0x0f));
-  const high = v128.and(i16x8.shr_u(v, 4), i8x16.splat(0x0f));
-  return i8x16.shuffle(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+/** PAIRS to EXPONENTS through the band's fifteen exponents; nibble 15 takes its own from the escapes. False where there are too few. */
+function exponentsOf(ranked: usize, inPairs: u32): bool {
+  // Entry 15 is a reserved zero byte of the head.
+  const table = v128.load(ranked);
+  const fifteen = i8x16.splat(15);
+  const pairs = scratchAt + PAIRS;
+  const exponents = scratchAt + EXPONENTS;
+  for (let i: u32 = 0; i < inPairs; i += 8) {
+    const v = v128.load64_zero(pairs + i);
+    const low = v128.and(v, fifteen);
+    const high = v128.and(i16x8.shr_u(v, 4), fifteen);
+    const nibbles = i8x16.shuffle(low, high, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const out = exponents + ((<usize>i) << 1);
+    v128.store(out, i8x16.swizzle(table, nibbles));
+    let escaped: u32 = i8x16.bitmask(i8x16.eq(nibbles, fifteen));
+    while (escaped) {
+      if (escapesLeft == 0) return false;
+      escapesLeft--;
+      store<u8>(out + ctz(escaped), load<u8>(escapeAt));
+      escapeAt++;
+      escaped &= escaped - 1;
+    }
+  }
+  return true;
 }
 
 /** For sixteen elements of which `alive` survive: which of the next survivors each takes, 0x80 and up for the dead. */
@@ -343,44 +398,21 @@ function takeIndex(alive: u32): v128 {
   return i8x16.shuffle(low, shifted, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
 }
 
-/** The exponents of sixteen elements; nibble 15 takes its own from the escapes. */
-function exponentsOf(nibbles: v128, exponents: v128): v128 {
-  const found = i8x16.swizzle(exponents, nibbles);
-  const escaped = i8x16.bitmask(i8x16.eq(nibbles, i8x16.splat(15)));
-  return escaped == 0 ? found : patchEscapes(found, escaped);
-}
-
-function patchEscapes(found: v128, escaped: u32): v128 {
-  const at = scratchAt + NIBBLES;
-  v128.store(at, found);
-  while (escaped) {
-    store<u8>(at + ctz(escaped), load<u8>(escapeAt));
-    escapeAt++;
-    escaped &= escaped - 1;
-  }
-  return v128.load(at);
-}
-
-/** The fourteen exponents of the head as a table by nibble: entry 0 is the zero word's. */
-function exponentTable(head: usize): v128 {
-  // One byte before the exponents so that entry i is exponent i; entries 0 and 15 are cleared.
-  const v = v128.load(head - 1);
-  return v128.and(v, i8x16(0, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0));
-}
-
-function joinBf16(head: usize, elements: u32, dst: usize): void {
-  const exponents = exponentTable(head);
-  const pairs = scratchAt + PAIRS;
+function joinBf16(elements: u32, dst: usize): void {
+  const masks = scratchAt + MASKS;
+  let exponents = scratchAt + EXPONENTS;
   const sign = i8x16.splat(<i8>0x80);
   let rest = restAt;
   let out = dst;
   for (let i: u32 = 0; i < elements; i += 16) {
     if (i + 16 > elements) out = scratchAt + TAIL;
-    const nibbles = nibblesAt(pairs + (i >> 1));
-    const alive: u32 = i8x16.bitmask(i8x16.ne(nibbles, i8x16.splat(0)));
-    const exponent = exponentsOf(nibbles, exponents);
-    const r = i8x16.swizzle(v128.load(rest), takeIndex(alive));
-    rest += popcnt<u32>(alive);
+    const alive: u32 = load<u16>(masks + (i >> 3));
+    const take = takeIndex(alive);
+    const count = popcnt<u32>(alive);
+    const exponent = i8x16.swizzle(v128.load(exponents), take);
+    exponents += count;
+    const r = i8x16.swizzle(v128.load(rest), take);
+    rest += count;
     // sign | exponent >> 1 above, exponent's last bit | mantissa below
     const upper = v128.or(v128.and(r, sign), i8x16.shr_u(exponent, 1));
     const lower = v128.or(v128.andnot(r, sign), v128.and(i16x8.shl(exponent, 7), sign));
@@ -401,21 +433,21 @@ function threeBitsAt(at: usize, bit: u32): u64 {
   return (x | (x << 5)) & 0x07070707_07070707;
 }
 
-function joinF16(head: usize, elements: u32, dst: usize, hasMid: bool): void {
-  const exponents = exponentTable(head);
-  const pairs = scratchAt + PAIRS;
+function joinF16(elements: u32, dst: usize, hasMid: bool): void {
+  const masks = scratchAt + MASKS;
+  let exponents = scratchAt + EXPONENTS;
   let rest = restAt;
   let mid = midAt;
   let bit = midBit;
   let out = dst;
   for (let i: u32 = 0; i < elements; i += 16) {
     if (i + 16 > elements) out = scratchAt + TAIL;
-    const nibbles = nibblesAt(pairs + (i >> 1));
-    const alive: u32 = i8x16.bitmask(i8x16.ne(nibbles, i8x16.splat(0)));
-    const exponent = exponentsOf(nibbles, exponents);
+    const alive: u32 = load<u16>(masks + (i >> 3));
     const take = takeIndex(alive);
-    const r = i8x16.swizzle(v128.load(rest), take);
     const count = popcnt<u32>(alive);
+    const exponent = i8x16.swizzle(v128.load(exponents), take);
+    exponents += count;
+    const r = i8x16.swizzle(v128.load(rest), take);
     rest += count;
     let m = i8x16.splat(0);
     if (hasMid) {
@@ -450,9 +482,9 @@ function f16Words(r: v128, exponent: v128, m: v128): v128 {
   return v128.or(v128.or(sign, mantissa), i16x8.shl(exponent, 10));
 }
 
-function joinF32(head: usize, elements: u32, dst: usize, planes: u32): void {
-  const exponents = exponentTable(head);
-  const pairs = scratchAt + PAIRS;
+function joinF32(elements: u32, dst: usize, flags: u32): void {
+  const masks = scratchAt + MASKS;
+  let exponents = scratchAt + EXPONENTS;
   const sign = i8x16.splat(<i8>0x80);
   let rest = restAt;
   let mid = midAt;
@@ -460,20 +492,20 @@ function joinF32(head: usize, elements: u32, dst: usize, planes: u32): void {
   let out = dst;
   for (let i: u32 = 0; i < elements; i += 16) {
     if (i + 16 > elements) out = scratchAt + TAIL;
-    const nibbles = nibblesAt(pairs + (i >> 1));
-    const alive: u32 = i8x16.bitmask(i8x16.ne(nibbles, i8x16.splat(0)));
-    const exponent = exponentsOf(nibbles, exponents);
+    const alive: u32 = load<u16>(masks + (i >> 3));
     const take = takeIndex(alive);
     const count = popcnt<u32>(alive);
+    const exponent = i8x16.swizzle(v128.load(exponents), take);
+    exponents += count;
     const r = i8x16.swizzle(v128.load(rest), take);
     rest += count;
     let m = i8x16.splat(0);
     let l = i8x16.splat(0);
-    if (planes & 1) {
+    if (flags & 1) {
       m = i8x16.swizzle(v128.load(mid), take);
       mid += count;
     }
-    if (planes & 2) {
+    if (flags & 2) {
       l = i8x16.swizzle(v128.load(low), take);
       low += count;
     }

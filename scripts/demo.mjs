@@ -13,6 +13,6 @@ function physarium(...args) {
   if (status !== 0) process.exit(status ?? 1);
 }
 
-physarium("surgery", donor, output, "--overwrite");
+physarium("surgery", donor, output, "--overwrite", "--eval", "examples/texts/loam-stories.txt");
 physarium("verify", donor, output);
 console.log(`\nThe report: ${output}/physarium/report.html (open it in a browser), ${output}/physarium/REPORT.md`);

@@ -4,7 +4,7 @@ import { PhysariumError } from "./errors.js";
 import { type ReportInput, renderHtml, renderMarkdown } from "./report/index.js";
 import { renderRunLog } from "./report/run-log.js";
 import { LEDGER_FILE, parseLedger, RECORD_FOLDER } from "./surgery/ledger.js";
-import { writeSmallFile } from "./surgery/output-folder.js";
+import { exists, writeSmallFile } from "./surgery/output-folder.js";
 import type { SurgeryReport } from "./surgery/surgery-report.js";
 
 /**
@@ -17,6 +17,11 @@ export function renderDocuments(report: SurgeryReport, ledgerText: string): Reco
     "report.html": renderHtml(report),
     "run.log": renderRunLog(ledgerText),
   };
+}
+
+/** Was this folder written by surgery? */
+export function isOperated(path: string, files: FileLayer = nodeFiles): Promise<boolean> {
+  return exists(join(path, RECORD_FOLDER, SURGERY_JSON), files);
 }
 
 const SURGERY_JSON = "surgery.json";

@@ -8,15 +8,32 @@
  * const { ok, differences } = await verify("./operated", { donorPath: "./model" });
  * ```
  */
+
 export type { Check, Difference, Verification } from "./audit/verification.js";
 export { type VerifyOptions, verify } from "./audit/verify.js";
+export type { ActivationOptions } from "./calibration/activation.js";
+export { type ComparisonOptions, compareMethods } from "./calibration/compare/comparison.js";
 export { type Donor, openDonor, type Shard, type SideFile } from "./checkpoint/donor.js";
 export type { FileLayer } from "./checkpoint/file-layer.js";
 export { addSections, readDocuments, renderDocuments, writeDocuments } from "./documents.js";
 export { exitCodeOf, isPhysariumError, PhysariumError } from "./errors.js";
+export { exportGguf } from "./export/gguf/export.js";
+export { importGguf } from "./export/gguf/import.js";
+export { exportSparse } from "./export/sparse/export.js";
+export { importSparse } from "./export/sparse/import.js";
 export { FLOWS, type FlowDefinition } from "./flow/flows.js";
 export { DEFAULT_PARAMS, type FlowParams } from "./flow/params.js";
 export { deadInMatrix } from "./flow/reference.js";
+export { packModel } from "./pack/pack-model.js";
+export { unpackedView } from "./pack/packed-files.js";
+export { openPacked } from "./pack/packed-model.js";
+export { unpackModel } from "./pack/unpack-model.js";
+export { estimateWorth } from "./pack/worth.js";
+export { type EvaluateOptions, type Evaluation, evaluate } from "./probe/evaluate.js";
+export { type GateOptions, runGate } from "./probe/gate.js";
+export { generateTokens } from "./probe/generate.js";
+export { LayerRunner } from "./probe/layer-runner.js";
+export { TextTokenizer } from "./probe/tokenizer.js";
 export { type ReportInput, renderHtml, renderMarkdown, renderSummary } from "./report/index.js";
 export { parseHeader, readHeader, type SafetensorsHeader, type TensorInfo } from "./safetensors/header.js";
 export { serializeHeader, type TensorSpec } from "./safetensors/writer.js";

@@ -25,6 +25,7 @@ const SLOT_BYTES = 2 * (STRETCH_BYTES + PAGE_BYTES);
 export class Auditor {
   private readonly memory: WebAssembly.Memory;
   private readonly wasm: AuditExports;
+  private readonly sharedHasher = createXXHash128();
   private readonly sources = new Map<string, Promise<FileSource>>();
 
   constructor(
@@ -50,7 +51,7 @@ export class Auditor {
     const output = await this.open(job.outputPath);
     const donor = job.donorPath === undefined ? undefined : await this.open(job.donorPath);
     // An instance a job: pieces of several slots are digested between each other's reads.
-    const hasher = job.byteLength > STRETCH_BYTES ? await createXXHash128() : await (this.hasher ??= createXXHash128());
+    const hasher = await (job.byteLength > STRETCH_BYTES ? createXXHash128() : this.sharedHasher);
     let initialised = false;
     let digestSeconds = 0;
     const findings = { dead: 0, killed: 0, alreadyZero: 0, wrong: 0, firstWrong: -1 };
@@ -72,8 +73,6 @@ export class Auditor {
     if (!initialised) hasher.init();
     return { ...findings, digest: hasher.digest("hex"), digestSeconds };
   }
-
-  private hasher: ReturnType<typeof createXXHash128> | undefined;
 
   private compareTarget(
     { dtype }: PieceAudit,

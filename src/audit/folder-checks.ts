@@ -166,6 +166,7 @@ async function checkIndex(
   try {
     const index = parseShardIndex(await readSmallFile(join(output, INDEX_FILE), files), INDEX_FILE);
     const expected = donor?.index?.weightMap.size ?? ledger.header.donor.tensor_count;
+    findings.check("index parses", `${[...new Set(index.weightMap.values())].length} shards`);
     findings.check("weight_map entry count", `${index.weightMap.size}`);
     if (index.weightMap.size !== expected)
       findings.differ(
@@ -173,7 +174,10 @@ async function checkIndex(
         INDEX_FILE,
         `it has ${index.weightMap.size} entries, expected ${expected}`,
       );
-    findings.check("total_size field", `${index.totalSize ?? "none"}`);
+    findings.check(
+      "total_size field",
+      index.totalSize === undefined ? "none" : `${index.totalSize.toLocaleString("en-US")} bytes`,
+    );
     if (donor !== undefined && index.totalSize !== donor.index?.totalSize) {
       findings.differ(
         "total_size field",

@@ -63,10 +63,10 @@ export function checkCounts(
     killedOfShard.set(shard, (killedOfShard.get(shard) ?? 0) + (hasDonor ? recount.killed : (record?.killed ?? 0)));
     if (record === undefined) continue;
     const weights = target.matrixCount * target.rows * target.cols;
-    const { killed = -1, already_zero = -1 } = record;
+    const { killed = -1, already_zero = -1, revived = 0 } = record;
     const facts: [string, unknown, unknown][] = [
       ["weights", record.weights, weights],
-      ["zeros (killed + already_zero)", killed + already_zero, recount.dead],
+      ["zeros (killed + already_zero, less what was revived)", killed + already_zero - revived, recount.dead],
       ["sparsity", record.sparsity, recount.dead / weights],
       ...(hasDonor
         ? ([

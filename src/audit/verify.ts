@@ -52,13 +52,13 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
   checkRecords(tensors, ledger, findings);
 
   // Weights can only be compared where both sides have the same bytes in the same places.
-  const comparable = tensors.filter(({ shard, info }) =>
-    headers
-      .get(shard)
-      ?.tensors.some(
-        (t) => t.name === info.name && t.byteOffset === info.byteOffset && t.byteLength === info.byteLength,
-      ),
+  const places = new Map(
+    [...headers].flatMap(([shard, header]) => header.tensors.map((t) => [`${shard}\0${t.name}`, t] as const)),
   );
+  const comparable = tensors.filter(({ shard, info }) => {
+    const found = places.get(`${shard}\0${info.name}`);
+    return found?.byteOffset === info.byteOffset && found.byteLength === info.byteLength;
+  });
   const unseen = tensors.length - comparable.length;
   if (unseen > 0)
     findings.differ(

@@ -32,6 +32,8 @@ export interface Recount {
   readonly dead: number;
   readonly killed: number;
   readonly alreadyZero: number;
+  /** Weights that are neither the donor's bits nor +0: survivors that healing moved. */
+  readonly changed: number;
 }
 
 export interface WeightAudit {
@@ -91,13 +93,21 @@ class WeightChecks {
     this.targets = tensors.filter(({ target }) => target !== undefined);
   }
 
+  /** Flows that consume activations move survivors; those without have a reference to be held to. */
+  private get heals(): boolean {
+    return this.setup.flow === undefined;
+  }
+
   async run(): Promise<WeightAudit> {
     const { setup, findings, targets } = this;
     const { blockSize } = setup.params;
     const carried = this.tensors.length - targets.length;
     if (setup.donor !== undefined) {
       findings.check("carried-over tensors identical", `${carried} tensors, byte for byte`);
-      findings.check("survivors unchanged", `${targets.length} targets: every weight is the donor's bits or +0`);
+      const promise = this.heals
+        ? "every weight is the donor's bits, +0, or one of as many healed survivors as the ledger counts"
+        : "every weight is the donor's bits or +0";
+      findings.check("survivors unchanged", `${targets.length} targets: ${promise}`);
     }
     findings.check("digests equal the ledger's", `${this.tensors.length} tensors`);
     await runJobs(this.pieceJobs(), this.pool, setup.signal);
@@ -163,6 +173,7 @@ class WeightChecks {
       dead: recount.dead,
       killed: recount.killed,
       alreadyZero: recount.alreadyZero,
+      changed: recount.wrong,
     });
     if (record !== undefined && digest !== record.digest) {
       this.findings.differ(
@@ -176,7 +187,8 @@ class WeightChecks {
       this.coveredTiles += tiles;
       this.coveredWeights += weights;
     }
-    if (recount.wrong === 0 || this.setup.donor === undefined) return;
+    const healed = this.heals && target !== undefined ? (record?.survivors_changed ?? 0) : 0;
+    if (recount.wrong === healed || this.setup.donor === undefined) return;
     if (target === undefined) {
       this.findings.differ(
         "carried-over tensors identical",
@@ -189,7 +201,9 @@ class WeightChecks {
       this.findings.differ(
         "survivors unchanged",
         place(tensor),
-        `${recount.wrong} weights are neither the donor's nor +0, the first at row ${row}, column ${element % target.cols}`,
+        recount.wrong === 0
+          ? `no weight is healed, the ledger counts ${healed}`
+          : `${recount.wrong} weights are neither the donor's nor +0${this.heals ? `, the ledger counts ${healed} healed ones` : ""}, the first at row ${row}, column ${element % target.cols}`,
       );
     }
   }

@@ -22,10 +22,9 @@ export class GramProduct {
     const graph = new OnnxGraph();
     const left = graph.input("left", "FLOAT", ["tokens", "left_width"]);
     const right = graph.input("right", "FLOAT", ["tokens", "right_width"]);
-    const product =
-      engine.device === "cpu"
-        ? graph.op("FusedMatMul", [left, right], { transA: 1 }, "com.microsoft")
-        : graph.op("MatMul", [graph.op("Transpose", [left]), right]);
+    const product = engine.portable
+      ? graph.op("MatMul", [graph.op("Transpose", [left]), right])
+      : graph.op("FusedMatMul", [left, right], { transA: 1 }, "com.microsoft");
     graph.output("product", product, "FLOAT", ["left_width", "right_width"]);
     return new GramProduct(engine, await engine.session(graph, true));
   }

@@ -1,9 +1,9 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
-import { PhysariumError, printable } from "../errors.js";
+import { addSections, isOperated } from "../documents.js";
+import { printable } from "../errors.js";
 import { type Evaluation, evaluate } from "../probe/evaluate.js";
 import type { QualitySection } from "../probe/quality.js";
-import { saveQuality } from "../probe/quality-file.js";
 import {
   addEngineOptions,
   addProtocolOptions,
@@ -17,7 +17,7 @@ interface EvalFlags extends EngineFlags, ProtocolFlags {
   text: string;
   against?: string;
   batchTokens?: number;
-  save?: boolean;
+  record: boolean;
   json?: boolean;
   quiet?: boolean;
 }
@@ -31,7 +31,7 @@ export function registerEval(program: Command): void {
     .requiredOption("--text <file>", "UTF-8 text to predict")
     .option("--against <donor>", "the donor: both models see the same tokens");
   addEngineOptions(addProtocolOptions(command))
-    .option("--save", "write the numbers into <model>/physarium/surgery.json, for `physarium report` (needs --against)")
+    .option("--no-record", "with --against: do not add the numbers to the report of a folder that surgery wrote")
     .option("--json", "the numbers as one JSON object")
     .option("--quiet", "no progress on stderr")
     .addHelpText(
@@ -43,17 +43,16 @@ Examples:
   physarium eval ./model --text stories.txt --protocol documents --window 256 --json`,
     )
     .action(async (modelPath: string, flags: EvalFlags) => {
-      const { text, against, save, json, quiet, device, threads, memory, ...protocol } = flags;
-      if (save && against === undefined) {
-        throw new PhysariumError("USAGE_SAVE", "--save needs --against: the report's section compares with the donor");
-      }
+      const { text, against, record, json, quiet, device, threads, memory, ...protocol } = flags;
       const evaluation = await evaluate(resolve(modelPath), resolve(text), {
         ...toProtocolOptions(protocol),
         ...toEngineOptions({ device, threads, memory }),
         ...(against === undefined ? {} : { against: resolve(against) }),
         ...(quiet || json ? {} : { onProgress: lineProgress() }),
       });
-      if (save) await saveQuality(resolve(modelPath), evaluation.quality);
+      if (record && against !== undefined && (await isOperated(resolve(modelPath)))) {
+        await addSections(resolve(modelPath), { quality: evaluation.quality });
+      }
       process.stdout.write(json ? `${JSON.stringify(toJson(evaluation))}\n` : `${describe(evaluation)}\n`);
     });
 }

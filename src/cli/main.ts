@@ -5,10 +5,19 @@ process.env.UV_THREADPOOL_SIZE ??= "8";
 import { Command, CommanderError } from "commander";
 import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { PHYSARIUM_VERSION } from "../version.js";
+import { registerCalibrate } from "./calibrate.js";
+import { registerCompare } from "./compare.js";
+import { registerEval } from "./eval.js";
+import { registerExport } from "./export.js";
+import { registerGate } from "./gate.js";
+import { registerGenerate } from "./generate.js";
+import { registerImport } from "./import.js";
+import { registerPack } from "./pack.js";
 import { registerPlan } from "./plan.js";
 import { registerReport } from "./report.js";
 import { registerSurgery } from "./surgery.js";
 import { registerSynth } from "./synth.js";
+import { registerUnpack } from "./unpack.js";
 import { registerVerify } from "./verify.js";
 
 const program = new Command()
@@ -29,8 +38,23 @@ Example:
 Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 130 stopped.`,
   );
 
-for (const register of [registerSurgery, registerPlan, registerVerify, registerReport, registerSynth])
-  register(program);
+const COMMANDS = [
+  registerSurgery,
+  registerPlan,
+  registerVerify,
+  registerReport,
+  registerEval,
+  registerGate,
+  registerGenerate,
+  registerCompare,
+  registerCalibrate,
+  registerPack,
+  registerUnpack,
+  registerExport,
+  registerImport,
+  registerSynth,
+];
+for (const register of COMMANDS) register(program);
 
 // The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});

@@ -16,6 +16,12 @@ export interface SurgeryFlags {
   exclude?: string;
   workers?: number;
   allowNonFinite?: boolean;
+  pattern?: string;
+  calibration?: string;
+  samples?: number;
+  window?: number;
+  seed?: number;
+  heal: boolean;
 }
 
 export function addSurgeryOptions(command: Command): Command {
@@ -38,10 +44,20 @@ export function addSurgeryOptions(command: Command): Command {
       "worker threads; 0 works in one thread (default: the processors, within the memory limit)",
       toInteger,
     )
-    .option("--allow-non-finite", "leave NaN and infinite weights untouched instead of refusing them");
+    .option("--allow-non-finite", "leave NaN and infinite weights untouched instead of refusing them")
+    .option("--pattern <n:m>", "activation: keep N of every M inputs, as 2:4")
+    .option("--calibration <file>", "activation: UTF-8 text to calibrate on (default: the donor writes its own)")
+    .option("--samples <n>", "activation: calibration samples (default: 128)", toInteger)
+    .option("--window <n>", "activation: tokens of a sample (default: what the model can see, at most 2048)", toInteger)
+    .option("--seed <n>", "activation: 0 takes samples in the order of the text, another number draws them", toInteger)
+    .option("--no-heal", "activation: survivors keep the donor's bits");
 }
 
 export function toSurgeryOptions(flags: SurgeryFlags): SurgeryOptions {
   const { flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite } = flags;
-  return { flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite };
+  const { pattern, calibration, samples, window, seed, heal } = flags;
+  return {
+    ...{ flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite },
+    ...{ pattern, calibration, samples, window, seed, heal },
+  };
 }

@@ -1,13 +1,15 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
-import { renderDocuments } from "../documents.js";
+import { addSections, renderDocuments } from "../documents.js";
 import { jsonLine, printable } from "../errors.js";
-import { renderSummary } from "../report/index.js";
+import { estimateWorth } from "../pack/worth.js";
+import { type ReportInput, renderSummary } from "../report/index.js";
 import type { SurgeryEvent } from "../surgery/events.js";
-import { operate } from "../surgery/operation.js";
+import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
 import { planSurgery } from "../surgery/plan.js";
+import { lineProgress } from "./eval.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
@@ -15,6 +17,7 @@ import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surger
 interface Flags extends SurgeryFlags, ProgressStyle {
   resume?: boolean;
   overwrite?: boolean;
+  eval?: string;
 }
 
 /** `physarium surgery <donor> <output>` */
@@ -27,6 +30,7 @@ export function registerSurgery(program: Command): void {
   addSurgeryOptions(command)
     .option("--resume", "go on with a stopped run of the same operation")
     .option("--overwrite", "replace an output of physarium, or throw a stopped run away")
+    .option("--eval <text>", "afterwards measure on this text what it cost: perplexity and divergence, into the report")
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")
     .addHelpText(
@@ -39,6 +43,7 @@ Examples:
   physarium surgery ./model ./operated
   physarium surgery ./model ./half --target-sparsity 0.5
   physarium surgery ./model ./early-layers --include 'layers\\.[0-7]\\.'
+  physarium surgery ./model ./v2 --flow activation --target-sparsity 0.5 --calibration book.txt
   physarium surgery ./model ./operated --resume`,
     )
     .action(async (donorPath: string, outputPath: string, flags: Flags) => {
@@ -56,21 +61,35 @@ Examples:
           render: renderDocuments,
         });
         show.stop();
+        const report = await addMeasurements(result, donor.path, flags);
         if (flags.json) {
-          process.stdout.write(
-            jsonLine({ event: "finished", state: result.state, output: result.outputPath, report: result.report }),
-          );
+          process.stdout.write(jsonLine({ event: "finished", state: result.state, output: result.outputPath, report }));
         } else if (!flags.quiet) {
           if (result.state === "already finished")
             process.stdout.write(
               `${printable(result.outputPath)}: the operation is finished already; nothing was done\n`,
             );
-          process.stdout.write(`${renderSummary(result.report)}\n`);
+          process.stdout.write(`${renderSummary(report)}\n`);
         }
       } finally {
         show.stop();
       }
     });
+}
+
+/** What is measured on the finished output: always what its zeros are worth, and with `--eval` what they cost. */
+async function addMeasurements(
+  { state, outputPath, report }: OperationResult,
+  donorPath: string,
+  flags: Flags,
+): Promise<ReportInput> {
+  if (state === "already finished" && flags.eval === undefined) return report;
+  const worth = await estimateWorth(await openDonor(outputPath));
+  if (flags.eval === undefined) return addSections(outputPath, { worth });
+  const { evaluate } = await import("../probe/evaluate.js");
+  const onProgress = flags.quiet || flags.json ? {} : { onProgress: lineProgress() };
+  const { quality } = await evaluate(outputPath, resolve(flags.eval), { against: donorPath, ...onProgress });
+  return addSections(outputPath, { worth, quality });
 }
 
 /** Turns the run's events into progress, notes or JSON lines. */
@@ -104,7 +123,12 @@ function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; s
         );
       } else if (event.event === "note") progress.note(event.message);
       else if (event.event === "warning") progress.note(`warning: ${event.message} [${event.code}]`);
-      else if (event.event === "searched") {
+      else if (event.event === "layer") {
+        const { layer, layers, loss_before, loss_after } = event;
+        progress.note(
+          `layer ${layer + 1} of ${layers}: relative output error ${loss_before.toPrecision(3)} → ${loss_after.toPrecision(3)}`,
+        );
+      } else if (event.event === "searched") {
         const expected = (100 * event.expected_sparsity).toFixed(3);
         progress.note(
           `found survival ${event.survival.toPrecision(6)}, expected sparsity ${expected} % of target weights (asked for ${100 * event.target_sparsity} %)`,

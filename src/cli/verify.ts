@@ -5,6 +5,8 @@ import type { Verification } from "../audit/verification.js";
 import { verify } from "../audit/verify.js";
 import { addSections } from "../documents.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
+import { isPackedFolder } from "../pack/manifest.js";
+import { unpackedView } from "../pack/packed-files.js";
 import { toInteger } from "./arguments.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
@@ -34,6 +36,7 @@ export function registerVerify(program: Command): void {
     .addHelpText(
       "after",
       `
+A packed folder (physarium pack) can stand for the output.
 Exit code 0 when everything holds, 4 when anything differs; every difference is listed.
 
 Examples:
@@ -49,19 +52,23 @@ Examples:
         );
       const [outputPath, donorPath] = [...folders].reverse();
       const progress = createProgress("verify", flags);
+      // A packed folder is read through a view that decodes it; the view lives in this thread.
+      const packed = (await isPackedFolder(outputPath)) ? await unpackedView(outputPath) : undefined;
       let result: Verification;
       try {
         result = await verify(outputPath, {
           ...(donorPath === undefined ? {} : { donorPath }),
           parity: flags.parity,
-          ...(flags.workers === undefined ? {} : { workers: flags.workers }),
+          ...(packed === undefined ? {} : { files: packed.files, workers: 0 }),
+          ...(flags.workers === undefined || packed !== undefined ? {} : { workers: flags.workers }),
           onProgress: (done, total) => progress.update(done, total),
           signal: stopSignal(),
         });
       } finally {
         progress.stop();
+        await packed?.close();
       }
-      if (donorPath !== undefined && flags.record) await record(result, progress.note);
+      if (donorPath !== undefined && packed === undefined && flags.record) await record(result, progress.note);
       process.stdout.write(flags.json ? jsonLine(result) : describe(result, flags.quiet ?? false));
       if (!result.ok) {
         const count = result.differences.length;

@@ -1,7 +1,17 @@
 import { PhysariumError } from "../errors.js";
 
 /** Model families that exports and imports know, by `model_type` in config.json. */
-export const MODEL_TYPES = ["llama", "mistral", "qwen2", "qwen3", "phi3"] as const;
+export const MODEL_TYPES = [
+  "llama",
+  "mistral",
+  "smollm3",
+  "qwen2",
+  "qwen3",
+  "phi3",
+  "gemma",
+  "gemma2",
+  "gemma3_text",
+] as const;
 export type ModelType = (typeof MODEL_TYPES)[number];
 
 export type RopeScaling =
@@ -13,7 +23,8 @@ export type RopeScaling =
       readonly lowFreqFactor: number;
       readonly highFreqFactor: number;
       readonly originalContextLength: number;
-    };
+    }
+  | { readonly kind: "yarn"; readonly factor: number; readonly originalContextLength: number };
 
 /** What config.json says about a decoder, in our words. */
 export interface ModelConfig {
@@ -35,6 +46,9 @@ export interface ModelConfig {
   readonly tiedEmbeddings: boolean;
   /** Attention window in tokens where layers use one. */
   readonly slidingWindow: number | undefined;
+  /** Gemma 2: attention and output logits are bent to stay below these. */
+  readonly attentionSoftcap: number | undefined;
+  readonly logitSoftcap: number | undefined;
   readonly bosTokenId: number | undefined;
   readonly eosTokenId: number | undefined;
 }
@@ -61,12 +75,18 @@ export function parseModelConfig(text: string, name: string): ModelConfig {
     );
   }
   const fields = new Fields(json, name);
-  fields.refuse("hidden_act", (value) => value !== "silu", "only silu is known");
+  const isGemma = modelType.startsWith("gemma");
+  if (isGemma) {
+    const isTanh = (value: unknown) => value === "gelu_pytorch_tanh" || value === "gelu_new";
+    fields.refuse("hidden_activation", (value) => !isTanh(value), "only gelu_pytorch_tanh is known for this family");
+  } else {
+    fields.refuse("hidden_act", (value) => value !== "silu", "only silu is known for this family");
+  }
   fields.refuse("num_local_experts", (value) => typeof value === "number" && value > 0, "mixtures of experts are not");
 
   const hiddenSize = fields.count("hidden_size");
   const headCount = fields.count("num_attention_heads");
-  const headLength = fields.optionalCount("head_dim") ?? hiddenSize / headCount;
+  const headLength = fields.optionalCount("head_dim") ?? defaultHeadLength(modelType, hiddenSize, headCount);
   if (!Number.isInteger(headLength) || headLength % 2 !== 0) {
     throw new PhysariumError(
       "DONOR_CONFIG",
@@ -77,10 +97,15 @@ export function parseModelConfig(text: string, name: string): ModelConfig {
   if (headCount % kvHeadCount !== 0) {
     throw new PhysariumError("DONOR_CONFIG", `${name}: ${headCount} heads cannot share ${kvHeadCount} key-value heads`);
   }
-  const contextLength = fields.count("max_position_embeddings");
-  const slidingWindow = json.use_sliding_window === false ? undefined : fields.optionalCount("sliding_window");
+  const contextLength = fields.optionalCount("max_position_embeddings") ?? 8192;
+  if (isGemma) refuseForeignGemma(json, fields, modelType, headLength);
+  if (modelType === "smollm3") refuseForeignSmolLM3(json, fields);
+  const usesWindow = modelType === "gemma" ? false : (json.use_sliding_window ?? true);
+  const slidingWindow = usesWindow === false ? undefined : fields.optionalCount("sliding_window");
   // transformers 5 moved theta and scaling into one object.
-  const rope = (json.rope_parameters ?? {}) as Json;
+  const rope = (json.rope_parameters ?? {}) as Json & { full_attention?: Json };
+  const ropeParameters = rope.full_attention ?? json.rope_parameters;
+  const theta = rope.full_attention?.rope_theta ?? rope.rope_theta;
   const partial = (json.partial_rotary_factor ?? rope.partial_rotary_factor ?? 1) as number;
   return {
     modelType,
@@ -94,18 +119,56 @@ export function parseModelConfig(text: string, name: string): ModelConfig {
     ropeLength: Math.trunc(headLength * partial + 1e-9),
     contextLength,
     rmsNormEps: fields.optionalPositive("rms_norm_eps") ?? 1e-6,
-    ropeTheta:
-      fields.optionalPositive("rope_theta") ?? (typeof rope.rope_theta === "number" ? rope.rope_theta : 10_000),
-    ropeScaling: parseRopeScaling((json.rope_scaling ?? json.rope_parameters ?? null) as Json | null, name),
+    ropeTheta: fields.optionalPositive("rope_theta") ?? (typeof theta === "number" ? theta : 10_000),
+    ropeScaling: parseRopeScaling((json.rope_scaling ?? ropeParameters ?? null) as Json | null, contextLength, name),
     vocabSize: fields.count("vocab_size"),
-    tiedEmbeddings: json.tie_word_embeddings === true,
+    tiedEmbeddings: (json.tie_word_embeddings ?? (isGemma || modelType === "smollm3")) === true,
     slidingWindow: slidingWindow !== undefined && slidingWindow < contextLength ? slidingWindow : undefined,
+    attentionSoftcap: modelType === "gemma2" ? fields.optionalPositive("attn_logit_softcapping") : undefined,
+    logitSoftcap: modelType === "gemma2" ? fields.optionalPositive("final_logit_softcapping") : undefined,
     bosTokenId: fields.tokenId("bos_token_id"),
     eosTokenId: fields.tokenId("eos_token_id"),
   };
 }
 
-function parseRopeScaling(scaling: Json | null, name: string): RopeScaling {
+/** What transformers takes where config.json says nothing. */
+function defaultHeadLength(modelType: ModelType, hiddenSize: number, headCount: number): number {
+  if (modelType === "qwen3") return 128;
+  return modelType.startsWith("gemma") ? 256 : hiddenSize / headCount;
+}
+
+/** llama.cpp has Gemma's scale, windows and local rope built in: a configuration with others would run wrongly there. */
+function refuseForeignGemma(json: Json, fields: Fields, modelType: ModelType, headLength: number): void {
+  const scalar = (value: unknown) => value !== headLength;
+  fields.refuse("query_pre_attn_scalar", scalar, `only ${headLength}, the length of a head, is known`);
+  if (modelType === "gemma") return;
+  const pattern = modelType === "gemma2" ? 2 : 6;
+  const isLocal = (layer: number) => (layer + 1) % pattern !== 0;
+  fields.refuse("sliding_window_pattern", (value) => value !== pattern, `only ${pattern} is known for this family`);
+  const isForeignType = (type: unknown, layer: number) => (type === "sliding_attention") !== isLocal(layer);
+  const isForeign = (types: unknown) => Array.isArray(types) && types.some(isForeignType);
+  fields.refuse("layer_types", isForeign, `only a full layer after ${pattern - 1} sliding ones is known`);
+  const local = (json.rope_parameters as { sliding_attention?: Json } | undefined)?.sliding_attention?.rope_theta;
+  for (const theta of [json.rope_local_base_freq, local]) {
+    if (modelType !== "gemma3_text" || theta === undefined || theta === null || theta === 10_000) continue;
+    throw new PhysariumError(
+      "DONOR_ARCHITECTURE",
+      `rope_local_base_freq ${JSON.stringify(theta)}: only 10000 is known`,
+    );
+  }
+}
+
+/** llama.cpp has SmolLM3's layers without rope built in: every fourth. */
+function refuseForeignSmolLM3(json: Json, fields: Fields): void {
+  const isForeign = (layers: unknown) =>
+    Array.isArray(layers) && layers.some((turns, layer) => Boolean(turns) !== ((layer + 1) % 4 !== 0));
+  fields.refuse("no_rope_layers", isForeign, "only every fourth layer without rope is known");
+  if (json.use_sliding_window === true) {
+    throw new PhysariumError("DONOR_ARCHITECTURE", "use_sliding_window true: not known for this family");
+  }
+}
+
+function parseRopeScaling(scaling: Json | null, contextLength: number, name: string): RopeScaling {
   const kind = scaling?.rope_type ?? scaling?.type ?? "default";
   if (scaling === null || kind === "default") return { kind: "none" };
   const fields = new Fields(scaling, `${name}: rope_scaling`);
@@ -119,9 +182,21 @@ function parseRopeScaling(scaling: Json | null, name: string): RopeScaling {
       originalContextLength: fields.count("original_max_position_embeddings"),
     };
   }
+  if (kind === "yarn") {
+    const factor = fields.positive("factor");
+    // What llama.cpp takes without being told.
+    const usual = { beta_fast: 32, beta_slow: 1, attention_factor: 1 + 0.1 * Math.log(factor), truncate: true };
+    for (const [field, value] of Object.entries(usual)) {
+      const isOther = (given: unknown) => !(given === value || Math.abs(Number(given) - Number(value)) < 1e-6);
+      fields.refuse(field, isOther, `only ${value} is known`);
+    }
+    for (const field of ["mscale", "mscale_all_dim"]) fields.refuse(field, (value) => value !== 0, "not known");
+    const originalContextLength = fields.optionalCount("original_max_position_embeddings") ?? contextLength;
+    return { kind, factor, originalContextLength };
+  }
   throw new PhysariumError(
     "DONOR_ARCHITECTURE",
-    `${name}: rope scaling ${JSON.stringify(kind)} is not supported, known are linear and llama3`,
+    `${name}: rope scaling ${JSON.stringify(kind)} is not supported, known are linear, llama3 and yarn`,
     { ropeScaling: kind },
   );
 }

@@ -25,6 +25,14 @@ export const FLOWS: readonly FlowDefinition[] = [
     summary: "drives are shares of a flow in which every channel of the tile sends and draws one unit",
     reference: "Sinkhorn & Knopp 1967 for the balance; docs/flows.md",
   },
+  {
+    name: "activation",
+    version: "v2",
+    consumesActivations: true,
+    summary:
+      "drives and their coupling come from calibration activations; starved tubes sprout again and survivors are healed",
+    reference: "docs/flows.md",
+  },
 ];
 
 export function findFlow(name: string): FlowDefinition | undefined {

@@ -9,7 +9,7 @@ interface Kernel {
 }
 
 /** What `assembly/unpack.ts` keeps between its steps. */
-const SCRATCH_BYTES = 59_776;
+const SCRATCH_BYTES = 158_112;
 
 let module: WebAssembly.Module | undefined;
 

@@ -11,7 +11,7 @@ import type { BandTask, EncodedBand } from "./band-protocol.js";
 import { bandPool } from "./band-tasks.js";
 import { bandByteLength } from "./bands.js";
 import { Checksum, checksumText } from "./checksum.js";
-import { copyFile, filesToKeep, SequentialWriter } from "./copied-file.js";
+import { copyFile, filesToKeep } from "./copied-file.js";
 import { isPackedFolder, MANIFEST_FILE, type Manifest, readManifest } from "./manifest.js";
 import {
   frontByteLength,
@@ -22,6 +22,7 @@ import {
   reservedHeaderBytes,
   serializeFront,
 } from "./packed-shard.js";
+import { SequentialWriter } from "./sequential-writer.js";
 import { type StagedFolder, stageFolder, syncAndClose } from "./staged-folder.js";
 import { estimateTensors } from "./worth.js";
 
@@ -55,6 +56,8 @@ export interface PackResult {
   readonly originalBytes: number;
   readonly packedBytes: number;
   readonly packedFraction: number;
+  /** Shannon's bound for zero-or-exponent without context a tensor, all else raw: bytes of the shards, from samples. */
+  readonly entropyBoundBytes: number;
   /** Shards that an earlier run had finished. */
   readonly resumedShards: number;
   readonly seconds: number;
@@ -76,13 +79,19 @@ export function defaultWorkers(): number {
 export async function packModel(donorPath: string, output: string, options: PackOptions = {}): Promise<PackResult> {
   const started = performance.now();
   const { files = nodeFiles, bandElements = MAX_BAND_ELEMENTS, resume = false, overwrite = false } = options;
+  const { workers = defaultWorkers() } = options;
   if (await isPackedFolder(donorPath, files)) {
     throw new PhysariumError("USAGE_ALREADY_PACKED", `${donorPath}: this folder is packed already (${MANIFEST_FILE})`, {
       path: donorPath,
     });
   }
   const donor = await openDonor(donorPath, files);
-  const estimate = (await estimateTensors(donor, files)).reduce((sum, row) => sum + row.packedByteLength, 0);
+  if (!Number.isInteger(workers) || workers < 0 || workers > 256) {
+    throw new PhysariumError("USAGE_PARAM", `--workers is ${workers}, expected a whole number from 0 to 256`);
+  }
+  const rows = await estimateTensors(donor, files);
+  const headers = donor.shards.reduce((sum, shard) => sum + shard.dataByteOffset, 0);
+  const estimate = rows.reduce((sum, row) => sum + row.packedByteLength, headers);
   const staged = await stageFolder({
     source: donorPath,
     output,
@@ -107,6 +116,7 @@ export async function packModel(donorPath: string, output: string, options: Pack
       originalBytes: sum("original_byte_length"),
       packedBytes: sum("byte_length"),
       packedFraction: sum("byte_length") / sum("original_byte_length"),
+      entropyBoundBytes: rows.reduce((total, row) => total + row.boundByteLength, headers),
       resumedShards: staged.isComplete ? shards.length : run.resumedShards,
       seconds: (performance.now() - started) / 1000,
     };

@@ -112,6 +112,11 @@ export class PackedModel {
     return bytes;
   }
 
+  /** Bytes that a tensor takes in its packed shard, without its table. */
+  packedByteLength(name: string): number {
+    return this.find(name).tensor.dataByteLength;
+  }
+
   /** The donor's shard as a file: what unpacking would write, without writing it. `file` is a name of `donor.shards`. */
   shardSource(file: string): ByteSource {
     const shard = this.shards.find((candidate) => candidate.original.file === file);

@@ -3,27 +3,20 @@ import {
   BLOCK_ELEMENTS,
   bandError,
   blockCount,
+  CODE_LENGTHS_BYTES,
   DTYPE_CODES,
   ESCAPE_NIBBLE,
   EXPONENTS_AT,
   elementBytes,
   Fault,
+  Flag,
   HEAD_BYTES,
-  LENGTHS_AT,
   MAX_CODE_BITS,
   planeByteLengths,
   RANKED_EXPONENTS,
   streamRange,
 } from "./band-format.js";
-import {
-  canonicalCodes,
-  codeLengths,
-  EXPONENT_COUNTS,
-  isSingle,
-  nibbleTable,
-  rankExponents,
-  ZERO_ENTRY,
-} from "./pair-code.js";
+import { canonicalCodes, codeLengths, isDense, isSingle, nibbleTable, rankExponents } from "./byte-code.js";
 
 /** A survivor's parts; `rest` is sign and upper seven mantissa bits. */
 interface Parts {
@@ -74,68 +67,98 @@ function wordsOf(dtype: FloatDtype, raw: Uint8Array): number[] {
  */
 export function encodeBandReference(dtype: FloatDtype, raw: Uint8Array): Uint8Array {
   const words = wordsOf(dtype, raw);
-  const counts = new Uint32Array(EXPONENT_COUNTS);
-  for (const word of words) counts[word === 0 ? ZERO_ENTRY : splitWord(dtype, word).exponent]++;
-  const ranked = rankExponents(counts);
-  const nibbleOf = nibbleTable(ranked, counts);
+  const parts = words.map((word) => splitWord(dtype, word));
+  const hasMid = parts.some((part) => part.mid !== 0);
+  const hasLow = parts.some((part) => part.low !== 0);
+  const wordBits = 8 + (hasMid ? (dtype === "F16" ? 3 : 8) : 0) + (hasLow ? 8 : 0);
+  const zeros = words.filter((word) => word === 0).length;
+  const masksOfZeros = maskBytes(words.map((word) => word !== 0));
+  const dense = isDense(countBytes(masksOfZeros.flat()), zeros, wordBits);
+  const alive = words.map((word) => dense || word !== 0);
 
-  const pairs = new Uint8Array(Math.ceil(words.length / 2));
-  const pairCounts = new Uint32Array(256);
-  const survivors: Parts[] = [];
-  const escapes: number[] = [];
-  words.forEach((word, i) => {
-    if (word === 0) return;
-    const parts = splitWord(dtype, word);
-    const nibble = nibbleOf[parts.exponent];
-    survivors.push(parts);
-    if (nibble === ESCAPE_NIBBLE) escapes.push(parts.exponent);
-    pairs[i >> 1] |= nibble << (4 * (i & 1));
-  });
-  for (const pair of pairs) pairCounts[pair]++;
-  const lengths = codeLengths(pairCounts);
-  const codes = canonicalCodes(lengths);
-
-  const streamLengths: number[] = [];
-  const streams: number[] = [];
+  const survivors = parts.filter((_, i) => alive[i]);
+  const exponentCounts = countBytes(survivors.map((part) => part.exponent));
+  const ranked = rankExponents(exponentCounts);
+  const nibbleOf = nibbleTable(ranked, exponentCounts);
+  const escapes = survivors.map((part) => part.exponent).filter((exponent) => nibbleOf[exponent] === ESCAPE_NIBBLE);
+  const pairs: number[][] = [];
   for (let block = 0; block < blockCount(words.length); block++) {
-    const inBlock = pairs.subarray((block * BLOCK_ELEMENTS) / 2, ((block + 1) * BLOCK_ELEMENTS) / 2);
-    for (let stream = 0; stream < 4; stream++) {
-      const bits: number[] = [];
-      if (!isSingle(lengths)) {
-        for (const pair of inBlock.subarray(...streamRange(inBlock.length, stream))) {
-          for (let bit = 0; bit < codes[pair] >>> 16; bit++) bits.push((codes[pair] >>> bit) & 1);
-        }
-      }
-      const bytes = packBits(bits);
-      streamLengths.push(bytes.length);
-      streams.push(...bytes);
-    }
+    const [begin, end] = [block * BLOCK_ELEMENTS, (block + 1) * BLOCK_ELEMENTS];
+    const nibbles = parts
+      .slice(begin, end)
+      .filter((_, i) => alive[begin + i])
+      .map((part) => nibbleOf[part.exponent]);
+    pairs.push(
+      Array.from(
+        { length: Math.ceil(nibbles.length / 2) },
+        (_, i) => nibbles[2 * i] | ((nibbles[2 * i + 1] ?? 0) << 4),
+      ),
+    );
   }
+  const codedMasks = dense ? undefined : encodeBytes(masksOfZeros);
+  const codedPairs = survivors.length === 0 ? undefined : encodeBytes(pairs);
 
-  const hasMid = survivors.some((parts) => parts.mid !== 0);
-  const hasLow = survivors.some((parts) => parts.low !== 0);
-  const mid = !hasMid
-    ? []
-    : dtype === "F16"
-      ? packBits(survivors.flatMap((parts) => [parts.mid & 1, (parts.mid >> 1) & 1, parts.mid >> 2]))
-      : survivors.map((parts) => parts.mid);
-  const low = hasLow ? survivors.map((parts) => parts.low) : [];
-
-  const head = new DataView(new ArrayBuffer(HEAD_BYTES + 2 * streamLengths.length));
+  const head = new DataView(new ArrayBuffer(HEAD_BYTES));
   head.setUint8(0, DTYPE_CODES[dtype]);
-  head.setUint8(1, (hasMid ? 1 : 0) | (hasLow ? 2 : 0));
+  head.setUint8(1, (hasMid ? Flag.MID : 0) | (hasLow ? Flag.LOW : 0) | (dense ? 0 : Flag.MASK));
   head.setUint32(4, survivors.length, true);
   head.setUint32(8, escapes.length, true);
-  head.setUint32(12, streams.length, true);
+  head.setUint32(12, codedMasks?.streams.length ?? 0, true);
+  head.setUint32(16, codedPairs?.streams.length ?? 0, true);
   ranked.forEach((exponent, place) => {
     head.setUint8(EXPONENTS_AT + place, exponent);
   });
-  for (let i = 0; i < 128; i++) head.setUint8(LENGTHS_AT + i, lengths[2 * i] | (lengths[2 * i + 1] << 4));
-  streamLengths.forEach((length, i) => {
-    head.setUint16(HEAD_BYTES + 2 * i, length, true);
-  });
-  const rest = survivors.map((parts) => parts.rest);
-  return Uint8Array.from([...new Uint8Array(head.buffer), ...streams, ...rest, ...mid, ...low, ...escapes]);
+  const mids = survivors.map((part) => part.mid);
+  const midPlane = dtype === "F16" ? packBits(mids.flatMap((mid) => [mid & 1, (mid >> 1) & 1, mid >> 2])) : mids;
+  return Uint8Array.from([
+    ...new Uint8Array(head.buffer),
+    ...(codedMasks?.lengths ?? []),
+    ...(codedPairs?.lengths ?? []),
+    ...pairs
+      .flatMap((_, block) => [...(codedMasks?.streamLengths[block] ?? []), ...(codedPairs?.streamLengths[block] ?? [])])
+      .flatMap((length) => [length & 255, length >> 8]),
+    ...(codedMasks?.streams ?? []),
+    ...(codedPairs?.streams ?? []),
+    ...survivors.map((part) => part.rest),
+    ...(hasMid ? midPlane : []),
+    ...(hasLow ? survivors.map((part) => part.low) : []),
+    ...escapes,
+  ]);
+}
+
+/** Eight elements a byte, block by block. */
+function maskBytes(alive: readonly boolean[]): number[][] {
+  const blocks: number[][] = [];
+  for (let begin = 0; begin < alive.length; begin += BLOCK_ELEMENTS) {
+    blocks.push(packBits(alive.slice(begin, begin + BLOCK_ELEMENTS).map(Number)));
+  }
+  return blocks;
+}
+
+function countBytes(bytes: readonly number[]): Uint32Array {
+  const counts = new Uint32Array(256);
+  for (const byte of bytes) counts[byte]++;
+  return counts;
+}
+
+/** The blocks' bytes as streams, with their table. */
+function encodeBytes(blocks: readonly number[][]) {
+  const lengths = codeLengths(countBytes(blocks.flat()));
+  const codes = canonicalCodes(lengths);
+  const streams: number[] = [];
+  const streamLengths = blocks.map((bytes) =>
+    [0, 1, 2, 3].map((stream) => {
+      const bits: number[] = [];
+      for (const byte of isSingle(lengths) ? [] : bytes.slice(...streamRange(bytes.length, stream))) {
+        for (let bit = 0; bit < codes[byte] >>> 16; bit++) bits.push((codes[byte] >>> bit) & 1);
+      }
+      const coded = packBits(bits);
+      streams.push(...coded);
+      return coded.length;
+    }),
+  );
+  const packedLengths = Array.from({ length: 128 }, (_, i) => lengths[2 * i] | (lengths[2 * i + 1] << 4));
+  return { lengths: packedLengths, streamLengths, streams };
 }
 
 /** Bits to bytes, the first in bit 0, zeros behind the last. */
@@ -163,69 +186,76 @@ export function decodeBandReference(
   };
   if (packed.byteLength < HEAD_BYTES) fail(Fault.LENGTH);
   const view = new DataView(packed.buffer, packed.byteOffset, packed.byteLength);
-  const planes = view.getUint8(1);
-  const knownPlanes = { BF16: 0, F16: 1, F32: 3 }[dtype];
-  if (view.getUint8(0) !== DTYPE_CODES[dtype] || planes > knownPlanes) fail(Fault.HEAD);
-  if (view.getUint16(2, true) !== 0 || view.getUint16(30, true) !== 0) fail(Fault.HEAD);
+  const flags = view.getUint8(1);
+  const knownFlags = { BF16: Flag.MASK, F16: Flag.MASK | Flag.MID, F32: Flag.MASK | Flag.MID | Flag.LOW }[dtype];
+  if (view.getUint8(0) !== DTYPE_CODES[dtype] || (flags & ~knownFlags) !== 0) fail(Fault.HEAD);
+  if (view.getUint16(2, true) !== 0 || view.getUint8(HEAD_BYTES - 1) !== 0) fail(Fault.HEAD);
   const survivors = view.getUint32(4, true);
   const escapes = view.getUint32(8, true);
-  const codeByteLength = view.getUint32(12, true);
+  const maskByteLength = view.getUint32(12, true);
+  const pairByteLength = view.getUint32(16, true);
+  const hasMask = (flags & Flag.MASK) !== 0;
+  const hasPairs = survivors !== 0;
+  if (survivors > elementCount || escapes > survivors || (!hasMask && survivors !== elementCount)) fail(Fault.COUNT);
   const blocks = blockCount(elementCount);
-  if (survivors > elementCount || escapes > survivors || codeByteLength > packed.byteLength) fail(Fault.COUNT);
-  const [midBytes, lowBytes] = planeByteLengths(dtype, planes, survivors);
-  const streamsAt = HEAD_BYTES + 8 * blocks;
-  const restAt = streamsAt + codeByteLength;
+  const codes = Number(hasMask) + Number(hasPairs);
+  const [midBytes, lowBytes] = planeByteLengths(dtype, flags, survivors);
+  const streamLengthsAt = HEAD_BYTES + codes * CODE_LENGTHS_BYTES;
+  const masksAt = streamLengthsAt + codes * 8 * blocks;
+  const pairsAt = masksAt + maskByteLength;
+  const restAt = pairsAt + pairByteLength;
   const midAt = restAt + survivors;
   const lowAt = midAt + midBytes;
   const escapesAt = lowAt + lowBytes;
   if (escapesAt + escapes !== packed.byteLength) fail(Fault.LENGTH);
   const ranked = packed.subarray(EXPONENTS_AT, EXPONENTS_AT + RANKED_EXPONENTS);
   if (dtype === "F16" && ranked.some((exponent) => exponent > 31)) fail(Fault.EXPONENT);
+  const tableAt = (code: number) =>
+    parseTable(packed.subarray(HEAD_BYTES + code * CODE_LENGTHS_BYTES)) ?? fail(Fault.TABLE);
+  const maskTable = hasMask ? tableAt(0) : undefined;
+  const pairTable = hasPairs ? tableAt(Number(hasMask)) : undefined;
 
-  const lengths = Uint8Array.from(
-    { length: 256 },
-    (_, pair) => (packed[LENGTHS_AT + (pair >> 1)] >> (4 * (pair & 1))) & 15,
-  );
-  const used = lengths.reduce((n, length) => n + (length > 0 ? 1 : 0), 0);
-  const kraft = lengths.reduce((sum, length) => sum + (length > 0 ? 2 ** (MAX_CODE_BITS - length) : 0), 0);
-  const single = used === 1 && kraft === 2 ** (MAX_CODE_BITS - 1);
-  if (lengths.some((length) => length > MAX_CODE_BITS)) fail(Fault.TABLE);
-  if (!single && (used < 2 || kraft !== 2 ** MAX_CODE_BITS)) fail(Fault.TABLE);
-  const pairOfCode = new Map<number, number>();
-  canonicalCodes(lengths).forEach((code, pair) => {
-    if (code !== 0) pairOfCode.set(code, pair);
-  });
+  let lengthsAt = streamLengthsAt;
+  const cursor = { masks: masksAt, pairs: pairsAt };
+  const nextBytes = (which: "masks" | "pairs", table: Table, count: number): number[] => {
+    const lengths = [0, 2, 4, 6].map((at) => view.getUint16(lengthsAt + at, true));
+    lengthsAt += 8;
+    const end = cursor[which] + lengths.reduce((a, b) => a + b);
+    if (end > (which === "masks" ? pairsAt : restAt)) fail(Fault.LENGTH);
+    const bytes: number[] = [];
+    lengths.forEach((length, stream) => {
+      const [first, stop] = streamRange(count, stream);
+      const coded = packed.subarray(cursor[which], cursor[which] + length);
+      bytes.push(...(decodeStream(coded, stop - first, table) ?? fail(Fault.STREAM)));
+      cursor[which] += length;
+    });
+    return bytes;
+  };
 
+  const alive: boolean[] = [];
   const nibbles: number[] = [];
-  const found = { survivors: 0, escapes: 0 };
-  let streamAt = streamsAt;
+  let escaped = 0;
   for (let block = 0; block < blocks; block++) {
     const elements = Math.min(BLOCK_ELEMENTS, elementCount - block * BLOCK_ELEMENTS);
-    const inBlock = Math.ceil(elements / 2);
-    const streamLengths = [0, 1, 2, 3].map((stream) => view.getUint16(HEAD_BYTES + 8 * block + 2 * stream, true));
-    if (streamAt + streamLengths.reduce((a, b) => a + b) > restAt) fail(Fault.LENGTH);
-    const pairs: number[] = [];
-    streamLengths.forEach((length, stream) => {
-      const [begin, end] = streamRange(inBlock, stream);
-      const bytes = packed.subarray(streamAt, streamAt + length);
-      if (single) {
-        if (length !== 0) fail(Fault.STREAM);
-        pairs.push(...new Array(end - begin).fill([...pairOfCode.values()][0]));
-      } else {
-        pairs.push(...(decodeStream(bytes, end - begin, pairOfCode) ?? fail(Fault.STREAM)));
-      }
-      streamAt += length;
-    });
-    if (elements % 2 === 1 && pairs[inBlock - 1] > 15) fail(Fault.STREAM);
-    for (const nibble of pairs.flatMap((pair) => [pair & 15, pair >> 4])) {
-      nibbles.push(nibble);
-      if (nibble !== 0) found.survivors++;
-      if (nibble === ESCAPE_NIBBLE) found.escapes++;
+    const masks = maskTable === undefined ? undefined : nextBytes("masks", maskTable, Math.ceil(elements / 8));
+    if (masks !== undefined && elements % 8 !== 0 && masks[masks.length - 1] >> (elements % 8) !== 0)
+      fail(Fault.STREAM);
+    let inBlock = 0;
+    for (let i = 0; i < elements; i++) {
+      alive.push(masks === undefined || ((masks[i >> 3] >> (i & 7)) & 1) === 1);
+      if (alive[alive.length - 1]) inBlock++;
     }
-    if (found.survivors > survivors || found.escapes > escapes) fail(Fault.COUNT);
+    if (nibbles.length + inBlock > survivors) fail(Fault.COUNT);
+    if (pairTable === undefined) continue;
+    const pairs = nextBytes("pairs", pairTable, Math.ceil(inBlock / 2));
+    if (inBlock % 2 === 1 && pairs[pairs.length - 1] > 15) fail(Fault.STREAM);
+    const found = pairs.flatMap((pair) => [pair & 15, pair >> 4]).slice(0, inBlock);
+    for (const nibble of found) nibbles.push(nibble);
+    escaped += found.filter((nibble) => nibble === ESCAPE_NIBBLE).length;
+    if (escaped > escapes) fail(Fault.COUNT);
   }
-  if (streamAt !== restAt) fail(Fault.LENGTH);
-  if (found.survivors !== survivors || found.escapes !== escapes) fail(Fault.COUNT);
+  if (cursor.masks !== pairsAt || cursor.pairs !== restAt) fail(Fault.LENGTH);
+  if (nibbles.length !== survivors || escaped !== escapes) fail(Fault.COUNT);
   if (dtype === "F16") {
     if (packed.subarray(escapesAt).some((exponent) => exponent > 31)) fail(Fault.EXPONENT);
     const spareBits = 8 * midBytes - 3 * survivors;
@@ -235,40 +265,64 @@ export function decodeBandReference(
   const size = elementBytes(dtype);
   const raw = new DataView(new ArrayBuffer(size * elementCount));
   let survivor = 0;
-  let escaped = 0;
+  let escapesTaken = 0;
   for (let i = 0; i < elementCount; i++) {
-    if (nibbles[i] === 0) continue;
-    const exponent = nibbles[i] === ESCAPE_NIBBLE ? packed[escapesAt + escaped++] : ranked[nibbles[i] - 1];
+    if (!alive[i]) continue;
+    const nibble = nibbles[survivor];
+    const exponent = nibble === ESCAPE_NIBBLE ? packed[escapesAt + escapesTaken++] : ranked[nibble];
     let mid = 0;
-    if (planes & 1)
+    if (flags & Flag.MID)
       mid = dtype === "F16" ? threeBits(packed.subarray(midAt, lowAt), survivor) : packed[midAt + survivor];
-    const low = planes & 2 ? packed[lowAt + survivor] : 0;
+    const low = flags & Flag.LOW ? packed[lowAt + survivor] : 0;
     const word = joinWord(dtype, { exponent, rest: packed[restAt + survivor], mid, low });
-    if (size === 2) raw.setUint16(2 * i, word & 0xffff, true);
+    if (size === 2) raw.setUint16(2 * i, word, true);
     else raw.setUint32(4 * i, word, true);
     survivor++;
   }
   return new Uint8Array(raw.buffer);
 }
 
-/** `count` pairs from one stream, or `undefined` where it ends too early, too late or with a set bit behind the last code. */
-function decodeStream(bytes: Uint8Array, count: number, pairOfCode: ReadonlyMap<number, number>): number[] | undefined {
-  const pairs: number[] = [];
+interface Table {
+  /** The byte where the code has only one. */
+  readonly only: number | undefined;
+  /** `code | length << 16` → byte. */
+  readonly byteOf: ReadonlyMap<number, number>;
+}
+
+/** A table of code lengths, or `undefined` where they are no complete code. */
+function parseTable(bytes: Uint8Array): Table | undefined {
+  const lengths = Uint8Array.from({ length: 256 }, (_, byte) => (bytes[byte >> 1] >> (4 * (byte & 1))) & 15);
+  if (lengths.some((length) => length > MAX_CODE_BITS)) return undefined;
+  const kraft = lengths.reduce((sum, length) => sum + (length > 0 ? 2 ** (MAX_CODE_BITS - length) : 0), 0);
+  const used = lengths.reduce((count, length) => count + (length > 0 ? 1 : 0), 0);
+  const isOnly = used === 1 && kraft === 2 ** (MAX_CODE_BITS - 1);
+  if (!isOnly && (used < 2 || kraft !== 2 ** MAX_CODE_BITS)) return undefined;
+  const byteOf = new Map<number, number>();
+  canonicalCodes(lengths).forEach((code, byte) => {
+    if (code !== 0) byteOf.set(code, byte);
+  });
+  return { only: isOnly ? lengths.indexOf(1) : undefined, byteOf };
+}
+
+/** `count` bytes from one stream, or `undefined` where it ends too early, too late or with a set bit behind the last code. */
+function decodeStream(coded: Uint8Array, count: number, { only, byteOf }: Table): number[] | undefined {
+  if (only !== undefined) return coded.byteLength === 0 ? new Array(count).fill(only) : undefined;
+  const bytes: number[] = [];
   let position = 0;
-  const next = () => (bytes[position >> 3] >> (position++ & 7)) & 1;
-  while (pairs.length < count) {
+  const next = () => (coded[position >> 3] >> (position++ & 7)) & 1;
+  while (bytes.length < count) {
     let code = 0;
     let length = 0;
-    let pair: number | undefined;
-    while (pair === undefined) {
-      if (position === 8 * bytes.byteLength) return undefined;
+    let byte: number | undefined;
+    while (byte === undefined) {
+      if (position === 8 * coded.byteLength) return undefined;
       code |= next() << length++;
-      pair = pairOfCode.get(code | (length << 16));
+      byte = byteOf.get(code | (length << 16));
     }
-    pairs.push(pair);
+    bytes.push(byte);
   }
   while (position % 8 !== 0) if (next() !== 0) return undefined;
-  return position === 8 * bytes.byteLength ? pairs : undefined;
+  return position === 8 * coded.byteLength ? bytes : undefined;
 }
 
 function threeBits(bytes: Uint8Array, index: number): number {

@@ -1,7 +1,7 @@
 import { constants } from "node:fs";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { attempt, type FileLayer, type OpenFile, readSmallFile, writeFully } from "../checkpoint/file-layer.js";
-import { PhysariumError } from "../errors.js";
+import { isPhysariumError, PhysariumError } from "../errors.js";
 
 /**
  * An output folder under construction: built as `<output>.partial` and renamed when whole. Beside it `<output>.partial.jsonl`, the ledger of
@@ -67,7 +67,16 @@ export async function stageFolder(options: StageOptions): Promise<StagedFolder> 
   const outputNames = await namesIn(output, files);
   const isOccupied = outputNames !== undefined && outputNames.length > 0;
   const isComplete = stopped !== undefined && isOccupied && (await namesIn(partial, files)) === undefined;
-  if (isOccupied && !isComplete) refuseOccupied(output, outputNames, options);
+  if (isOccupied && !isComplete) {
+    refuseOccupied(output, outputNames, options);
+    if ((await namesIn(places.replaced, files)) !== undefined) {
+      throw new PhysariumError(
+        "USAGE_OUTPUT_EXISTS",
+        `${places.replaced}: the old output would wait there while it is replaced, but something stands there; move it away`,
+        { path: places.replaced },
+      );
+    }
+  }
   const finished = stopped?.finished ?? new Map<string, Record<string, unknown>>();
   const doneBytes = [...finished.values()].reduce((sum, entry) => sum + Number(entry.byte_length ?? 0), 0);
   if (!isComplete) await refuseFullDisk(output, options.neededBytes - doneBytes, files);
@@ -102,13 +111,12 @@ export async function stageFolder(options: StageOptions): Promise<StagedFolder> 
         await syncFolder(partial, files);
         if (isOccupied) {
           await append({ record: "replacing" });
-          await removeFolder(places.replaced, files);
+          await attempt("renaming", output, () => files.rename(output, places.replaced));
         }
-        if (outputNames !== undefined) await attempt("renaming", output, () => files.rename(output, places.replaced));
         await attempt("renaming", partial, () => files.rename(partial, output));
         await syncFolder(dirname(output), files);
       }
-      if (outputNames !== undefined || stopped?.wasReplacing) await removeFolder(places.replaced, files);
+      if (isOccupied || stopped?.wasReplacing) await removeFolder(places.replaced, files);
       await release();
       // Last: while it stands, a resumed run knows that the output is whole.
       await attempt("removing", places.ledger, () => files.rm(places.ledger, { force: true }));
@@ -235,12 +243,20 @@ async function refuseFullDisk(output: string, neededBytes: number, files: FileLa
 async function readLedger(places: Places, options: StageOptions): Promise<StoppedRun | undefined> {
   const { files, resume, mayReplace, fingerprint } = options;
   const { partial, ledger } = places;
-  const hasLedger = await files.stat(ledger).then(
-    () => true,
-    () => false,
-  );
+  const bytes = await readIfThere(ledger, files);
+  const opening = '{"record":"run"';
+  const start = new TextDecoder().decode(bytes?.subarray(0, opening.length));
+  if (bytes !== undefined && start !== opening.slice(0, start.length)) {
+    throw new PhysariumError(
+      "USAGE_OUTPUT_EXISTS",
+      `${ledger}: the file exists and is no ledger of ours; move it away`,
+      {
+        path: ledger,
+      },
+    );
+  }
   const names = await namesIn(partial, files);
-  if (!hasLedger) {
+  if (bytes === undefined) {
     if (names === undefined || names.length === 0) return undefined;
     throw new PhysariumError(
       "USAGE_OUTPUT_EXISTS",
@@ -256,7 +272,6 @@ async function readLedger(places: Places, options: StageOptions): Promise<Stoppe
       { path: partial },
     );
   }
-  const bytes = await readSmallFile(ledger, files);
   // A kill may have cut the last line; what it would have said is then done again.
   const ledgerByteLength = bytes.lastIndexOf(0x0a) + 1;
   const lines = new TextDecoder().decode(bytes.subarray(0, ledgerByteLength)).split("\n").slice(0, -1);
@@ -285,6 +300,15 @@ async function readLedger(places: Places, options: StageOptions): Promise<Stoppe
     ledgerByteLength,
     wasReplacing: records.some((record) => record.record === "replacing"),
   };
+}
+
+async function readIfThere(path: string, files: FileLayer): Promise<Uint8Array | undefined> {
+  try {
+    return await readSmallFile(path, files);
+  } catch (error) {
+    if (isPhysariumError(error, "IO_NOT_FOUND")) return undefined;
+    throw error;
+  }
 }
 
 /** One process a folder. The lock names its owner, so that one left by a killed run is known as such. */

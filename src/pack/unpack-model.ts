@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { attempt, type FileLayer, FileSource, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
 import type { Pool } from "../threads/pool.js";
 import { runJobs } from "../threads/run-jobs.js";
@@ -47,6 +48,10 @@ export async function unpackModel(
 ): Promise<UnpackResult> {
   const started = performance.now();
   const { files = nodeFiles, resume = false, overwrite = false, onProgress } = options;
+  const { workers = defaultWorkers() } = options;
+  if (!Number.isInteger(workers) || workers < 0 || workers > 256) {
+    throw new PhysariumError("USAGE_PARAM", `--workers is ${workers}, expected a whole number from 0 to 256`);
+  }
   const model = await openPacked(packedPath, files);
   await model.close();
   const { manifest, shards } = model;
@@ -63,7 +68,7 @@ export async function unpackModel(
   });
   let pool: Pool<BandTask, EncodedBand | undefined> | undefined;
   try {
-    pool = await bandPool(options.workers ?? defaultWorkers());
+    pool = await bandPool(workers);
     let bytesDone = 0;
     const advance = (bytes: number) => {
       bytesDone += bytes;

@@ -4,8 +4,10 @@ import { type FileLayer, FileSource, nodeFiles } from "../checkpoint/file-layer.
 import { classifyTensor } from "../checkpoint/projections.js";
 import { type FloatDtype, isFloatDtype } from "../safetensors/dtypes.js";
 import type { TensorInfo } from "../safetensors/header.js";
-import { blockCount, elementBytes, HEAD_BYTES } from "./band-format.js";
+import type { ByteSource } from "../safetensors/source.js";
+import { blockCount, elementBytes } from "./band-format.js";
 import { bandByteLength, bandCount } from "./bands.js";
+import type { PackedModel } from "./packed-model.js";
 import { measureWords } from "./statistics.js";
 import type { FormatName, FormatWorth, KindWorth, MemoryWorth, ZerosWorth } from "./worth-types.js";
 
@@ -38,13 +40,26 @@ export async function estimateWorth(donor: Donor, files: FileLayer = nodeFiles):
   return summariseWorth(await estimateTensors(donor, files), "estimated");
 }
 
+/** The same for a packed folder: its sizes as they are, zeros and entropy bound from samples. */
+export async function worthOfPacked(model: PackedModel): Promise<ZerosWorth> {
+  const sampled = await sampleTensors(model.donor, (file) => model.shardSource(file));
+  const rows = sampled.map((row) => ({ ...row, packedByteLength: model.packedByteLength(row.tensor.name) }));
+  return summariseWorth(rows, "exact");
+}
+
 /** Per tensor, in the order of the files: what the packer would make of it, from samples. */
-export async function estimateTensors(donor: Donor, files: FileLayer = nodeFiles): Promise<TensorWorth[]> {
+export function estimateTensors(donor: Donor, files: FileLayer = nodeFiles): Promise<TensorWorth[]> {
+  return sampleTensors(donor, (file) => FileSource.open(join(donor.path, file), files));
+}
+
+type Opener = (file: string) => Promise<ByteSource & { close(): Promise<void> }> | ByteSource;
+
+async function sampleTensors(donor: Donor, open: Opener): Promise<TensorWorth[]> {
   const share = SAMPLE_BUDGET_BYTES / Math.max(donor.tensorCount, 1);
   const sampleBytes = Math.min(Math.max(share, MIN_SAMPLE_BYTES), MAX_SAMPLE_BYTES);
   const rows: TensorWorth[] = [];
   for (const shard of donor.shards) {
-    const source = await FileSource.open(join(donor.path, shard.file), files);
+    const source = await open(shard.file);
     try {
       for (const tensor of shard.tensors) {
         const { dtype } = tensor;
@@ -53,7 +68,7 @@ export async function estimateTensors(donor: Donor, files: FileLayer = nodeFiles
         else rows.push(storedTensor(tensor));
       }
     } finally {
-      await source.close();
+      if ("close" in source) await source.close();
     }
   }
   return rows;
@@ -62,19 +77,21 @@ export async function estimateTensors(donor: Donor, files: FileLayer = nodeFiles
 async function sample(
   tensor: TensorInfo,
   dtype: FloatDtype,
-  source: FileSource,
+  source: ByteSource,
   sampleBytes: number,
 ): Promise<Uint8Array> {
   const size = elementBytes(dtype);
   const total = tensor.byteLength / size;
-  if (tensor.byteLength <= sampleBytes) return source.read(tensor.byteOffset, tensor.byteOffset + tensor.byteLength);
-  // Even counts, so that the pairs of one place stay together.
-  const placeElements = 2 * Math.floor(sampleBytes / size / SAMPLE_PLACES / 2);
+  // A copy: a view into somebody's memory may begin at an odd byte.
+  const read = async (begin: number, byteLength: number) =>
+    (await source.read(tensor.byteOffset + begin, tensor.byteOffset + begin + byteLength)).slice();
+  if (tensor.byteLength <= sampleBytes) return read(0, tensor.byteLength);
+  // Multiples of eight elements: the mask bytes of a place stay its own.
+  const placeElements = 8 * Math.floor(sampleBytes / size / SAMPLE_PLACES / 8);
   const bytes = new Uint8Array(SAMPLE_PLACES * placeElements * size);
   for (let place = 0; place < SAMPLE_PLACES; place++) {
-    const first = Math.floor(((total - placeElements) * place) / (SAMPLE_PLACES - 1));
-    const part = bytes.subarray(place * placeElements * size, (place + 1) * placeElements * size);
-    await source.readInto(part, tensor.byteOffset + first * size);
+    const first = 8 * Math.floor(((total - placeElements) * place) / (SAMPLE_PLACES - 1) / 8);
+    bytes.set(await read(first * size, placeElements * size), place * placeElements * size);
   }
   return bytes;
 }
@@ -86,7 +103,7 @@ function estimateTensor(tensor: TensorInfo, dtype: FloatDtype, words: Uint8Array
   const scale = total / measured.elementCount;
   const bands = bandCount(tensor);
   const bandElements = bandByteLength(tensor) / elementBytes(dtype);
-  const heads = bands * (HEAD_BYTES + 8 * blockCount(Math.min(bandElements, total)));
+  const heads = bands * (measured.headBytes + measured.blockBytes * blockCount(Math.min(bandElements, total)));
   const coded = Math.round((measured.codedBits * scale) / 8) + heads;
   return {
     tensor,

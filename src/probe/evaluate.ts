@@ -231,7 +231,7 @@ function summaryOf(quality: Omit<QualitySection, "summary">, killed: number | un
   const places = `${protocol.tokens.toLocaleString("en")} tokens of ${quality.text.name}`;
   if (donor === null || divergence === null) return `Perplexity ${model.perplexity.toPrecision(4)} on ${places}.`;
   const change = 100 * (divergence.perplexity_ratio - 1);
-  const surgery = killed === undefined ? "The change" : `${(100 * killed).toFixed(1)} % surgery`;
+  const surgery = killed === undefined ? "The change" : `Killing ${(100 * killed).toFixed(2)} % of the target weights`;
   const cost =
     change >= 0 ? `cost +${change.toFixed(2)} % perplexity` : `lowered perplexity by ${(-change).toFixed(2)} %`;
   return (

@@ -40,9 +40,9 @@ export function finalNormGraph({ architecture, weights }: HeadOf): OnnxGraph {
 }
 
 /** normed_0 (batch, tokens, hidden) → logits of the vocabulary's rows `[start, end)`. */
-export function logitsGraph(head: HeadOf, [start, end]: VocabularyChunk, device: string): OnnxGraph {
+export function logitsGraph(head: HeadOf, [start, end]: VocabularyChunk, portable: boolean): OnnxGraph {
   const graph = new OnnxGraph();
-  const logits = chunkLogits(graph, head, 0, start, end, device);
+  const logits = chunkLogits(graph, head, 0, start, end, portable);
   graph.output("logits", logits, "FLOAT", ["batch", "tokens", end - start]);
   return graph;
 }
@@ -55,13 +55,13 @@ export function logitsGraph(head: HeadOf, [start, end]: VocabularyChunk, device:
  *          counted from the chunk's start, target_<m> the target's logit (to be used where the target lies in the chunk);
  *          with two models cross = Σ exp(logit_0 − max_0)·(logit_0 − logit_1)
  */
-export function scoreGraph(heads: readonly HeadOf[], [start, end]: VocabularyChunk, device: string): OnnxGraph {
+export function scoreGraph(heads: readonly HeadOf[], [start, end]: VocabularyChunk, portable: boolean): OnnxGraph {
   const graph = new OnnxGraph();
   const targets = graph.input("targets", "INT64", [1, "places", 1]);
   const axis = graph.integers(2);
   const emit = (name: string, value: Value): void =>
     graph.output(name, value, name.startsWith("top") ? "INT32" : "FLOAT", [1, "places", 1]);
-  const logits = heads.map((head, model) => chunkLogits(graph, head, model, start, end, device));
+  const logits = heads.map((head, model) => chunkLogits(graph, head, model, start, end, portable));
   const exponentials = logits.map((values, model) => {
     const max = graph.op("ReduceMax", [values, axis], { keepdims: 1 });
     const exponential = graph.op("Exp", [graph.op("Sub", [values, max])]);
@@ -95,13 +95,13 @@ function chunkLogits(
   model: number,
   rowStart: number,
   rowEnd: number,
-  device: string,
+  portable: boolean,
 ): Value {
   const { vocabSize, hiddenSize, logitSoftcap } = architecture;
   const normed = graph.input(`normed_${model}`, "FLOAT", ["batch", "tokens", hiddenSize]);
   const stored = weights.get(weights.head(architecture), [vocabSize, hiddenSize]);
   const matrix = storedValue(graph, stored, rowStart, rowEnd);
-  const logits = multiply(graph, normed, matrix, rowEnd - rowStart, hiddenSize, device);
+  const logits = multiply(graph, normed, matrix, rowEnd - rowStart, hiddenSize, portable);
   if (logitSoftcap === undefined) return logits;
   const cap = graph.scalar(logitSoftcap);
   return graph.op("Mul", [graph.op("Tanh", [graph.op("Div", [logits, cap])]), cap]);

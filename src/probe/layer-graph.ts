@@ -57,7 +57,8 @@ export function projectionsOf(architecture: Architecture, prefix: string, layer:
 }
 
 export interface GraphOptions {
-  readonly device: string;
+  /** Standard operators only: see `EngineOptions.portable`. */
+  readonly portable: boolean;
   /** Take keys and values of earlier tokens (`past_key_<layer>`, `past_value_<layer>`) and give all of them (`present_…`). */
   readonly cache?: boolean;
   /** Tensors whose weights come with each run (graph inputs of the tensor's name) instead of from the file. */
@@ -73,6 +74,11 @@ export const POSITION_INPUTS = {
   /** Scalar int32: tokens so far, these included. */
   total: "total",
 } as const;
+
+/** The mask (tokens, total) that portable graphs add to attention scores, one for each window of a model. */
+export function maskInput(slidingWindow: number | undefined): string {
+  return `mask_${slidingWindow ?? "all"}`;
+}
 
 /** The different ropes of a model; a graph's tables `cos_<i>`, `sin_<i>` (positions, rotary / 2) count in this order. */
 export function ropesOf(architecture: Architecture): Rope[] {
@@ -191,8 +197,8 @@ class LayerBuilder {
 
   /** Input of q, k, v → input of o. */
   attend(x: Value): Value {
-    const { graph, options } = this;
-    const { hiddenSize, headCount, kvHeadCount, headDim, fused, attentionScale, attentionSoftcap } = this.architecture;
+    const { graph } = this;
+    const { hiddenSize, headCount, kvHeadCount, headDim, fused } = this.architecture;
     const traits = this.architecture.layers[this.index];
     const queryRows = headCount * headDim;
     const keyRows = kvHeadCount * headDim;
@@ -229,33 +235,82 @@ class LayerBuilder {
       query = turn(query, headCount);
       key = turn(key, kvHeadCount);
     }
-    const cacheDims = ["batch", kvHeadCount, "past", headDim];
-    const past = options.cache
-      ? ["past_key", "past_value"].map((name) => graph.input(`${name}_${this.index}`, "FLOAT", cacheDims))
-      : ["", ""];
-    const lengths = [
-      graph.input(POSITION_INPUTS.last, "INT32", ["batch"]),
-      graph.input(POSITION_INPUTS.total, "INT32", []),
-    ];
+    return this.options.portable ? this.plainAttention(query, key, value) : this.fusedAttention(query, key, value);
+  }
+
+  /** Softmax attention of (batch, tokens, heads × head_dim) in one operator that never holds a whole matrix of scores. */
+  private fusedAttention(query: Value, key: Value, value: Value): Value {
+    const { graph, options, index } = this;
+    const { headCount, kvHeadCount, attentionScale, attentionSoftcap, layers } = this.architecture;
+    const { slidingWindow } = layers[index];
+    const past = options.cache ? [this.cacheInput("past_key"), this.cacheInput("past_value")] : ["", ""];
     const [out, presentKey, presentValue] = graph.ops(
       "GroupQueryAttention",
-      [query, key, value, ...past, ...lengths],
+      [
+        query,
+        key,
+        value,
+        ...past,
+        graph.input(POSITION_INPUTS.last, "INT32", ["batch"]),
+        graph.input(POSITION_INPUTS.total, "INT32", []),
+      ],
       3,
       {
         num_heads: headCount,
         kv_num_heads: kvHeadCount,
         scale: { float: attentionScale },
         ...(attentionSoftcap === undefined ? {} : { softcap: { float: attentionSoftcap } }),
-        ...(traits.slidingWindow === undefined ? {} : { local_window_size: traits.slidingWindow }),
+        ...(slidingWindow === undefined ? {} : { local_window_size: slidingWindow }),
       },
       "com.microsoft",
     );
     if (options.cache) {
-      const present = ["batch", kvHeadCount, "present", headDim];
-      graph.output(`present_key_${this.index}`, presentKey, "FLOAT", present);
-      graph.output(`present_value_${this.index}`, presentValue, "FLOAT", present);
+      this.cacheOutput("present_key", presentKey);
+      this.cacheOutput("present_value", presentValue);
     }
     return out;
+  }
+
+  /** The same in standard operators: heads that share keys lie one behind the other as rows of one product. */
+  private plainAttention(query: Value, key: Value, value: Value): Value {
+    const { graph, options, index } = this;
+    const { headCount, kvHeadCount, headDim, attentionScale, attentionSoftcap, layers } = this.architecture;
+    const group = headCount / kvHeadCount;
+    const split = graph.op("Reshape", [query, graph.integers(0, 0, kvHeadCount, group, headDim)]);
+    const byHead = graph.op("Transpose", [split], { perm: [0n, 2n, 3n, 1n, 4n] });
+    // (batch, key heads, group × tokens, head_dim)
+    const rows = graph.op("Reshape", [byHead, graph.integers(0, 0, -1, headDim)]);
+    const withPast = (name: "key" | "value", now: Value): Value => {
+      const heads = graph.op("Reshape", [now, graph.integers(0, 0, kvHeadCount, headDim)]);
+      const turned = graph.op("Transpose", [heads], { perm: [0n, 2n, 1n, 3n] });
+      if (!options.cache) return turned;
+      const all = graph.op("Concat", [this.cacheInput(`past_${name}`), turned], { axis: 2 });
+      this.cacheOutput(`present_${name}`, all);
+      return all;
+    };
+    const keys = graph.op("Transpose", [withPast("key", key)], { perm: [0n, 1n, 3n, 2n] });
+    const values = withPast("value", value);
+    let scores = graph.op("Mul", [graph.op("MatMul", [rows, keys]), graph.scalar(attentionScale)]);
+    if (attentionSoftcap !== undefined) {
+      const cap = graph.scalar(attentionSoftcap);
+      scores = graph.op("Mul", [graph.op("Tanh", [graph.op("Div", [scores, cap])]), cap]);
+    }
+    const mask = graph.input(maskInput(layers[index].slidingWindow), "FLOAT", ["tokens", "total_tokens"]);
+    const masked = graph.op("Add", [scores, graph.op("Tile", [mask, graph.integers(group, 1)])]);
+    const mixed = graph.op("MatMul", [graph.op("Softmax", [masked], { axis: -1 }), values]);
+    const heads = graph.op("Reshape", [mixed, graph.integers(0, 0, group, -1, headDim)]);
+    const byToken = graph.op("Transpose", [heads], { perm: [0n, 3n, 1n, 2n, 4n] });
+    return graph.op("Reshape", [byToken, graph.integers(0, 0, headCount * headDim)]);
+  }
+
+  private cacheInput(name: string): Value {
+    const { kvHeadCount, headDim } = this.architecture;
+    return this.graph.input(`${name}_${this.index}`, "FLOAT", ["batch", kvHeadCount, "past", headDim]);
+  }
+
+  private cacheOutput(name: string, value: Value): void {
+    const { kvHeadCount, headDim } = this.architecture;
+    this.graph.output(`${name}_${this.index}`, value, "FLOAT", ["batch", kvHeadCount, "present", headDim]);
   }
 
   /** Input of gate, up → input of down. */
@@ -303,7 +358,7 @@ class LayerBuilder {
     const matrix = options.supplied?.has(name)
       ? graph.input(name, "FLOAT", [rows, cols])
       : storedValue(graph, weights.get(name, [rows, cols]));
-    const product = multiply(graph, x, matrix, rows, cols, options.device);
+    const product = multiply(graph, x, matrix, rows, cols, options.portable);
     const bias = `${this.base}${projection}.bias`;
     return weights.has(bias) ? graph.op("Add", [product, storedValue(graph, weights.get(bias, [rows]))]) : product;
   }
@@ -325,10 +380,17 @@ export function rmsNorm(
 
 /**
  * x Wᵀ for x (batch, tokens, cols) and W (rows, cols). On the CPU FusedMatMul reads W as it is stored and packs it where it is constant;
- * other devices have Gemm instead.
+ * Gemm is the standard's operator for the same.
  */
-export function multiply(graph: OnnxGraph, x: Value, matrix: Value, rows: number, cols: number, device: string): Value {
-  if (device === "cpu") return graph.op("FusedMatMul", [x, matrix], { transB: 1 }, "com.microsoft");
+export function multiply(
+  graph: OnnxGraph,
+  x: Value,
+  matrix: Value,
+  rows: number,
+  cols: number,
+  portable: boolean,
+): Value {
+  if (!portable) return graph.op("FusedMatMul", [x, matrix], { transB: 1 }, "com.microsoft");
   const flat = graph.op("Gemm", [graph.op("Reshape", [x, graph.integers(-1, cols)]), matrix], { transB: 1 });
   const batch = graph.op("Shape", [x], { start: 0, end: 2 });
   return graph.op("Reshape", [flat, graph.op("Concat", [batch, graph.integers(rows)], { axis: 0 })]);

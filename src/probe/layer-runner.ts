@@ -8,6 +8,7 @@ import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from ".
 import {
   blockGraph,
   inputWidth,
+  maskInput,
   POSITION_INPUTS,
   type Projection,
   projectionsOf,
@@ -151,7 +152,7 @@ export class LayerRunner {
     };
     for (const [start, end] of this.blocks(layerStart, layerEnd)) {
       const session = await this.session(`layers ${start}-${end}`, () =>
-        blockGraph(this.architecture, this.weights, start, end, { device: this.engine.device }),
+        blockGraph(this.architecture, this.weights, start, end, { portable: this.engine.portable }),
       );
       feeds.residual_in = (await session.run(feeds)).residual;
     }
@@ -161,7 +162,7 @@ export class LayerRunner {
   /** Enter a layer: its first norm. */
   async begin(layer: number, residual: Activations): Promise<LayerState> {
     const session = await this.session(`${layer}: begin`, () =>
-      stepGraph(this.architecture, this.weights, layer, true, [], { device: this.engine.device }),
+      stepGraph(this.architecture, this.weights, layer, true, [], { portable: this.engine.portable }),
     );
     const outputs = await session.run({ residual_in: this.tensorOf(residual) });
     return { residual, input: { ...residual, data: floats(outputs.input_qkv) } };
@@ -177,7 +178,7 @@ export class LayerRunner {
     const names = new Set(here.map(({ tensor }) => tensor));
     const session = await this.session(`${layer}: ${step} ${[...names].join()}`, () =>
       stepGraph(this.architecture, this.weights, layer, false, [step], {
-        device: this.engine.device,
+        portable: this.engine.portable,
         supplied: names,
       }),
     );
@@ -220,7 +221,7 @@ export class LayerRunner {
     const data = new Float32Array(places * vocabSize);
     const normed = await this.finalNorm(residual);
     for (const chunk of vocabularyChunks(this.architecture)) {
-      const session = await this.session(`logits ${chunk[0]}`, () => logitsGraph(this, chunk, this.engine.device));
+      const session = await this.session(`logits ${chunk[0]}`, () => logitsGraph(this, chunk, this.engine.portable));
       const logits = floats((await session.run({ normed_0: normed })).logits);
       const width = chunk[1] - chunk[0];
       for (let place = 0; place < places; place++) {
@@ -252,7 +253,7 @@ export class LayerRunner {
     let residual = this.tensorOf(embedded);
     for (const [start, end] of this.blocks(0, this.layerCount)) {
       const session = await this.session(`cached ${start}-${end}`, () =>
-        blockGraph(this.architecture, this.weights, start, end, { device: this.engine.device, cache: true }),
+        blockGraph(this.architecture, this.weights, start, end, { portable: this.engine.portable, cache: true }),
       );
       const feeds: Feeds = { ...common, residual_in: residual };
       for (let layer = start; layer < end; layer++) {
@@ -314,6 +315,11 @@ export class LayerRunner {
       [POSITION_INPUTS.last]: this.engine.i32(new Int32Array(batch).fill(total - 1), [batch]),
       [POSITION_INPUTS.total]: this.engine.i32(Int32Array.of(total), []),
     };
+    if (this.engine.portable) {
+      for (const { slidingWindow } of this.architecture.layers) {
+        feeds[maskInput(slidingWindow)] ??= this.engine.f32(causalMask(tokens, past, slidingWindow), [tokens, total]);
+      }
+    }
     ropesOf(this.architecture).forEach((rope, number) => {
       const key = `${number}`;
       let table = this.tables.get(key);
@@ -330,6 +336,19 @@ export class LayerRunner {
     });
     return feeds;
   }
+}
+
+/** What is added to attention scores, (tokens, past + tokens): 0 where a token may look, so low elsewhere that nothing is left after softmax. */
+function causalMask(tokens: number, past: number, slidingWindow = Number.POSITIVE_INFINITY): Float32Array {
+  const total = past + tokens;
+  // Not infinite: a backend may compile infinities away.
+  const mask = new Float32Array(tokens * total).fill(-1e30);
+  for (let token = 0; token < tokens; token++) {
+    const last = past + token;
+    const first = Math.max(0, last - slidingWindow + 1);
+    mask.fill(0, token * total + first, token * total + last + 1);
+  }
+  return mask;
 }
 
 /** A model looked at without an engine: everything that could be refused about it is refused here. */

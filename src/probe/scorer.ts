@@ -153,7 +153,7 @@ export class Scorer {
     const known = this.sessions.get(number);
     if (known !== undefined) return known;
     const [runner] = this.runners;
-    const graph = scoreGraph(this.runners, this.chunks[number], runner.engine.device);
+    const graph = scoreGraph(this.runners, this.chunks[number], runner.engine.portable);
     const opened = runner.engine.session(
       graph,
       this.runners.every(({ keepsCopies }) => keepsCopies),

@@ -1,4 +1,5 @@
 import type { FlowParamsRecord } from "../surgery/surgery-report.js";
+import { activationBlocks } from "./activation-words.js";
 import { fixed, significant } from "./number-words.js";
 import type { ReportInput } from "./report-input.js";
 import { type Block, foreign, paragraph, say } from "./report-text.js";
@@ -28,6 +29,8 @@ export function flowBlocks(report: ReportInput): Block[] {
         say`The drive is a weight's magnitude times the share of the flow its row and column carry when every input channel of the tile sends one unit and every output channel draws one (8 Sinkhorn sweeps), so that weak channels keep their best tubes. The flow looks at weights only: no activations, no gradients.`,
       ),
     );
+  } else if (report.activation !== undefined) {
+    blocks.push(...activationBlocks(report.activation));
   } else {
     blocks.push(
       paragraph(

@@ -1,6 +1,10 @@
 import { byteSize, count, counted, isNumber, percent, percentRange, share } from "./number-words.js";
+import { evalCommand, qualitySentence } from "./quality-section.js";
 import type { ReportInput } from "./report-input.js";
 import { code, command, type List, say, shellQuote, strong } from "./report-text.js";
+
+/** A perplexity up to a twentieth over the donor's reads as "holds", more as a warning; where to draw the line is a matter of taste. */
+const GENTLE = 1.05;
 
 type Item = List["items"][number];
 
@@ -76,7 +80,7 @@ export function assessment(report: ReportInput): List {
   }
   if (isNumber(totals.min_sparsity) && totals.tensors > 0) {
     good(
-      say`${percent(share(totals.killed, totals.target_weights))} of the target projection weights were killed (${percent(share(totals.killed, totals.model_weights))} of the full model), between ${percentRange(totals.min_sparsity, totals.max_sparsity)} zeros a tensor${
+      say`${percent(share(totals.killed, totals.target_weights))} of the target projection weights were killed (${percent(share(totals.killed, totals.model_weights))} of the full model), with ${percentRange(totals.min_sparsity, totals.max_sparsity)} zeros a tensor${
         report.params.target_sparsity === undefined
           ? "; no rate was set, it emerged from the weights"
           : `, asked for ${percent(report.params.target_sparsity)} zeros over all targets`
@@ -90,9 +94,10 @@ export function assessment(report: ReportInput): List {
   } else if (quality.divergence === null || quality.donor === null) {
     warning(say`Perplexity was measured without the donor beside it, so it does not say what surgery cost.`);
   } else {
-    const change = quality.divergence.perplexity_ratio - 1;
-    const text = say`On ${code(quality.text.name)} surgery ${change >= 0 ? "raised" : "lowered"} perplexity by ${percent(Math.abs(change))} of the donor's; both models prefer the same next token at ${percent(quality.divergence.same_top)} of ${count(quality.protocol.tokens)} places.`;
-    if (change <= 0.05) good(text);
+    const { perplexity_ratio: ratio, ln_ratio: ln, ln_ratio_stderr: error } = quality.divergence;
+    const noise = Math.abs(ln) < 2 * error ? ", within the noise of this text" : "";
+    const text = say`${qualitySentence(quality)} That is one text${noise}: ${code(quality.text.name)} is no proof for others.`;
+    if (ratio <= GENTLE) good(text);
     else warning(text);
   }
   if (worth == null) {
@@ -110,10 +115,4 @@ export function assessment(report: ReportInput): List {
     );
   }
   return { kind: "list", items };
-}
-
-export function evalCommand(report: ReportInput): ReturnType<typeof command> {
-  return command(
-    `physarium eval ${shellQuote(report.output.path)} --text FILE --against ${shellQuote(report.donor.path)}`,
-  );
 }

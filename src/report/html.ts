@@ -117,9 +117,7 @@ function pictureHtml({ title, caption }: Picture, drawing: string): string {
 function tableHtml(table: Table, section: string, title: string): string {
   const { caption, columns, rows, note, folded } = table;
   const side = (i: number) => (columns[i]?.numeric ? ` class="n"` : "");
-  const head = columns
-    .map(({ name }, i) => `<th scope="col"${side(i)}>${name === "" ? "&#160;" : html(foreign(name))}</th>`)
-    .join("");
+  const head = columns.map(({ name }, i) => `<th scope="col"${side(i)}>${html(foreign(name))}</th>`).join("");
   const body = rows
     .map(
       (row) =>

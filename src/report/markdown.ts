@@ -45,7 +45,7 @@ function fenced(lines: readonly string[]): string {
 
 function tableText({ caption, columns, rows, note }: Table): string {
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
-  const head = line(columns.map(({ name }) => (name === "" ? " " : pieceText(foreign(name)))));
+  const head = line(columns.map(({ name }) => pieceText(foreign(name))));
   const rule = `|${columns.map(({ numeric }) => (numeric ? "---:" : "---")).join("|")}|`;
   const body = rows.map((row) => line(row.map(textOf)));
   const under = note === undefined ? "" : `\n\n${textOf(note)}`;
@@ -53,7 +53,7 @@ function tableText({ caption, columns, rows, note }: Table): string {
 }
 
 function textOf(text: Text): string {
-  return text.map((piece) => pieceText(piece)).join("");
+  return text.map((piece, i) => (i === 0 ? unblocked(pieceText(piece), piece) : pieceText(piece))).join("");
 }
 
 function pieceText(piece: Piece): string {
@@ -72,6 +72,12 @@ function ourText(text: string): string {
     .replaceAll(">", "&gt;");
 }
 
+/** Foreign text that opens a line must not open a heading, a list or a rule. */
+function unblocked(text: string, piece: Piece): string {
+  if (typeof piece === "string" || !("foreign" in piece)) return text;
+  return text.replace(/^(\s*)([#+=-])/, "$1\\$2").replace(/^(\s*\d{1,9})([.)])/, "$1\\$2");
+}
+
 /** A code span in a table cell: `|` must be escaped even there, and backticks need a longer fence. */
 function codeSpan(text: string): string {
   if (text.includes("`")) return escapeMarkdown(text);
@@ -79,7 +85,7 @@ function codeSpan(text: string): string {
 }
 
 /**
- * Disarm what could become markup: HTML and entities everywhere, emphasis, links and tables inside a line, blocks at its start.
+ * Disarm what could become markup inside a line: HTML, entities, emphasis, links, tables.
  * An underscore between letters is none in GitHub's Markdown, so names in prose stay readable.
  */
 function escapeMarkdown(text: string, special = /[\\|<>`*[\]~$&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])/g): string {
@@ -91,9 +97,6 @@ function escapeMarkdown(text: string, special = /[\\|<>`*[\]~$&]|(?<![A-Za-z0-9]
         if (character === "&") return "&amp;";
         return `\\${character}`;
       })
-      .replace(/^(\s*)([#+=-]|\d{1,9}(?=[.)]))/, (_, space: string, mark: string) =>
-        /\d/.test(mark) ? `${space}${mark}\u200b` : `${space}\\${mark}`,
-      )
       // A bare address would become a link that leads where the donor's author wants.
       .replace(/\b(https?|ftp|www)([:.])/gi, "$1\u200b$2")
       .replaceAll("@", "@\u200b")

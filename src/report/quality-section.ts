@@ -1,13 +1,14 @@
-import { evalCommand } from "./honest-words.js";
 import { byteSize, count, counted, duration, fixed, percent, significant } from "./number-words.js";
-import type { ModelNumbers, ReportInput } from "./report-input.js";
+import type { ModelNumbers, QualityNumbers, ReportInput } from "./report-input.js";
 import {
   type Block,
   code,
+  command,
   foreign,
   paragraph,
   type Section,
   say,
+  shellQuote,
   strong,
   type Table,
   type Text,
@@ -28,7 +29,7 @@ export function qualitySection(report: ReportInput): Section {
     };
   }
   const { model, donor, divergence, protocol, engine, text } = quality;
-  const blocks: Block[] = [paragraph(say`${foreign(quality.summary)}`)];
+  const blocks: Block[] = [paragraph(qualitySentence(quality))];
   const row = (name: string, of: (m: ModelNumbers) => string): Text[] => [
     say`${name}`,
     say`${of(model)}`,
@@ -37,7 +38,7 @@ export function qualitySection(report: ReportInput): Section {
   blocks.push({
     kind: "table",
     caption: "Perplexity",
-    columns: [{ name: "" }, { name: "Operated", numeric: true }, { name: "Donor", numeric: true }],
+    columns: [{ name: "Measure" }, { name: "Operated", numeric: true }, { name: "Donor", numeric: true }],
     rows: [
       row("Perplexity", (m) => `${fixed(m.perplexity, 3)} ± ${fixed(m.stderr, 3)}`),
       row("Mean NLL, nats a token", (m) => fixed(m.mean_nll, 4)),
@@ -71,7 +72,7 @@ export function qualitySection(report: ReportInput): Section {
       kind: "picture",
       picture: "nll",
       title: "Loss along the text",
-      caption: say`Mean negative log-likelihood along the text, from its first token to its last${donor === null ? "." : "; the area between the lines is what surgery cost."}`,
+      caption: say`Mean negative log-likelihood along the text, from its first token to its last${donor === null ? "." : "; below, what lies between them, which is what surgery cost."}`,
     });
   }
   if (quality.kl_histogram !== null && divergence !== null) {
@@ -91,7 +92,37 @@ export function qualitySection(report: ReportInput): Section {
   return { id: "quality", title: "Inference quality", blocks };
 }
 
-function histogramTable(histogram: NonNullable<NonNullable<ReportInput["quality"]>["kl_histogram"]>): Table {
+/**
+ * What surgery cost, in one sentence made of the numbers. It does not repeat how much was pruned: such a rate would need its
+ * denominator, and stands where it has it.
+ */
+export function qualitySentence({ text, protocol, model, donor, divergence }: QualityNumbers): Text {
+  const where = say`On ${code(text.name)} (${counted(protocol.tokens, "predicted token")})`;
+  if (donor === null || divergence === null) {
+    return say`${where} the operated model has a perplexity of ${strong(fixed(model.perplexity, 2))}; the donor was not measured beside it, so this does not say what surgery cost.`;
+  }
+  const change = divergence.perplexity_ratio - 1;
+  const moved = change < 0 ? "lowered" : "raised";
+  return say`${where} surgery ${moved} perplexity by ${strong(percent(Math.abs(change)))} of the donor's, from ${fixed(donor.perplexity, 2)} to ${fixed(model.perplexity, 2)}; both models put the same token first at ${percent(divergence.same_top)} of the places.`;
+}
+
+type Histogram = NonNullable<QualityNumbers["kl_histogram"]>;
+
+/** The bins from the first to the last that holds anything: the probe's span every case, a text's few of them. */
+export function withoutEmptyEnds({ log10_edges, counts, underflow, overflow }: Histogram): Histogram {
+  const first = counts.findIndex((n) => n > 0);
+  if (first < 0) return { log10_edges, counts, underflow, overflow };
+  const last = counts.findLastIndex((n) => n > 0);
+  return {
+    log10_edges: log10_edges.slice(first, last + 2),
+    counts: counts.slice(first, last + 1),
+    underflow,
+    overflow,
+  };
+}
+
+function histogramTable(whole: Histogram): Table {
+  const histogram = withoutEmptyEnds(whole);
   const edge = (i: number) => significant(10 ** histogram.log10_edges[i], 3);
   const last = histogram.counts.length;
   return {
@@ -110,4 +141,10 @@ function histogramTable(histogram: NonNullable<NonNullable<ReportInput["quality"
     folded: true,
     htmlOnly: true,
   };
+}
+
+export function evalCommand(report: ReportInput): ReturnType<typeof command> {
+  return command(
+    `physarium eval ${shellQuote(report.output.path)} --text FILE --against ${shellQuote(report.donor.path)} --save`,
+  );
 }

@@ -8,7 +8,6 @@ export type ReportInput = SurgeryReport & {
 
 /** The part of the probe's `QualitySection` that the report shows; see there for units. */
 export interface QualityNumbers {
-  readonly summary: string;
   readonly text: { readonly name: string; readonly bytes: number; readonly sha256: string };
   readonly protocol: {
     readonly name: string;

@@ -374,7 +374,7 @@ function tiles(report: ReportInput): Section {
       kind: "picture",
       picture: "tiles",
       title: "Tiles of the most and least pruned tensor",
-      caption: say`Each cell is a tile, or several where a tensor has more tiles than the map has cells. Every map has a scale of its own.`,
+      caption: say`Each cell is a tile, or several where a tensor has more tiles than the map has cells. The maps share one scale.`,
     });
   }
   return { id: "tiles", title: "Tiles and coverage", blocks };
@@ -404,7 +404,9 @@ function integrity(report: ReportInput): Section {
     blocks: [
       paragraph(verdict),
       paragraph(
-        say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)}, ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}${parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""}.`,
+        parity.tiles_checked === 0
+          ? say`Parity with the reference was not probed.`
+          : say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)}, ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}${parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""}.`,
       ),
       table(
         "Checks",

@@ -40,15 +40,16 @@ h1{font-size:clamp(2rem,1.2rem + 3.6vw,3.6rem);line-height:1.08;font-weight:500;
 .lede{font-size:clamp(1.15rem,1rem + .7vw,1.5rem);line-height:1.45;max-width:46ch;margin-bottom:1.6em}
 .lede strong{font-weight:600;color:var(--killed-text);white-space:nowrap}
 .hero{margin:0 0 2.2rem}
-.veins{display:block;width:100%;height:clamp(84px,14vw,176px);fill:var(--yellow)}.veins .pale{opacity:.26}
+.veins{display:block;width:100%;height:clamp(84px,14vw,176px);fill:var(--yellow)}.veins .pale{opacity:.4}
 figcaption{font:.86rem/1.5 var(--sans);color:var(--soft);max-width:78ch;margin-top:.6rem}
 figcaption code{font-size:.94em}
-.denominators{margin:0 0 2.2rem}
+.denominators{margin:0 0 2.2rem}.denominators figcaption{max-width:none}
 .denominators .bar{display:flex;height:1.15rem;gap:2px;border-radius:3px;overflow:hidden}
 .denominators .bar i{min-width:2px;flex-basis:0}
 .killed{background:var(--killed)}.alive{background:var(--alive)}.was-zero{background:var(--soft)}.carried{background:var(--carried)}
 .denominators ul{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:.25rem 1.8rem}
 .denominators li{color:var(--ink)}.denominators .of{color:var(--soft)}
+.bar,.ramp,.key,.veins,.plot,.tiles{forced-color-adjust:none}
 .key{display:inline-block;width:.72em;height:.72em;border-radius:2px;margin-right:.5em}
 .keys{display:grid;grid-template-columns:repeat(auto-fit,minmax(10.5rem,1fr));gap:1.4rem 2rem;margin:0;padding:1.5rem 0 1.7rem;border-block:1px solid var(--rule)}
 .keys dt{font:.82rem/1.3 var(--sans);color:var(--soft);margin-bottom:.35rem}
@@ -75,7 +76,7 @@ h3{font:600 1rem/1.35 var(--sans);margin:0 0 .9rem}
 .scroll:focus-visible{outline-offset:6px}
 .tall{max-height:34rem;overflow-y:auto}
 .plot{display:block;width:100%;height:auto;font-family:var(--sans);fill:var(--ink)}
-.plot [aria-label*="tick label"] text,.plot [aria-label*="axis label"] text{fill:var(--soft)}
+.plot .axis{fill:var(--soft)}
 .legend{display:flex;flex-wrap:wrap;align-items:center;gap:.2rem .7rem;font:.82rem/1.4 var(--sans);color:var(--soft);margin:.7rem 0 0}
 .ramp{display:inline-flex;width:9rem;height:.7rem;border-radius:2px;overflow:hidden}.ramp i{flex:1}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(9.8rem,100%),1fr));gap:1.4rem 1rem}
@@ -84,7 +85,7 @@ h3{font:600 1rem/1.35 var(--sans);margin:0 0 .9rem}
 .panel-title{font:600 .88rem/1.3 var(--sans);margin:0 0 .3rem}
 .tile-maps{display:flex;flex-wrap:wrap;gap:2rem 3.5rem;align-items:flex-start}
 .tile-map{max-width:100%}
-.tile-name{font-size:.95rem;margin:0 0 .7rem}.tile-size{font:.82rem/1.4 var(--sans);color:var(--soft);margin:.3rem 0 0}
+.tile-name{font-size:.95rem;margin:0 0 .7rem}.tile-size{font:.82rem/1.5 var(--sans);color:var(--soft);margin:.7rem 0 0}
 .tiles text{font-family:var(--sans)}
 .tiles{display:block;max-width:100%;height:auto;border-radius:3px}
 table{border-collapse:collapse;font:.9rem/1.45 var(--sans);font-variant-numeric:tabular-nums lining-nums;margin:0 0 .4rem;min-width:min(100%,26rem)}

@@ -1,4 +1,5 @@
 import { byteSize, count, counted, duration, percent, percentRange, share } from "./number-words.js";
+import { qualitySentence } from "./quality-section.js";
 import { remarksOf } from "./remarks.js";
 import type { ReportInput } from "./report-input.js";
 import { foreign, plain, say } from "./report-text.js";
@@ -48,10 +49,7 @@ export function renderSummary(report: ReportInput): string {
   rows.push(["coverage", `${percent(coverage.fraction)} of the target weights, ${counted(coverage.tiles, "tile")}`]);
   rows.push(["time", `${duration(report.wall_seconds)}, memory ${byteSize(report.peak_rss_bytes)}`]);
   rows.push(["verified", verdict(integrity)]);
-  rows.push([
-    "quality",
-    quality == null ? "untested: no forward pass was run" : plain(say`${foreign(quality.summary)}`),
-  ]);
+  rows.push(["quality", quality == null ? "untested: no forward pass was run" : plain(qualitySentence(quality))]);
   if (worth != null) {
     rows.push([
       "packed",
@@ -66,7 +64,9 @@ export function renderSummary(report: ReportInput): string {
 function verdict(integrity: ReportInput["integrity"]): string {
   if (integrity == null) return "not yet";
   const passed = integrity.checks.filter(({ ok }) => ok).length;
-  const parity = `parity with the reference on ${count(integrity.parity.tiles_checked)} of ${counted(integrity.parity.tiles_total, "tile")}`;
+  const { tiles_checked: checked, tiles_total: total } = integrity.parity;
+  const parity =
+    checked === 0 ? "parity not probed" : `parity with the reference on ${count(checked)} of ${counted(total, "tile")}`;
   return integrity.ok
     ? `yes: ${counted(passed, "check")}, ${parity}`
     : `NO: ${counted(integrity.difference_count, "difference")}, ${passed} of ${integrity.checks.length} checks passed`;

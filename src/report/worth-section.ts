@@ -1,5 +1,5 @@
 import { byteSize, count, fixed, percent } from "./number-words.js";
-import type { ReportInput } from "./report-input.js";
+import type { ReportInput, WorthNumbers } from "./report-input.js";
 import {
   type Block,
   code,
@@ -31,13 +31,13 @@ export function worthSection(report: ReportInput): Section {
   const estimated = worth.packed_is !== "exact";
   const blocks: Block[] = [
     paragraph(
-      say`${percent(worth.sparsity)} of all ${count(worth.weights)} weights are zero. Packed without loss, the tensors take ${strong(byteSize(worth.size_packed))} instead of ${byteSize(worth.size_now)}: ${strong(percent(worth.packed_fraction))} of their size${estimated ? `, estimated from ${count(worth.sampled_weights)} sampled weights` : ", read from the packed files"}. No coder that treats weights one by one and leaves signs and mantissas raw could get below ${byteSize(worth.size_entropy_bound)}.`,
+      say`${percent(worth.sparsity)} of all ${count(worth.weights)} weights are zero. Packed without loss, the tensors take ${strong(byteSize(worth.size_packed))} instead of ${byteSize(worth.size_now)}: ${strong(percent(worth.packed_fraction))} of their size${estimated ? `, by the packer's own code lengths on ${worth.sampled_weights < worth.weights ? `${count(worth.sampled_weights)} sampled` : "all"} weights` : ", read from the packed files"}. No coder that treats weights one by one and leaves signs and mantissas raw could get below ${byteSize(worth.size_entropy_bound)}.`,
     ),
     {
       kind: "picture",
       picture: "formats",
       title: "The same model in other formats",
-      caption: say`Size of the tensors in each format, against memories with ${percent(worth.reserved_fraction, 0)} left free for the rest of the engine.`,
+      caption: say`Size of the tensors in each format${memoriesInSight(worth).length > 0 ? `; the dashed lines are memories with ${percent(worth.reserved_fraction, 0)} left free for the rest of the engine` : ""}. Paler bars round the weights.`,
     },
     {
       kind: "table",
@@ -56,12 +56,7 @@ export function worthSection(report: ReportInput): Section {
         say`${fixed(format.bits_per_weight, 2)}`,
         say`${format.lossy ? "rounded" : "bit for bit"}`,
         say`${format.holds_exact_zeros ? "stay zero" : "may not stay zero"}`,
-        say`${
-          worth.memories
-            .filter(({ fits }) => fits.includes(format.format))
-            .map(({ gigabytes }) => `${gigabytes} GB`)
-            .join(", ") || "none of these"
-        }`,
+        say`${smallestMemory(worth, format.format)}`,
       ]),
       note: say`A memory of “8 GB” is 8 × 2³⁰ bytes, as makers of cards count; sizes are in GB of 10⁹ bytes.`,
     },
@@ -92,6 +87,20 @@ export function worthSection(report: ReportInput): Section {
     },
   ];
   return { id: "worth", title, blocks };
+}
+
+/** Memories a picture of the formats can show: those far beyond the model would squeeze its bars to nothing. */
+export function memoriesInSight(worth: WorthNumbers): { gigabytes: number; room: number }[] {
+  const largest = worth.formats.reduce((most, { size }) => Math.max(most, size), 0);
+  return worth.memories
+    .map(({ gigabytes, bytes }) => ({ gigabytes, room: bytes * (1 - worth.reserved_fraction) }))
+    .filter(({ room }) => room <= largest * 1.35 && room >= largest * 0.05);
+}
+
+/** The smallest of the memories that holds a format with the reserve left free. */
+function smallestMemory({ memories }: WorthNumbers, format: string): string {
+  const fitting = memories.filter(({ fits }) => fits.includes(format)).map(({ gigabytes }) => gigabytes);
+  return fitting.length > 0 ? `${Math.min(...fitting)} GB and up` : "none of these";
 }
 
 /** `as_is` and `packed` in words; names of GGUF types stay. */

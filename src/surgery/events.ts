@@ -31,6 +31,15 @@ export type SurgeryEvent =
       readonly seconds: number;
       readonly killed_cumulative: number;
     }
+  | {
+      readonly event: "layer";
+      readonly layer: number;
+      readonly layers: number;
+      readonly seconds: { readonly forward: number; readonly gram: number; readonly methods: number };
+      /** Mean relative output error of the layer's tensors as selection leaves it, and after sprouting and healing. */
+      readonly loss_before: number;
+      readonly loss_after: number;
+    }
   | { readonly event: "finishing"; readonly step: string };
 
 export interface Progress {

@@ -6,7 +6,7 @@ import { BandKernel } from "../flow/kernels.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { FlowParams } from "../flow/params.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
-import type { Plan, PlannedTensor } from "./plan.js";
+import { kernelFlow, type Plan, type PlannedTensor } from "./plan.js";
 import type { Figures, TensorRow, TileMap } from "./surgery-report.js";
 
 /** Bands whose drives are counted for the histogram, spread evenly over the targets. */
@@ -48,7 +48,13 @@ async function countDrives(
   let tiles = 0;
   let weights = 0;
   const maxCols = targets.reduce((most, { target }) => Math.max(most, target!.cols), 1);
-  const kernel = new BandKernel(module, { slotCount: 1, slotByteLength, maxCols }, params, plan.options.flow, "count");
+  const kernel = new BandKernel(
+    module,
+    { slotCount: 1, slotByteLength, maxCols },
+    params,
+    kernelFlow(plan.options),
+    "count",
+  );
   const picks = Math.min(SAMPLED_BANDS, targets.length);
   for (let pick = 0; pick < picks; pick++) {
     checkSignal();

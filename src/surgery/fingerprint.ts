@@ -1,8 +1,10 @@
-import { type FileLayer, FileSource, nodeFiles } from "../checkpoint/file-layer.js";
+import type { ActivationSettings } from "../calibration/operate-donor.js";
+import { type FileLayer, FileSource, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import type { Digester } from "./digest.js";
 import type { Fingerprint } from "./ledger.js";
+import type { CheckedOptions } from "./options.js";
 import type { Plan } from "./plan.js";
 
 /** What makes two runs the same operation. Reads the headers again and digests them. */
@@ -29,12 +31,36 @@ export async function fingerprintOf(
     block_size: options.params.blockSize,
     n_iter: options.params.nIter,
     beta: options.params.beta,
-    survival: options.targetSparsity === undefined ? options.params.survival : null,
+    survival: isSurvivalGiven(options) ? options.params.survival : null,
     target_sparsity: options.targetSparsity ?? null,
     include: options.include ?? null,
     exclude: options.exclude ?? null,
     allow_non_finite: options.allowNonFinite,
+    activation: await activationFingerprint(options.activation, digester, files),
     shards,
+  };
+}
+
+/** A search finds it, or v2 aims at a rate or pattern without one. */
+function isSurvivalGiven({ targetSparsity, activation }: CheckedOptions): boolean {
+  return targetSparsity === undefined && (activation === undefined || activation.target.kind === "emergent");
+}
+
+async function activationFingerprint(
+  settings: ActivationSettings | undefined,
+  digester: Digester,
+  files: FileLayer,
+): Promise<Fingerprint["activation"]> {
+  if (settings === undefined) return null;
+  const { target, calibration, samples, window, seed, options } = settings;
+  return {
+    target: { ...target },
+    calibration:
+      calibration === undefined ? "self-written" : digester.digest(await readSmallFile(calibration, files, 1 << 30)),
+    samples,
+    window: window ?? null,
+    seed,
+    heal: options?.heal ?? true,
   };
 }
 
@@ -42,7 +68,7 @@ export async function fingerprintOf(
 export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outputPath: string): void {
   const differences: string[] = [];
   for (const key of Object.keys(now) as (keyof Fingerprint)[]) {
-    if (key === "shards" || stopped[key] === now[key]) continue;
+    if (key === "shards" || JSON.stringify(stopped[key]) === JSON.stringify(now[key])) continue;
     differences.push(`${key} was ${JSON.stringify(stopped[key])} and is ${JSON.stringify(now[key])}`);
   }
   const before = new Map(stopped.shards.map((shard) => [shard.file, shard]));

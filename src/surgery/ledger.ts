@@ -1,3 +1,4 @@
+import type { CalibrationRecord } from "../calibration/operate-donor.js";
 import {
   closeQuietly,
   closeWritten,
@@ -9,6 +10,7 @@ import {
   writeFully,
 } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
+import type { ActivationRecord } from "./activation.js";
 import type { Figures } from "./surgery-report.js";
 
 /**
@@ -36,12 +38,24 @@ export interface Fingerprint {
   readonly include: string | null;
   readonly exclude: string | null;
   readonly allow_non_finite: boolean;
+  /** v2: what it aims at and what it was calibrated on; null for flows that consume no activations. */
+  readonly activation: ActivationFingerprint | null;
   readonly shards: readonly {
     readonly file: string;
     readonly byte_length: number;
     readonly modified_ns: string;
     readonly header_digest: string;
   }[];
+}
+
+export interface ActivationFingerprint {
+  readonly target: { readonly kind: string; readonly [more: string]: unknown };
+  /** XXH128 of the calibration text, or `self-written`. */
+  readonly calibration: string;
+  readonly samples: number;
+  readonly window: number | null;
+  readonly seed: number;
+  readonly heal: boolean;
 }
 
 export interface HeaderRecord {
@@ -68,7 +82,13 @@ export interface SearchRecord {
   readonly expected_sparsity: number;
 }
 
-export interface TensorRecord {
+/** What v2 was calibrated on. */
+export interface CalibrationLedgerRecord extends CalibrationRecord {
+  readonly kind: "calibration";
+  readonly at: string;
+}
+
+export interface TensorRecord extends Partial<ActivationRecord> {
   readonly kind: "tensor";
   readonly at: string;
   readonly name: string;
@@ -138,6 +158,7 @@ export interface FinishedRecord {
 export type LedgerRecord =
   | HeaderRecord
   | SearchRecord
+  | CalibrationLedgerRecord
   | TensorRecord
   | ShardRecord
   | SideFileRecord
@@ -149,6 +170,7 @@ export type LedgerRecord =
 export interface Ledger {
   readonly header: HeaderRecord;
   readonly search: SearchRecord | undefined;
+  readonly calibration: CalibrationLedgerRecord | undefined;
   /** By name; the last record of a tensor counts. */
   readonly tensors: ReadonlyMap<string, TensorRecord>;
   readonly shards: ReadonlyMap<string, ShardRecord>;
@@ -279,6 +301,7 @@ function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeBy
   const sideFiles = new Map<string, SideFileRecord>();
   const warnings: WarningRecord[] = [];
   let search: SearchRecord | undefined;
+  let calibration: CalibrationLedgerRecord | undefined;
   let figures: Figures | undefined;
   let finished: FinishedRecord | undefined;
   for (const record of records) {
@@ -287,8 +310,9 @@ function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeBy
     else if (record.kind === "side_file") sideFiles.set(record.file, record);
     else if (record.kind === "warning") warnings.push(record);
     else if (record.kind === "search") search = record;
+    else if (record.kind === "calibration") calibration = record;
     else if (record.kind === "figures") figures = record.figures;
     else if (record.kind === "finished") finished = record;
   }
-  return { header, search, tensors, shards, sideFiles, warnings, figures, finished, wholeByteLength };
+  return { header, search, calibration, tensors, shards, sideFiles, warnings, figures, finished, wholeByteLength };
 }

@@ -7,6 +7,7 @@ import type { FloatDtype } from "../safetensors/dtypes.js";
 import { inlinePool, type Pool, threadPool } from "../threads/pool.js";
 import { type RunnableJob, runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
+import { type ActivationRecord, operateActivation } from "./activation.js";
 import { createDigester, type Digester } from "./digest.js";
 import type { OnEvent, Progress } from "./events.js";
 import { gatherFigures } from "./figures.js";
@@ -25,7 +26,7 @@ import {
 import { freeBytes, publish, syncFolder, writeSmallFile } from "./output-folder.js";
 import { type OperatorSetup, PieceOperator } from "./piece-operator.js";
 import { type Piece, piecesOf } from "./pieces.js";
-import { kernelSizes, type Plan, type PlannedShard, type PlannedTensor } from "./plan.js";
+import { kernelFlow, kernelSizes, type Plan, type PlannedShard, type PlannedTensor, searchesSurvival } from "./plan.js";
 import type { Job, JobResult, PieceJob, PieceResult, WorkerSetup } from "./protocol.js";
 import { type RunEntry, readRuns, writeRuns } from "./run-history.js";
 import { ShardBoundaries } from "./shard-boundaries.js";
@@ -198,6 +199,7 @@ class Operation {
     const { stopped } = this.workspace;
     const kept: LedgerRecord[] = [];
     if (stopped?.search !== undefined) kept.push(stopped.search);
+    if (stopped?.calibration !== undefined) kept.push(stopped.calibration);
     kept.push(...this.records.values());
     for (const shard of this.plan.shards) {
       const record = stopped?.shards.get(shard.file);
@@ -218,7 +220,7 @@ class Operation {
   private async findParams(module: WebAssembly.Module): Promise<FlowParams> {
     const { plan } = this;
     const { params, targetSparsity } = plan.options;
-    if (targetSparsity === undefined) return params;
+    if (targetSparsity === undefined || !searchesSurvival(plan.options)) return params;
     let found = this.workspace.stopped?.search;
     if (found === undefined) {
       found = await this.search(module, targetSparsity);
@@ -271,8 +273,8 @@ class Operation {
       const { file, order, seconds, killed_cumulative } = record;
       this.onEvent({ event: "shard", file, order, seconds, killed_cumulative });
     });
-    const finishTensor = async (progress: TensorProgress) => {
-      const record = progress.record(this.digester);
+    const finishTensor = async (progress: TensorProgress, more?: ActivationRecord) => {
+      const record = progress.record(this.digester, more);
       this.records.set(record.name, record);
       await this.ledger.append(record);
       this.onEvent({
@@ -287,19 +289,29 @@ class Operation {
       await boundary.pass();
     };
     const { plan, folder, digester, files } = this;
+    const { activation } = plan.options;
     async function* jobs(operation: Operation): AsyncGenerator<PieceWork> {
       for (const shard of plan.shards) {
         // Kept shards get their header again, too: a ledger may outlive what a power cut took from the file.
         boundary.headerDigests.set(shard.file, await prepareShard(shard, folder, digester, files));
         await boundary.pass();
-        yield* operation.jobs(
-          shard.tensors.filter(({ name }) => !operation.records.has(name)),
-          "operate",
-          finishTensor,
-        );
+        const open = shard.tensors.filter(({ name }) => !operation.records.has(name));
+        const byKernels = activation === undefined ? open : open.filter(({ role }) => role === "carried");
+        yield* operation.jobs(byKernels, "operate", (progress) => finishTensor(progress));
       }
     }
     await runJobs(jobs(this), pool, this.options.signal);
+    if (activation !== undefined) {
+      const { records, onEvent } = this;
+      await operateActivation(
+        { plan, settings: activation, folder, records, digester, files, onEvent, signal: this.options.signal },
+        async (calibration) => {
+          if (this.workspace.stopped?.calibration !== undefined) return;
+          await this.ledger.append({ kind: "calibration", at: new Date().toISOString(), ...calibration });
+        },
+        finishTensor,
+      );
+    }
     await boundary.pass();
   }
 
@@ -429,7 +441,8 @@ class Operation {
     work: (pool: PiecePool) => Promise<T>,
     task: "operate" | "count" = "operate",
   ): Promise<T> {
-    const { flow, allowNonFinite } = this.plan.options;
+    const { allowNonFinite } = this.plan.options;
+    const flow = kernelFlow(this.plan.options);
     const setup: OperatorSetup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite };
     const pool = await createPool(this.plan.memory.workers, module, setup, this.files);
     try {

@@ -1,4 +1,8 @@
 import { availableParallelism } from "node:os";
+import { resolve } from "node:path";
+import type { PruneTarget } from "../calibration/method.js";
+import type { ActivationSettings } from "../calibration/operate-donor.js";
+import { parsePattern } from "../calibration/stages/select.js";
 import { PhysariumError } from "../errors.js";
 import { FLOWS, findFlow } from "../flow/flows.js";
 import { checkParams, DEFAULT_PARAMS, type FlowParams } from "../flow/params.js";
@@ -17,14 +21,26 @@ export interface SurgeryOptions {
   readonly include?: string;
   readonly exclude?: string;
   readonly allowNonFinite?: boolean;
+  /** v2: keep N of every M inputs, as `2:4`. Without it or a target sparsity the dead are what the flow starves. */
+  readonly pattern?: string;
+  /** v2: UTF-8 text whose activations drive the flow; without it the donor writes its own. */
+  readonly calibration?: string;
+  /** v2: calibration samples (128), tokens of each, and which are drawn (0: in order). */
+  readonly samples?: number;
+  readonly window?: number;
+  readonly seed?: number;
+  /** v2: false keeps the survivors' bits. */
+  readonly heal?: boolean;
   /** Worker threads; 0 works in this thread. Default: the processors, as memory allows. */
   readonly workers?: number;
 }
 
 /** The options checked and completed. */
 export interface CheckedOptions {
-  readonly flow: DataFreeFlow;
+  readonly flow: DataFreeFlow | "activation";
   readonly flowVersion: string;
+  /** Present for the flow that consumes activations. */
+  readonly activation: ActivationSettings | undefined;
   readonly params: FlowParams;
   readonly targetSparsity: number | undefined;
   readonly include: string | undefined;
@@ -36,7 +52,7 @@ export interface CheckedOptions {
 /** Throws `USAGE_*` for anything that cannot be. */
 export function checkOptions(options: SurgeryOptions): CheckedOptions {
   const flow = findFlow(options.flow ?? "magnitude");
-  if (flow === undefined || flow.name === "activation") {
+  if (flow === undefined) {
     throw new PhysariumError(
       "USAGE_FLOW",
       `--flow is "${options.flow}", expected one of ${FLOWS.map(({ name }) => name).join(", ")}`,
@@ -71,6 +87,8 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
   return {
     flow: flow.name,
     flowVersion: flow.version,
+    activation:
+      flow.name === "activation" ? activationSettings(options, params.survival) : refuseActivationOptions(options),
     params,
     targetSparsity,
     include: options.include,
@@ -78,6 +96,40 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
     allowNonFinite: options.allowNonFinite ?? false,
     workers,
   };
+}
+
+function activationSettings(options: SurgeryOptions, survival: number): ActivationSettings {
+  const { pattern, targetSparsity, calibration, samples = 128, window, seed = 0, heal = true } = options;
+  if (pattern !== undefined && targetSparsity !== undefined) {
+    throw new PhysariumError("USAGE_PARAM", "--pattern and --target-sparsity exclude each other; leave one out");
+  }
+  if (!Number.isInteger(samples) || samples < 1) {
+    throw new PhysariumError("USAGE_PARAM", `--samples is ${samples}, expected a whole number of at least 1`);
+  }
+  const target: PruneTarget =
+    pattern !== undefined
+      ? { kind: "pattern", pattern: parsePattern(pattern) }
+      : targetSparsity !== undefined
+        ? { kind: "sparsity", sparsity: targetSparsity }
+        : { kind: "emergent", survival };
+  return {
+    target,
+    ...(calibration === undefined ? {} : { calibration: resolve(calibration) }),
+    samples,
+    ...(window === undefined ? {} : { window }),
+    seed,
+    options: { heal },
+  };
+}
+
+/** Options of v2 mean nothing to a flow that looks at weights alone; taking them in silence would claim otherwise. */
+function refuseActivationOptions(options: SurgeryOptions): undefined {
+  for (const name of ["pattern", "calibration", "samples", "window", "seed"] as const) {
+    if (options[name] !== undefined) {
+      throw new PhysariumError("USAGE_PARAM", `--${name} belongs to --flow activation; add that, or leave it out`);
+    }
+  }
+  return undefined;
 }
 
 export function compilePattern(flag: string, source: string | undefined): RegExp | undefined {

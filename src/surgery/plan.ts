@@ -4,6 +4,7 @@ import { classifyTensor, type TargetShape } from "../checkpoint/projections.js";
 import { refuseQuantised } from "../checkpoint/quantised.js";
 import { PhysariumError } from "../errors.js";
 import { type KernelSizes, kernelByteLength } from "../flow/kernels.js";
+import type { DataFreeFlow } from "../flow/reference.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { type CheckedOptions, compilePattern, defaultWorkers } from "./options.js";
 import { countTiles, partitionOf } from "./pieces.js";
@@ -152,7 +153,7 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
   };
   const sideBytes = donor.sideFiles.reduce((sum, file) => sum + file.byteLength, 0);
   const shardBytes = shards.reduce((sum, shard) => sum + shard.byteLength, 0);
-  const searchBytes = options.targetSparsity === undefined ? 0 : targetBytes;
+  const searchBytes = searchesSurvival(options) ? targetBytes : 0;
   return Object.freeze({
     donor: {
       path: donor.path,
@@ -183,6 +184,16 @@ function* everyTensor(donor: Donor) {
   for (const shard of donor.shards) for (const info of shard.tensors) yield { info, shard: shard.file };
 }
 
+/** Is the survival to be found by a search? v2 selects its rate directly. */
+export function searchesSurvival({ targetSparsity, flow }: CheckedOptions): boolean {
+  return targetSparsity !== undefined && flow !== "activation";
+}
+
+/** The flow of the kernels: v2 uses them for what is carried over alone. */
+export function kernelFlow({ flow }: CheckedOptions): DataFreeFlow {
+  return flow === "activation" ? "magnitude" : flow;
+}
+
 /** The kernel's sizes that a plan implies. */
 export function kernelSizes(plan: Plan): KernelSizes {
   const maxCols = plan.shards.reduce(
@@ -193,8 +204,8 @@ export function kernelSizes(plan: Plan): KernelSizes {
 }
 
 function planMemory(sizes: KernelSizes, options: CheckedOptions, tensorCount: number): PlannedMemory {
-  const task = options.targetSparsity === undefined ? "operate" : "count";
-  const perKernel = kernelByteLength(sizes, options.params, options.flow, task);
+  const task = searchesSurvival(options) ? "count" : "operate";
+  const perKernel = kernelByteLength(sizes, options.params, kernelFlow(options), task);
   const bookkeeping = BASE_BYTES + tensorCount * BYTES_PER_TENSOR;
   const perWorker = perKernel + WORKER_BYTES;
   const workers = options.workers ?? defaultWorkers(perWorker, MEMORY_LIMIT - bookkeeping);

@@ -1,7 +1,7 @@
 import { PHYSARIUM_VERSION } from "../version.js";
 import type { Ledger, TensorRecord } from "./ledger.js";
 import type { RunEntry } from "./run-history.js";
-import type { LayerRow, ProjectionRow, SurgeryReport, TensorRow, Totals } from "./surgery-report.js";
+import type { ActivationSection, LayerRow, ProjectionRow, SurgeryReport, TensorRow, Totals } from "./surgery-report.js";
 
 /** All numbers of an operation, from its ledger alone. `ledger` must be finished for `ended_at` to mean anything. */
 export function summarise(ledger: Ledger, runs: readonly RunEntry[], outputPath: string): SurgeryReport {
@@ -22,6 +22,7 @@ export function summarise(ledger: Ledger, runs: readonly RunEntry[], outputPath:
       beta: fingerprint.beta,
       survival: search?.survival ?? fingerprint.survival ?? 0,
       ...(fingerprint.target_sparsity === null ? {} : { target_sparsity: fingerprint.target_sparsity }),
+      ...(fingerprint.activation === null ? {} : { activation: fingerprint.activation }),
       ...(fingerprint.include === null ? {} : { include: fingerprint.include }),
       ...(fingerprint.exclude === null ? {} : { exclude: fingerprint.exclude }),
     },
@@ -52,18 +53,38 @@ export function summarise(ledger: Ledger, runs: readonly RunEntry[], outputPath:
     warnings: ledger.warnings.map(({ code, message }) => ({ code, message })),
     side_files: [...(finished?.side_files ?? [])],
     left_out: [...(finished?.left_out ?? [])],
+    ...(fingerprint.activation === null ? {} : { activation: activationSection(ledger) }),
     ...(ledger.figures === undefined ? {} : { figures: ledger.figures }),
     wall_seconds: runs.reduce((sum, run) => sum + (run.wall_seconds ?? 0), 0),
     peak_rss_bytes: runs.reduce((most, run) => Math.max(most, run.peak_rss_bytes ?? 0), 0),
   };
 }
 
+function activationSection(ledger: Ledger): ActivationSection {
+  const { calibration } = ledger;
+  return {
+    ...(calibration === undefined
+      ? {}
+      : { calibration: { text: calibration.text, samples: calibration.samples, tokens: calibration.tokens } }),
+    tensors: targetRecords(ledger).map((record) => {
+      const { name, projection = "", weights = 0, sparsity = 0, survivors_changed = 0, revived = 0 } = record;
+      return {
+        name,
+        projection,
+        weights,
+        living: Math.round(weights * (1 - sparsity)),
+        survivors_changed,
+        revived,
+        exchanged_share: record.exchanged_share ?? 0,
+        stages: [...(record.stages ?? [])],
+      };
+    }),
+  };
+}
+
 /** A row for every target, in the order of the files. */
 function targetRows(ledger: Ledger): TensorRow[] {
-  const records: TensorRecord[] = [];
-  for (const record of ledger.tensors.values()) if (record.role === "target") records.push(record);
-  records.sort((a, b) => (a.shard < b.shard ? -1 : a.shard > b.shard ? 1 : a.byte_offset - b.byte_offset));
-  return records.map((record) => ({
+  return targetRecords(ledger).map((record) => ({
     name: record.name,
     shard: record.shard,
     dtype: record.dtype,
@@ -76,6 +97,12 @@ function targetRows(ledger: Ledger): TensorRow[] {
     sparsity: record.sparsity ?? 0,
     tiles: record.tiles ?? 0,
   }));
+}
+
+function targetRecords(ledger: Ledger): TensorRecord[] {
+  const records: TensorRecord[] = [];
+  for (const record of ledger.tensors.values()) if (record.role === "target") records.push(record);
+  return records.sort((a, b) => (a.shard < b.shard ? -1 : a.shard > b.shard ? 1 : a.byte_offset - b.byte_offset));
 }
 
 function addUp(rows: readonly TensorRow[], modelWeights: number): Totals {

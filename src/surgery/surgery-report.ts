@@ -25,6 +25,8 @@ export interface SurgeryReport {
   warnings: { code: string; message: string }[];
   side_files: string[];
   left_out: { file: string; reason: string }[];
+  /** v2 only: what it was calibrated on, and what its stages did. */
+  activation?: ActivationSection;
   /** Absent until the pictures' data was gathered; `null` where there is nothing to draw. */
   figures?: Figures;
   /** Written by `verify` (and by `surgery` itself when it verifies). */
@@ -43,6 +45,24 @@ export interface FlowParamsRecord {
   include?: string;
   exclude?: string;
   [more: string]: unknown;
+}
+
+export interface ActivationSection {
+  /** Absent in a run that has not come to it. */
+  calibration?: { text: string; samples: number; tokens: number };
+  tensors: {
+    name: string;
+    projection: string;
+    weights: number;
+    living: number;
+    /** Living weights whose bits healing moved. */
+    survivors_changed: number;
+    revived: number;
+    /** Tubes that sprouted where selection had left none, of the living. */
+    exchanged_share: number;
+    /** Relative output error after each stage. */
+    stages: { stage: string; relative_error: number; seconds: number }[];
+  }[];
 }
 
 export interface Totals {

@@ -1,3 +1,4 @@
+import type { ActivationRecord } from "./activation.js";
 import { combineDigests, type Digester } from "./digest.js";
 import type { TensorRecord } from "./ledger.js";
 import { countPieces, partitionOf } from "./pieces.js";
@@ -44,7 +45,7 @@ export class TensorProgress {
     return combineDigests(digester, this.digests);
   }
 
-  record(digester: Digester): TensorRecord {
+  record(digester: Digester, activation?: ActivationRecord): TensorRecord {
     const { tensor } = this;
     const partition = partitionOf(tensor.byteLength, tensor.target, this.blockSize);
     const base: TensorRecord = {
@@ -68,10 +69,11 @@ export class TensorProgress {
       projection: tensor.projection,
       weights: this.weights,
       already_zero: this.zeros,
-      killed: this.dead - this.zeros,
+      killed: this.dead - this.zeros + (activation?.revived ?? 0),
       sparsity: this.weights === 0 ? 0 : this.dead / this.weights,
       tiles: this.tiles,
       tile_sparsity: [this.minTile, this.maxTile],
+      ...activation,
       ...(this.nonFinite === 0 ? {} : { non_finite: this.nonFinite }),
     };
   }

@@ -103,6 +103,24 @@ describe("what is written is read back", () => {
       { numRuns: 300 },
     );
   });
+
+  it("headers of any size: the buffer grows under every kind of value", async () => {
+    for (const length of [8_000, 16_381, 16_384, 65_536, 300_000]) {
+      const strings = Array.from({ length }, (_, i) => `${i}`);
+      const map = new Map<string, GgufValue>([
+        ["strings", { type: "array", of: "string", values: strings }],
+        ["integers", { type: "array", of: "i32", values: strings.map(Number) }],
+        ["number", { type: "u64", value: length }],
+      ]);
+      const specs = strings.slice(0, 9_000).map((name) => ({ name, type: "F32" as const, shape: [1, 3] }));
+      const header = serializeGgufHeader(map, specs);
+      const bytes = new Uint8Array(header.fileByteLength);
+      bytes.set(header.bytes);
+      const back = await readGguf(memorySource(bytes), "x.gguf");
+      expect(back.metadata).toEqual(map);
+      expect(back.tensors.map(({ name }) => name)).toEqual(specs.map(({ name }) => name));
+    }
+  });
 });
 
 describe("hostile files", () => {

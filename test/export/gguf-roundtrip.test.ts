@@ -106,6 +106,37 @@ describe("synthetic donors of every family", () => {
       },
       [],
     ],
+    [
+      "llama",
+      // A scaling of no model: found by its factors alone. Heads of 64 have enough waves between short and long.
+      {
+        head_dim: 64,
+        rope_scaling: {
+          rope_type: "llama3",
+          factor: 5,
+          low_freq_factor: 1,
+          high_freq_factor: 3,
+          original_max_position_embeddings: 1000,
+        },
+      },
+      [],
+    ],
+    ["qwen2", { rope_scaling: { rope_type: "yarn", factor: 4, original_max_position_embeddings: 64 } }, []],
+    ["smollm3", { num_hidden_layers: 4, tie_word_embeddings: true }, []],
+    ["gemma", { head_dim: 16, tie_word_embeddings: true, hidden_act: "gelu_pytorch_tanh" }, []],
+    [
+      "gemma2",
+      {
+        head_dim: 16,
+        tie_word_embeddings: true,
+        sliding_window: 32,
+        attn_logit_softcapping: 50,
+        final_logit_softcapping: 30,
+        query_pre_attn_scalar: 16,
+      },
+      [],
+    ],
+    ["gemma3_text", { head_dim: 16, tie_word_embeddings: true, sliding_window: 32, num_hidden_layers: 7 }, []],
     ["qwen3", { rope_theta: undefined, rope_parameters: { rope_type: "default", rope_theta: 1e6 } }, []],
   ];
 
@@ -210,7 +241,7 @@ describe("refusals leave nothing behind", () => {
   it("a weight too large for a block's scale", () =>
     refuse({ config: smallConfig("llama"), change: setFirst("up_proj", 1e30) }, "Q8_0", "DONOR_EXPORT_RANGE"));
   it("a tensor without a place", async () => {
-    const donor = writeDonor(fresh(), { config: smallConfig("qwen3") });
+    const donor = writeDonor(fresh(), { config: smallConfig("qwen3", { head_dim: 16 }) });
     writeFileSync(join(donor, "config.json"), JSON.stringify(smallConfig("qwen2")));
     await expect(exportGguf(donor, fresh(".gguf"), { type: "F16" })).rejects.toMatchObject({
       code: "DONOR_EXPORT_TENSOR",
@@ -228,7 +259,8 @@ describe("refusals leave nothing behind", () => {
   it.each([
     ["an unknown family", { model_type: "mamba" }],
     ["a mixture of experts", { num_local_experts: 8 }],
-    ["yarn", { rope_scaling: { rope_type: "yarn", factor: 4 } }],
+    ["yarn of another kind", { rope_scaling: { rope_type: "yarn", factor: 4, beta_fast: 16 } }],
+    ["longrope", { rope_scaling: { rope_type: "longrope", factor: 4 } }],
     ["gelu", { hidden_act: "gelu" }],
   ])("%s", async (_, overrides) => {
     const donor = writeDonor(fresh(), { config: smallConfig("llama") });

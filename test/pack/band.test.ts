@@ -79,12 +79,29 @@ describe.each(DTYPES)("a band of %s", (dtype) => {
 
   it("codes a band of one repeated word without any stream", () => {
     const size = dtype === "F32" ? 4 : 2;
-    for (const word of [0, 0x3f80, 0x8000]) {
+    for (const word of [0, 0x0080, 0x8000, 0x3f80]) {
       const raw = new Uint8Array(3000 * size);
       const view = new DataView(raw.buffer);
       for (let i = 0; i < 3000; i++) view.setUint16(size * i + size - 2, word, true);
       expectAgreement(dtype, raw);
     }
+  });
+
+  it("leaves the mask out where a few zeros are cheaper as survivors, and codes 2:4 patterns by the byte", () => {
+    const random = seededRandom(9);
+    const size = dtype === "F32" ? 4 : 2;
+    for (const zeros of [0, 1, 5, 60]) {
+      const raw = gaussianBand(dtype, 9000, 0, random);
+      for (let i = 0; i < zeros; i++) raw.fill(0, 150 * i * size, (150 * i + 1) * size);
+      expectAgreement(dtype, raw);
+      const packed = encode(dtype, raw)!;
+      expect((packed[1] & 4) !== 0).toBe(false);
+    }
+    const raw = gaussianBand(dtype, 9000, 0, random);
+    for (let i = 0; i < 9000; i++)
+      if (random() < 0.5 === i % 4 < 2 && i % 2 === 0) raw.fill(0, i * size, (i + 2) * size);
+    expectAgreement(dtype, raw);
+    expect((encode(dtype, raw)![1] & 4) !== 0).toBe(true);
   });
 
   it("fills the largest band", () => {

@@ -9,7 +9,7 @@ import { digests, scratchFolder } from "./folder.js";
 import { writeOddDonor } from "./odd-donor.js";
 import { seededRandom } from "./random-bands.js";
 
-const DAMAGES = Number(process.env.PHYSARIUM_DAMAGES ?? 600);
+const DAMAGES = Number(process.env.PHYSARIUM_DAMAGES ?? 300);
 let scratch: string;
 const at = (name: string) => join(scratch, name);
 

@@ -8,10 +8,10 @@ import { packModel } from "../../dist/pack/pack-model.js";
 import { openPacked } from "../../dist/pack/packed-model.js";
 import { unpackModel } from "../../dist/pack/unpack-model.js";
 import { readHeader } from "../../dist/safetensors/header.js";
+import { hasShared, LOAM, SHARED } from "../shared.js";
 import { digests, scratchFolder } from "./folder.js";
 import { writeOddDonor } from "./odd-donor.js";
 
-const LOAM = "examples/donors/loam";
 let scratch: string;
 
 beforeAll(async () => {
@@ -69,9 +69,8 @@ describe("packing and unpacking a folder", () => {
   });
 
   it("packs a single file without an index, and every file that the format's conformance set accepts", async () => {
-    const conformance = "../shared/conformance/safetensors";
-    if (!existsSync(conformance)) console.log("skipped in part: ../shared/conformance is not there");
-    const good = existsSync(conformance) ? (await readdir(conformance)).filter((name) => name.startsWith("ok_")) : [];
+    const conformance = join(SHARED, "conformance/safetensors");
+    const good = hasShared ? (await readdir(conformance)).filter((name) => name.startsWith("ok_")) : [];
     const files = [...good.map((name) => join(conformance, name)), join(at("odd"), "model-00002-of-00002.safetensors")];
     for (const [i, file] of files.entries()) {
       const donor = at(`single-${i}`);
@@ -170,6 +169,19 @@ describe("refusals before the first write", () => {
     expect(await readdir(at("mine"))).toEqual(["precious.txt"]);
   });
 
+  it("a folder of the user's where a replaced output would wait", async () => {
+    await packModel(at("odd"), at("again"), { workers: 0 });
+    await mkdir(at("again.replaced"));
+    await writeFile(at("again.replaced/precious.txt"), "x");
+    await expect(packModel(at("odd"), at("again"), { workers: 0, overwrite: true })).rejects.toMatchObject({
+      code: "USAGE_OUTPUT_EXISTS",
+    });
+    expect(await readdir(at("again.replaced"))).toEqual(["precious.txt"]);
+    await mkdir(at("hollow"));
+    await packModel(at("odd"), at("hollow"), { workers: 0 });
+    expect(await readdir(at("hollow"))).toContain("physarium-pack.json");
+  });
+
   it("a disk that is too small, a partial folder that is not ours, a run under way", async () => {
     const { nodeFiles } = await import("../../dist/checkpoint/file-layer.js");
     const full = {
@@ -182,6 +194,8 @@ describe("refusals before the first write", () => {
     await mkdir(at("foreign.partial"));
     await writeFile(join(at("foreign.partial"), "x"), "x");
     await expect(pack("foreign")).rejects.toMatchObject({ code: "USAGE_OUTPUT_EXISTS" });
+    await writeFile(at("notes.partial.jsonl"), '{"mine":1}');
+    await expect(pack("notes")).rejects.toMatchObject({ code: "USAGE_OUTPUT_EXISTS" });
     await writeFile(at("busy.partial.lock"), String(process.ppid));
     await expect(pack("busy")).rejects.toMatchObject({ code: "USAGE_LOCKED" });
     await writeFile(at("busy.partial.lock"), "999999999");

@@ -5,14 +5,15 @@ import type { FloatDtype } from "../../src/safetensors/dtypes.js";
 import { gaussianBand, seededRandom, wildBand } from "./random-bands.js";
 
 describe.each(["BF16", "F16", "F32"] as FloatDtype[])("the estimate for %s", (dtype) => {
-  it("is the coded size up to heads and each stream's last byte", () => {
+  it("is the coded size up to each stream's last byte", () => {
     const random = seededRandom(5);
     for (const raw of [gaussianBand(dtype, 20_001, 0.3, random), wildBand(dtype, 5000, random)]) {
       const measured = measureWords(dtype, raw);
       const coded = encodeBandReference(dtype, raw).byteLength;
-      const excess = coded - 168 - measured.codedBits / 8;
+      const excess = coded - measured.headBytes - measured.blockBytes - measured.codedBits / 8;
+      // Eight streams and a plane end in whole bytes.
       expect(excess).toBeGreaterThanOrEqual(0);
-      expect(excess).toBeLessThan(5);
+      expect(excess).toBeLessThan(9);
     }
   });
 

@@ -1,6 +1,10 @@
+import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { openDonor } from "../../dist/checkpoint/donor.js";
-import { estimateWorth, summariseWorth } from "../../dist/pack/worth.js";
+import { packModel } from "../../dist/pack/pack-model.js";
+import { openPacked } from "../../dist/pack/packed-model.js";
+import { estimateWorth, summariseWorth, worthOfPacked } from "../../dist/pack/worth.js";
+import { scratchFolder } from "./folder.js";
 
 describe("what the zeros are worth", () => {
   it("adds up: kinds to the model, formats by their bits, memories by their bytes", async () => {
@@ -16,6 +20,22 @@ describe("what the zeros are worth", () => {
     expect(worth.packed_fraction).toBeGreaterThan(0.6);
     expect(worth.packed_fraction).toBeLessThan(0.685);
     expect(worth.memories.map((memory) => memory.gigabytes)).toEqual([8, 12, 16, 24]);
+  });
+
+  it("estimates what packing then gives, and reads it off a packed folder", async () => {
+    const scratch = await scratchFolder();
+    const result = await packModel("examples/donors/loam", join(scratch, "packed"), { workers: 0 });
+    const worth = await estimateWorth(await openDonor("examples/donors/loam"));
+    expect(Math.abs(worth.size_packed / result.packedBytes - 1)).toBeLessThan(0.01);
+    const model = await openPacked(join(scratch, "packed"));
+    const exact = await worthOfPacked(model);
+    await model.close();
+    expect(exact.packed_is).toBe("exact");
+    expect(exact.size_now).toBe(worth.size_now);
+    expect(exact.size_entropy_bound).toBe(worth.size_entropy_bound);
+    // Tables and headers are not tensor data.
+    expect(exact.size_packed).toBeLessThan(result.packedBytes);
+    expect(exact.size_packed).toBeGreaterThan(0.99 * result.packedBytes);
   });
 
   it("knows the sizes of a 7B model in GGUF's types", () => {

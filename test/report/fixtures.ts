@@ -303,8 +303,6 @@ export function qualityNumbers(): QualityNumbers {
   });
   const edges = Array.from({ length: 61 }, (_, i) => -6 + i * 0.125);
   return {
-    summary:
-      "On wiki.test.raw the operated model has a perplexity of 18.93 against the donor's 17.91: surgery raised it by 5.7 %.",
     text: { name: "wiki.test.raw", bytes: 1_290_590, sha256: "0123456789abcdef".repeat(4) },
     protocol: { name: "wikitext", window: 2048, stride: 2048, windows: 118, tokens: 240_000 },
     engine: {

@@ -10,6 +10,11 @@ import {
   rampStep,
   rampVariables,
 } from "../../dist/report/pictures/ramp.js";
+import { qualitySentence } from "../../dist/report/quality-section.js";
+import { plain } from "../../dist/report/report-text.js";
+import type { ZerosWorth } from "../../src/pack/worth-types.js";
+import type { QualitySection } from "../../src/probe/quality.js";
+import type { QualityNumbers, WorthNumbers } from "../../src/report/report-input.js";
 import type { SurgeryReport } from "../../src/surgery/surgery-report.js";
 import { integrity, loamLike, moeLike, qualityNumbers, qwenLike, worthNumbers } from "./fixtures.js";
 
@@ -45,7 +50,7 @@ function hostile() {
     left_out: [{ file: bad, reason: bad }],
     figures: { ...report.figures!, tile_maps: report.figures!.tile_maps.map((map) => ({ ...map, name: bad })) },
     integrity: { ...report.integrity, checks: [{ name: bad, ok: true, detail: bad }] },
-    quality: { ...report.quality, summary: bad, text: { ...report.quality.text, name: bad } },
+    quality: { ...report.quality, text: { ...report.quality.text, name: bad } },
   };
 }
 
@@ -253,7 +258,7 @@ describe("what the words say", () => {
     expect(markdown).toContain("**Not verified yet.**");
     expect(markdown).toContain("`physarium verify models/loam operated/loam`");
     expect(markdown).toContain("**Untested.**");
-    expect(markdown).toContain("`physarium eval operated/loam --text FILE --against models/loam`");
+    expect(markdown).toContain("`physarium eval operated/loam --text FILE --against models/loam --save`");
     expect(markdown).toContain("“It loads” is not “it generates”");
     expect(renderSummary(loamLike())).toContain("not yet");
   });
@@ -266,6 +271,32 @@ describe("what the words say", () => {
     expect(markdown).not.toContain("Untested");
     expect(markdown).not.toContain("Not verified yet");
     expect(markdown).toContain("4,096 of 100,352 tiles");
+  });
+
+  test("quality in one sentence, and never a rate of what was pruned without its denominator", () => {
+    const report = withEverything();
+    const sentence = plain(qualitySentence(report.quality));
+    expect(sentence).toBe(
+      "On wiki.test.raw (240,000 predicted tokens) surgery raised perplexity by 5.70 % of the donor's, from 17.91 to 18.93; both models put the same token first at 84.20 % of the places.",
+    );
+    expect(renderMarkdown(report).replaceAll("**", "")).toContain(sentence.replace("wiki.test.raw", "`wiki.test.raw`"));
+    expect(renderSummary(report)).toContain(sentence);
+    expect(plain(qualitySentence({ ...report.quality, donor: null, divergence: null }))).toMatch(
+      /does not say what surgery cost/,
+    );
+  });
+
+  test("the types of the probe and the packer fit", () => {
+    const quality = (section: QualitySection): QualityNumbers => section;
+    const worth = (section: ZerosWorth): WorthNumbers => section;
+    expect([quality, worth].length).toBe(2);
+  });
+
+  test("parity that was not probed is not called checked", () => {
+    const parity = { mode: "none", tiles_checked: 0, tiles_total: 52, weights_checked: 0 };
+    const report = { ...loamLike(), integrity: { ...integrity(), parity } };
+    expect(renderMarkdown(report)).toContain("Parity with the reference was not probed.");
+    expect(renderSummary(report)).toContain("yes: 13 checks, parity not probed");
   });
 
   test("a failed verification is said at once and everywhere", () => {

@@ -1,12 +1,15 @@
 import { PhysariumError } from "../../errors.js";
-import { llama3RopeFactors, modelTypeOf } from "./layout.js";
+import { MODEL_TYPES, type RopeScaling } from "../model-config.js";
+import { architectureOf, llama3RopeFactors, modelTypeOf } from "./layout.js";
 import type { GgufFile } from "./reader.js";
 import type { GgufValue } from "./types.js";
 
+type Llama3Scaling = Extract<RopeScaling, { kind: "llama3" }>;
+
 /** Rope scalings that models in use have: a GGUF file holds the factors they give, not the numbers they came from. */
-const KNOWN_LLAMA3_SCALINGS = [8, 32, 16, 4, 2].flatMap((factor) =>
+const KNOWN_LLAMA3_SCALINGS: readonly Llama3Scaling[] = [8, 32, 16, 4, 2].flatMap((factor) =>
   [8192, 4096, 2048].map((originalContextLength) => ({
-    kind: "llama3" as const,
+    kind: "llama3",
     factor,
     lowFreqFactor: 1,
     highFreqFactor: 4,
@@ -14,11 +17,18 @@ const KNOWN_LLAMA3_SCALINGS = [8, 32, 16, 4, 2].flatMap((factor) =>
   })),
 );
 
+/** What `general.architecture` may say. */
+const KNOWN = [...new Set(MODEL_TYPES.map(architectureOf))].join(", ");
+
 const ARCHITECTURES: Readonly<Record<string, string>> = {
   llama: "LlamaForCausalLM",
   qwen2: "Qwen2ForCausalLM",
   qwen3: "Qwen3ForCausalLM",
   phi3: "Phi3ForCausalLM",
+  smollm3: "SmolLM3ForCausalLM",
+  gemma: "GemmaForCausalLM",
+  gemma2: "Gemma2ForCausalLM",
+  gemma3_text: "Gemma3ForCausalLM",
 };
 
 /**
@@ -38,7 +48,7 @@ export function rebuildConfig(
     file.metadata.get("general.architecture")?.type === "string" ? text(file, "general.architecture") : "";
   const modelType = modelTypeOf(architecture ?? "");
   if (modelType === undefined) {
-    throw foreign(name, `architecture "${architecture}" is not known; llama, qwen2, qwen3 and phi3 are`);
+    throw foreign(name, `architecture "${architecture}" is not known; known are ${KNOWN}`);
   }
   const keys = new Keys(file, architecture ?? "", name);
   if ((keys.optional("expert_count") ?? 0) > 0) throw foreign(name, "mixtures of experts are not known");
@@ -55,7 +65,10 @@ export function rebuildConfig(
     throw foreign(name, `heads of ${headLength} channels of which ${ropeLength} rotate`);
   }
   const ropeTheta = keys.optional("rope.freq_base") ?? 10_000;
-  const slidingWindow = modelType === "phi3" ? keys.optional("attention.sliding_window") : undefined;
+  const slidingWindow = ["phi3", "gemma2", "gemma3_text"].includes(modelType)
+    ? keys.optional("attention.sliding_window")
+    : undefined;
+  const isGemma = modelType.startsWith("gemma");
   const names = new Set(file.tensors.map((tensor) => tensor.name));
   const tokenId = (key: string): number | undefined => {
     const value = file.metadata.get(`tokenizer.ggml.${key}_token_id`);
@@ -71,13 +84,22 @@ export function rebuildConfig(
     num_attention_heads: headCount,
     num_key_value_heads: keys.optional("attention.head_count_kv") ?? headCount,
     head_dim: headLength,
-    hidden_act: "silu",
+    ...(isGemma
+      ? { hidden_act: "gelu_pytorch_tanh", hidden_activation: "gelu_pytorch_tanh", query_pre_attn_scalar: headLength }
+      : { hidden_act: "silu" }),
     max_position_embeddings: keys.required("context_length"),
     rms_norm_eps: keys.required("attention.layer_norm_rms_epsilon"),
     rope_theta: ropeTheta,
     rope_scaling: rebuildRopeScaling(keys, ropeFactors, ropeLength, ropeTheta, name),
     ...(ropeLength === headLength ? {} : { partial_rotary_factor: ropeLength / headLength }),
-    ...(modelType === "phi3" ? { sliding_window: slidingWindow || null } : {}),
+    ...(slidingWindow === undefined ? {} : { sliding_window: slidingWindow || null }),
+    ...(modelType === "gemma2"
+      ? {
+          attn_logit_softcapping: keys.optional("attn_logit_softcapping") ?? null,
+          final_logit_softcapping: keys.optional("final_logit_softcapping") ?? null,
+        }
+      : {}),
+    ...(modelType === "gemma3_text" ? { sliding_window_pattern: 6, rope_local_base_freq: 10_000 } : {}),
     ...(modelType === "qwen2" ? { use_sliding_window: false } : {}),
     attention_bias: names.has("blk.0.attn_q.bias"),
     ...(modelType === "llama" ? { mlp_bias: names.has("blk.0.ffn_up.bias") } : {}),
@@ -96,16 +118,15 @@ function rebuildRopeScaling(
   name: string,
 ): Record<string, unknown> | null {
   if (factors !== undefined) {
-    const scaling = KNOWN_LLAMA3_SCALINGS.find((candidate) => {
-      // Compared first: a hostile length must not become an allocation.
-      if (factors.length * 2 !== ropeLength) return false;
-      const expected = llama3RopeFactors(candidate, ropeLength, ropeTheta);
-      return (
-        expected.length === factors.length && expected.every((factor, i) => Math.abs(factor / factors[i] - 1) < 1e-5)
-      );
-    });
-    if (scaling === undefined)
-      throw foreign(name, "the factors in rope_freqs.weight are of no known Llama 3 rope scaling");
+    const scaling = [...KNOWN_LLAMA3_SCALINGS, ...fitLlama3Scaling(factors, ropeLength, ropeTheta)].find(
+      (candidate) => {
+        // Compared first: a hostile length must not become an allocation.
+        if (factors.length * 2 !== ropeLength) return false;
+        const expected = llama3RopeFactors(candidate, ropeLength, ropeTheta);
+        return expected.every((factor, i) => Math.abs(factor / factors[i] - 1) < 1e-5);
+      },
+    );
+    if (scaling === undefined) throw foreign(name, "the factors in rope_freqs.weight are no Llama 3 rope scaling");
     return {
       rope_type: "llama3",
       factor: scaling.factor,
@@ -116,8 +137,39 @@ function rebuildRopeScaling(
   }
   const kind = keys.text("rope.scaling.type");
   if (kind === undefined || kind === "none") return null;
-  if (kind !== "linear") throw foreign(name, `rope scaling "${kind}"`);
-  return { rope_type: "linear", factor: keys.required("rope.scaling.factor") };
+  if (kind !== "linear" && kind !== "yarn") throw foreign(name, `rope scaling "${kind}"`);
+  const factor = keys.required("rope.scaling.factor");
+  if (kind === "linear") return { rope_type: kind, factor };
+  const original = keys.required("rope.scaling.original_context_length");
+  return { rope_type: kind, factor, original_max_position_embeddings: original };
+}
+
+/**
+ * A scaling that gives these factors, if one does: between the short and the long waves 1/factor is a straight line over 1/wavelength, and
+ * two of its points tell where it begins and ends. Only the ratios to the original length matter, so the low one is taken as 1.
+ */
+function fitLlama3Scaling(factors: Float32Array, ropeLength: number, ropeTheta: number): Llama3Scaling[] {
+  const factor = factors[factors.length - 1];
+  const points: { frequency: number; smooth: number }[] = [];
+  for (const [i, value] of factors.entries()) {
+    const smooth = (1 / value - 1 / factor) / (1 - 1 / factor);
+    const frequency = ropeTheta ** ((-2 * i) / ropeLength) / (2 * Math.PI);
+    if (smooth > 1e-4 && smooth < 1 - 1e-4) points.push({ frequency, smooth });
+  }
+  const [first, last] = [points[0], points[points.length - 1]];
+  if (points.length < 2) return [];
+  const slope = (first.smooth - last.smooth) / (first.frequency - last.frequency);
+  const highFreqFactor = 1 - 1 / (first.smooth - slope * first.frequency);
+  const originalContextLength = Math.round(slope * (highFreqFactor - 1));
+  return [
+    {
+      kind: "llama3",
+      factor,
+      lowFreqFactor: 1,
+      highFreqFactor: Number(highFreqFactor.toPrecision(6)),
+      originalContextLength,
+    },
+  ];
 }
 
 /** Hyperparameters under the architecture's prefix. */

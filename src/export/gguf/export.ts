@@ -3,6 +3,7 @@ import { donorName, elementCount } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles } from "../../checkpoint/file-layer.js";
 import { PhysariumError } from "../../errors.js";
 import { bytesPerFloat, type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
+import { decodeFloats, encodeFloats } from "../float-bits.js";
 import { type ModelConfig, parseModelConfig } from "../model-config.js";
 import { type LocatedTensor, ModelFolder } from "../model-folder.js";
 import { requireDiskSpace, whatStandsAt, writeOutputFile } from "../output-file.js";
@@ -172,7 +173,8 @@ async function planGguf(folder: ModelFolder, type: ExportType): Promise<GgufPlan
     config.vocabSize,
   );
   const warnings = [...tokenizer.warnings];
-  if (config.slidingWindow !== undefined && config.modelType !== "phi3") {
+  const hasOwnWindow = ["phi3", "gemma2", "gemma3_text"].includes(config.modelType);
+  if (config.slidingWindow !== undefined && !hasOwnWindow) {
     warnings.push(
       `attention windows of ${config.slidingWindow} tokens are not part of llama.cpp's ${architectureOf(config.modelType)}: longer contexts see more than the donor does`,
     );
@@ -300,6 +302,12 @@ async function* convertTensor(
     const end = Math.min(total, begin + bandWeights);
     let bytes = await folder.read(located, begin * width, end * width);
     if (pair.permutedHeads > 0) bytes = permuteRows(bytes, rowLength * width, config.headLength, true);
+    if (pair.plusOne) {
+      const sums = decodeFloats(bytes, dtype).map((weight) => weight + 1);
+      tally.weights += sums.length;
+      yield encodeFloats(sums, "F32");
+      continue;
+    }
     yield convertBand(bytes, dtype, spec.type, quantiser, tally, pair.name);
   }
 }

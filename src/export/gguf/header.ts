@@ -77,7 +77,10 @@ export function serializeGgufHeader(metadata: GgufMetadata, tensors: readonly Gg
   };
 }
 
-/** Bytes appended one value at a time; grows by doubling. */
+/**
+ * Bytes appended one value at a time; grows by doubling. `reserve` comes first in every method: it may put a larger buffer in place, and
+ * a view taken before would write into the old one.
+ */
 class ByteWriter {
   private buffer = new Uint8Array(1 << 16);
   private view = new DataView(this.buffer.buffer);
@@ -85,17 +88,18 @@ class ByteWriter {
   private readonly encoder = new TextEncoder();
 
   u32(value: number): void {
-    this.view.setUint32(this.reserve(4), value, true);
+    const position = this.reserve(4);
+    this.view.setUint32(position, value, true);
   }
 
   u64(value: number): void {
-    this.view.setBigUint64(this.reserve(8), BigInt(value), true);
+    const position = this.reserve(8);
+    this.view.setBigUint64(position, BigInt(value), true);
   }
 
   string(text: string): void {
     const bytes = this.encoder.encode(text);
     this.u64(bytes.byteLength);
-    // The position first: reserving may put a larger buffer in place of this one.
     const position = this.reserve(bytes.byteLength);
     this.buffer.set(bytes, position);
   }

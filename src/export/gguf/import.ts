@@ -177,7 +177,7 @@ async function* readWeights(
     const to = info.byteOffset + (end / blockLength) * blockBytes;
     const weights = dequantise(info.type, await source.read(from, to));
     if (pair.permutedHeads === 0) {
-      yield weights;
+      yield pair.plusOne ? weights.map((weight) => weight - 1) : weights;
       continue;
     }
     const bytes = new Uint8Array(weights.buffer, weights.byteOffset, weights.byteLength);

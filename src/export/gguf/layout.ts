@@ -1,4 +1,4 @@
-import type { ModelConfig, ModelType, RopeScaling } from "../model-config.js";
+import { MODEL_TYPES, type ModelConfig, type ModelType, type RopeScaling } from "../model-config.js";
 import type { GgufScalar, GgufValue, ScalarType } from "./types.js";
 
 /** One tensor of a decoder under its two names. Shapes are in safetensors order. */
@@ -10,15 +10,21 @@ export interface TensorPair {
   readonly optional: boolean;
   /** Rows of this many heads are reordered between the two layouts; 0: they are not. See `permuteRows`. */
   readonly permutedHeads: number;
+  /** Gemma's norms multiply by 1 + weight; a GGUF file holds that sum. */
+  readonly plusOne: boolean;
 }
 
 /** `general.architecture` for each family; Mistral and SmolLM are llama to llama.cpp too. */
 const ARCHITECTURE: Readonly<Record<ModelType, string>> = {
   llama: "llama",
   mistral: "llama",
+  smollm3: "smollm3",
   qwen2: "qwen2",
   qwen3: "qwen3",
   phi3: "phi3",
+  gemma: "gemma",
+  gemma2: "gemma2",
+  gemma3_text: "gemma3",
 };
 
 export function architectureOf(modelType: ModelType): string {
@@ -27,9 +33,7 @@ export function architectureOf(modelType: ModelType): string {
 
 /** The family of a GGUF file; a Mistral comes back as a llama, which computes the same. */
 export function modelTypeOf(architecture: string): ModelType | undefined {
-  return architecture === "llama" || architecture === "qwen2" || architecture === "qwen3" || architecture === "phi3"
-    ? architecture
-    : undefined;
+  return MODEL_TYPES.find((modelType) => ARCHITECTURE[modelType] === architecture);
 }
 
 /**
@@ -40,10 +44,13 @@ export function layoutTensors(config: ModelConfig): TensorPair[] {
   const { hiddenSize, intermediateSize, headCount, kvHeadCount, headLength, vocabSize } = config;
   const queryRows = headCount * headLength;
   const keyRows = kvHeadCount * headLength;
-  const rotatesPairs = architectureOf(config.modelType) === "llama";
+  const rotatesPairs = ["llama", "smollm3"].includes(architectureOf(config.modelType));
+  const isGemma = config.modelType.startsWith("gemma");
+  const hasSandwichNorms = config.modelType === "gemma2" || config.modelType === "gemma3_text";
   const pairs: TensorPair[] = [];
   const add = (name: string, ggufName: string, shape: readonly number[], optional = false, heads = 0): void => {
-    pairs.push({ name, ggufName, shape, optional, permutedHeads: rotatesPairs ? heads : 0 });
+    const plusOne = isGemma && name.endsWith("norm.weight");
+    pairs.push({ name, ggufName, shape, optional, permutedHeads: rotatesPairs ? heads : 0, plusOne });
   };
 
   add("model.embed_tokens.weight", "token_embd.weight", [vocabSize, hiddenSize]);
@@ -62,12 +69,17 @@ export function layoutTensors(config: ModelConfig): TensorPair[] {
       matrix("self_attn.k_proj", "attn_k", keyRows, hiddenSize, kvHeadCount);
       matrix("self_attn.v_proj", "attn_v", keyRows, hiddenSize);
     }
-    if (config.modelType === "qwen3") {
+    if (config.modelType === "qwen3" || config.modelType === "gemma3_text") {
       add(`${from}.self_attn.q_norm.weight`, `${to}.attn_q_norm.weight`, [headLength]);
       add(`${from}.self_attn.k_norm.weight`, `${to}.attn_k_norm.weight`, [headLength]);
     }
     matrix("self_attn.o_proj", "attn_output", hiddenSize, queryRows);
-    add(`${from}.post_attention_layernorm.weight`, `${to}.ffn_norm.weight`, [hiddenSize]);
+    if (hasSandwichNorms) {
+      add(`${from}.post_attention_layernorm.weight`, `${to}.post_attention_norm.weight`, [hiddenSize]);
+      add(`${from}.pre_feedforward_layernorm.weight`, `${to}.ffn_norm.weight`, [hiddenSize]);
+    } else {
+      add(`${from}.post_attention_layernorm.weight`, `${to}.ffn_norm.weight`, [hiddenSize]);
+    }
     if (config.modelType === "phi3") {
       matrix("mlp.gate_up_proj", "ffn_up", 2 * intermediateSize, hiddenSize);
     } else {
@@ -75,6 +87,9 @@ export function layoutTensors(config: ModelConfig): TensorPair[] {
       matrix("mlp.up_proj", "ffn_up", intermediateSize, hiddenSize);
     }
     matrix("mlp.down_proj", "ffn_down", hiddenSize, intermediateSize);
+    if (hasSandwichNorms) {
+      add(`${from}.post_feedforward_layernorm.weight`, `${to}.post_ffw_norm.weight`, [hiddenSize]);
+    }
   }
   add("model.norm.weight", "output_norm.weight", [hiddenSize]);
   // A tied head is not stored: engines take the embedding where output.weight is absent.
@@ -132,10 +147,17 @@ export function describeModel(config: ModelConfig): Map<string, GgufValue> {
     set("rope.scaling.original_context_length", "u32", config.contextLength);
     set("attention.sliding_window", "u32", config.slidingWindow ?? 0);
   }
-  if (config.ropeScaling.kind === "linear") {
-    set("rope.scaling.type", "string", "linear");
-    set("rope.scaling.factor", "f32", config.ropeScaling.factor);
+  if (config.modelType === "gemma2" || config.modelType === "gemma3_text") {
+    set("attention.sliding_window", "u32", config.slidingWindow ?? config.contextLength);
   }
+  if (config.attentionSoftcap !== undefined) set("attn_logit_softcapping", "f32", config.attentionSoftcap);
+  if (config.logitSoftcap !== undefined) set("final_logit_softcapping", "f32", config.logitSoftcap);
+  const scaling = config.ropeScaling;
+  if (scaling.kind === "linear" || scaling.kind === "yarn") {
+    set("rope.scaling.type", "string", scaling.kind);
+    set("rope.scaling.factor", "f32", scaling.factor);
+  }
+  if (scaling.kind === "yarn") set("rope.scaling.original_context_length", "u32", scaling.originalContextLength);
   return metadata;
 }
 

@@ -1,7 +1,7 @@
 import * as Plot from "@observablehq/plot";
 import { byteSize, fixed } from "../number-words.js";
 import type { WorthNumbers } from "../report-input.js";
-import { formatName } from "../worth-section.js";
+import { formatName, memoriesInSight } from "../worth-section.js";
 import { svgPlot } from "./svg-plot.js";
 
 /** Size in each format as bars, memories as lines. */
@@ -11,10 +11,8 @@ export function formatSizes(worth: WorthNumbers): string {
     .map((format) => ({ ...format, label: formatName(format.format) }));
   if (formats.length === 0) return "";
   const largest = formats.reduce((most, { size }) => Math.max(most, size), 0);
-  const room = (memory: WorthNumbers["memories"][number]) => memory.bytes * (1 - worth.reserved_fraction);
-  // Memories far beyond the model would squeeze the bars to nothing.
-  const memories = worth.memories.filter((memory) => room(memory) <= largest * 1.35 && room(memory) >= largest * 0.05);
-  const right = Math.max(largest, ...memories.map(room)) * 1.12;
+  const memories = memoriesInSight(worth);
+  const right = memories.reduce((most, { room }) => Math.max(most, room), largest) * 1.12;
   const scale = right >= 2e9 ? 1e9 : 1e6;
   return svgPlot(
     {
@@ -45,6 +43,18 @@ export function formatSizes(worth: WorthNumbers): string {
           fillOpacity: { value: (d: (typeof formats)[number]) => (d.lossy ? 0.55 : 1), scale: null },
           rx: 2,
         }),
+        Plot.ruleX(memories, {
+          x: (d: (typeof memories)[number]) => d.room / scale,
+          stroke: "var(--ink)",
+          strokeDasharray: "3 3",
+        }),
+        Plot.text(memories, {
+          x: (d: (typeof memories)[number]) => d.room / scale,
+          frameAnchor: "top",
+          dy: -16,
+          text: (d: (typeof memories)[number]) => `${d.gigabytes} GB`,
+          fill: "var(--ink)",
+        }),
         Plot.text(formats, {
           x: (d: (typeof formats)[number]) => d.size / scale,
           y: "label",
@@ -54,18 +64,6 @@ export function formatSizes(worth: WorthNumbers): string {
           fill: "var(--ink)",
           stroke: "var(--paper)",
           strokeWidth: 3,
-        }),
-        Plot.ruleX(memories, {
-          x: (d: (typeof memories)[number]) => room(d) / scale,
-          stroke: "var(--ink)",
-          strokeDasharray: "3 3",
-        }),
-        Plot.text(memories, {
-          x: (d: (typeof memories)[number]) => room(d) / scale,
-          frameAnchor: "top",
-          dy: -16,
-          text: (d: (typeof memories)[number]) => `${d.gigabytes} GB`,
-          fill: "var(--ink)",
         }),
       ],
     },

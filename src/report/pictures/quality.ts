@@ -1,55 +1,51 @@
 import * as Plot from "@observablehq/plot";
 import { count, isNumber, percent, significant } from "../number-words.js";
+import { withoutEmptyEnds } from "../quality-section.js";
 import type { QualityNumbers } from "../report-input.js";
 import { svgPlot } from "./svg-plot.js";
 
-/** Mean NLL along the text for both models. */
+/** Points a line may have before neighbours are pooled: the loss of a single window is mostly the window. */
+const MAX_POINTS = 72;
+
+/** Mean NLL along the text for both models, and under it what lies between them, on a scale of its own. */
 export function nllCurve(quality: QualityNumbers): string {
-  const points = quality.nll_curve
-    .filter(({ nll_model }) => isNumber(nll_model))
-    .map((point) => ({
-      at: (point.token_start + point.token_end) / 2,
-      model: point.nll_model,
-      donor: point.nll_donor,
-    }));
+  const points = pool(quality.nll_curve);
   if (points.length < 2) return "";
-  const paired = points.filter((point): point is { at: number; model: number; donor: number } => isNumber(point.donor));
-  const values = points.flatMap(({ model, donor }) => (isNumber(donor) ? [model, donor] : [model]));
+  const paired = points.filter((point): point is Pooled & { donor: number } => point.donor !== undefined);
+  const both = paired.length === points.length;
+  const values = points.flatMap(({ model, donor }) => (donor === undefined ? [model] : [model, donor]));
   const low = values.reduce((a, b) => Math.min(a, b));
   const high = values.reduce((a, b) => Math.max(a, b));
   const pad = Math.max((high - low) * 0.08, 0.01);
-  const svg = svgPlot(
+  const xDomain = [points[0].from, points[points.length - 1].to];
+  const common = { width: 860, marginLeft: 56, marginRight: 16 };
+  const tokens: Plot.ScaleOptions = {
+    domain: xDomain,
+    ticks: 8,
+    tickSize: 0,
+    tickFormat: (n: number) => count(n),
+    label: "token of the text",
+    labelAnchor: "center",
+    labelArrow: "none",
+  };
+  const top = svgPlot(
     {
-      width: 860,
-      height: 280,
-      marginLeft: 48,
-      marginRight: 16,
-      marginTop: 24,
-      marginBottom: 40,
-      x: {
-        ticks: 8,
-        tickSize: 0,
-        tickFormat: (n) => count(n),
-        label: "token of the text",
-        labelAnchor: "center",
-        labelArrow: "none",
-      },
+      ...common,
+      height: both ? 220 : 260,
+      marginTop: 26,
+      marginBottom: both ? 8 : 40,
+      x: both ? { domain: xDomain, axis: null } : tokens,
       y: {
         domain: [Math.max(0, low - pad), high + pad],
-        ticks: 5,
+        ticks: 4,
         tickSize: 0,
         label: "nats a token",
         labelArrow: "none",
       },
       marks: [
-        Plot.gridY({ stroke: "var(--rule)", strokeOpacity: 1, ticks: 5 }),
-        ...(paired.length > 1
-          ? [
-              Plot.areaY(paired, { x: "at", y1: "donor", y2: "model", fill: "var(--yellow)", fillOpacity: 0.25 }),
-              Plot.lineY(paired, { x: "at", y: "donor", stroke: "var(--alive)", strokeWidth: 1.25 }),
-            ]
-          : []),
-        Plot.lineY(points, { x: "at", y: "model", stroke: "var(--killed)", strokeWidth: 1.25 }),
+        Plot.gridY({ stroke: "var(--rule)", strokeOpacity: 1, ticks: 4 }),
+        ...(both ? [Plot.lineY(paired, { x: "at", y: "donor", stroke: "var(--alive)", strokeWidth: 2 })] : []),
+        Plot.lineY(points, { x: "at", y: "model", stroke: "var(--killed)", strokeWidth: 1.5 }),
       ],
     },
     {
@@ -59,7 +55,69 @@ export function nllCurve(quality: QualityNumbers): string {
   );
   const key = (colour: string, label: string) =>
     `<span><i class="key" style="background:var(--${colour})"></i>${label}</span>`;
-  return `${svg}<p class="legend">${key("killed", "operated")}${quality.donor === null ? "" : key("alive", "donor")}</p>`;
+  if (!both) return `${top}<p class="legend">${key("killed", "operated")}</p>`;
+  const costs = paired.map(({ from, to, model, donor }) => ({ from, to, cost: model - donor }));
+  const worse = costs.filter(({ cost }) => cost > 0).length;
+  const bottom = svgPlot(
+    {
+      ...common,
+      height: 140,
+      marginTop: 24,
+      marginBottom: 40,
+      x: tokens,
+      y: { ticks: 3, tickSize: 0, label: "operated minus donor", labelArrow: "none" },
+      marks: [
+        Plot.gridY({ stroke: "var(--rule)", strokeOpacity: 1, ticks: 3 }),
+        Plot.rectY(costs, {
+          x1: "from",
+          x2: "to",
+          y: "cost",
+          fill: { value: (d: (typeof costs)[number]) => (d.cost > 0 ? "var(--killed)" : "var(--alive)"), scale: null },
+          insetLeft: 0.5,
+          insetRight: 0.5,
+          title: (d: (typeof costs)[number]) =>
+            `tokens ${count(d.from)} to ${count(d.to)}: ${significant(d.cost, 3)} nats a token`,
+        }),
+        Plot.ruleY([0], { stroke: "var(--soft)" }),
+      ],
+    },
+    {
+      alt: `The difference of the two lines: the operated model is worse in ${count(worse)} of ${count(costs.length)} stretches of the text and better in the others.`,
+      minWidth: 720,
+    },
+  );
+  return `${top}${bottom}<p class="legend">${key("killed", "operated")}${key("alive", "donor")}</p>`;
+}
+
+interface Pooled {
+  readonly from: number;
+  readonly to: number;
+  readonly at: number;
+  readonly model: number;
+  readonly donor: number | undefined;
+}
+
+/** Neighbouring points as one, weighted by their tokens; without a donor where any of them has none. */
+function pool(curve: QualityNumbers["nll_curve"]): Pooled[] {
+  const sound = curve.filter(({ nll_model, token_start, token_end }) => isNumber(nll_model) && token_end > token_start);
+  const size = Math.ceil(sound.length / MAX_POINTS);
+  const pooled: Pooled[] = [];
+  for (let start = 0; start < sound.length; start += size) {
+    const part = sound.slice(start, start + size);
+    const tokens = part.reduce((sum, { token_start, token_end }) => sum + token_end - token_start, 0);
+    const mean = (of: (point: (typeof part)[number]) => number) =>
+      part.reduce((sum, point) => sum + of(point) * (point.token_end - point.token_start), 0) / tokens;
+    const from = part[0].token_start;
+    const to = part[part.length - 1].token_end;
+    pooled.push({
+      from,
+      to,
+      at: (from + to) / 2,
+      model: mean(({ nll_model }) => nll_model),
+      donor: part.every(({ nll_donor }) => isNumber(nll_donor)) ? mean(({ nll_donor }) => nll_donor ?? 0) : undefined,
+    });
+  }
+  return pooled;
 }
 
 /** `0.01`, `10⁻⁶` */
@@ -72,7 +130,7 @@ function powerOfTen(power: number): string {
 export function divergence(quality: QualityNumbers): string {
   const histogram = quality.kl_histogram;
   if (histogram === null || quality.divergence === null) return "";
-  const { log10_edges: edges, counts, underflow, overflow } = histogram;
+  const { log10_edges: edges, counts, underflow, overflow } = withoutEmptyEnds(histogram);
   const bins = counts.flatMap((n, i) => (edges[i + 1] > edges[i] ? [{ n, from: edges[i], to: edges[i + 1] }] : []));
   const all = counts.reduce((sum, n) => sum + n, underflow + overflow);
   if (bins.length === 0 || all === 0) return "";

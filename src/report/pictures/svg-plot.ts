@@ -23,6 +23,11 @@ export function svgPlot(options: Plot.PlotOptions, { alt, minWidth }: SvgWords):
     style: { background: "none", fontFamily: "inherit", fontSize: "12px", overflow: "visible" },
   }) as unknown as Element;
   svg.querySelector("style")?.remove();
+  // Plot names its groups ("rule", "x-axis tick label"), which a group without a role may not be; the picture as a whole has its text.
+  for (const group of svg.querySelectorAll("[aria-label]")) {
+    if (group.getAttribute("aria-label")?.endsWith("label")) group.setAttribute("class", "axis");
+    group.removeAttribute("aria-label");
+  }
   svg.setAttribute("class", "plot");
   const width = svg.getAttribute("width") ?? "640";
   svg.removeAttribute("style");

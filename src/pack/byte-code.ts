@@ -1,26 +1,32 @@
 import { ESCAPE_NIBBLE, MAX_CODE_BITS, RANKED_EXPONENTS } from "./band-format.js";
 
-/** Counts of a band by biased exponent, 0…255; entry 256 counts the zero words. */
-export const EXPONENT_COUNTS = 257;
-export const ZERO_ENTRY = 256;
-
 /** The band's most frequent exponents, most frequent first, the lower exponent on a tie; unused places hold 0. */
 export function rankExponents(counts: ArrayLike<number>): Uint8Array {
   const used: number[] = [];
-  for (let exponent = 0; exponent < ZERO_ENTRY; exponent++) if (counts[exponent] > 0) used.push(exponent);
+  for (let exponent = 0; exponent < 256; exponent++) if (counts[exponent] > 0) used.push(exponent);
   used.sort((a, b) => counts[b] - counts[a] || a - b);
   const ranked = new Uint8Array(RANKED_EXPONENTS);
   ranked.set(used.slice(0, RANKED_EXPONENTS));
   return ranked;
 }
 
-/** The nibble of each exponent: its place in `ranked` plus one, 15 for those that have none. */
+/** The nibble of each exponent: its place in `ranked`, 15 for those that have none. */
 export function nibbleTable(ranked: Uint8Array, counts: ArrayLike<number>): Uint8Array {
   const table = new Uint8Array(256).fill(ESCAPE_NIBBLE);
-  for (let place = ranked.length - 1; place >= 0; place--) {
-    if (counts[ranked[place]] > 0) table[ranked[place]] = place + 1;
-  }
+  for (let place = ranked.length - 1; place >= 0; place--) if (counts[ranked[place]] > 0) table[ranked[place]] = place;
   return table;
+}
+
+/**
+ * Whether a band goes without a mask: a mask costs at least a bit for eight elements, a few zeros among many weights are cheaper as
+ * survivors. Part of the encoder alone; a decoder takes either.
+ *
+ * maskCounts  of the mask bytes, as they would be
+ * wordBits    raw bits of a survivor: rest byte and planes that are present
+ */
+export function isDense(maskCounts: ArrayLike<number>, zeros: number, wordBits: number): boolean {
+  // Six bits for the exponent that zero words would add to the code; the table takes 128 bytes.
+  return zeros === 0 || codedBits(maskCounts, codeLengths(maskCounts)) + 1024 >= zeros * (wordBits + 6);
 }
 
 /**

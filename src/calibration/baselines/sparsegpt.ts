@@ -1,0 +1,128 @@
+import { cholesky, invertLower } from "../algebra/cholesky.js";
+import { dampingOf } from "../algebra/damped.js";
+import type { PruneMethod, PruneTask } from "../method.js";
+import { gramOf, selectByScores, selectGroups } from "./scores.js";
+
+/** Columns whose mask is chosen together and whose errors are passed on lazily; the authors' blocksize. */
+const BLOCK = 128;
+
+/**
+ * Column by column, each dead weight's error is passed on to the columns not yet visited, through the Cholesky factor of the inverse Gram; the mask
+ * is chosen block by block by w²/(U_jj)², over all rows of the block.
+ * source: Frantar & Alistarh 2023, https://arxiv.org/abs/2301.00774; their sparsegpt.py. Differs in one point: exactly k weights of a block go
+ * (theirs removes k + 1, `<=` a threshold).
+ */
+export const sparsegpt: PruneMethod = {
+  name: "sparsegpt",
+  title: "SparseGPT",
+  reference: "https://arxiv.org/abs/2301.00774",
+  needs: "gram",
+  steps: "layer",
+  async prune(task) {
+    const { rows, cols, target, engine } = task;
+    const weights = task.weights.slice();
+    const upper = inverseFactor(task);
+    const alive = new Uint8Array(rows * cols);
+    // A group of a pattern never straddles two blocks.
+    const block = target.kind === "pattern" ? Math.max(BLOCK - (BLOCK % target.pattern.of), target.pattern.of) : BLOCK;
+    for (let start = 0; start < cols; start += block) {
+      const width = Math.min(block, cols - start);
+      const mask = chooseMask(task, weights, upper, start, width);
+      const errors = new Float32Array(rows * width);
+      for (let row = 0; row < rows; row++) {
+        const base = row * cols + start;
+        for (let col = 0; col < width; col++) {
+          // Groups choose when the sweep reaches them, from weights that earlier columns have already moved.
+          if (target.kind === "pattern" && col % target.pattern.of === 0) {
+            chooseGroup(
+              weights,
+              upper,
+              cols,
+              row,
+              start + col,
+              Math.min(target.pattern.of, width - col),
+              target.pattern,
+              mask.subarray(row * width + col),
+            );
+          }
+          const kept = mask[row * width + col];
+          alive[base + col] = kept;
+          const weight = weights[base + col];
+          const pivot = (start + col) * cols + start + col;
+          const error = kept === 1 ? 0 : weight / upper[pivot];
+          errors[row * width + col] = error;
+          if (error === 0) {
+            if (kept === 0) weights[base + col] = 0;
+            continue;
+          }
+          for (let ahead = 0; ahead < width - col; ahead++) weights[base + col + ahead] -= error * upper[pivot + ahead];
+          weights[base + col] = 0;
+        }
+      }
+      const end = start + width;
+      const rest = cols - end;
+      if (rest === 0) break;
+      const spread = new Float32Array(width * rest);
+      for (let col = 0; col < width; col++) {
+        spread.set(upper.subarray((start + col) * cols + end, (start + col + 1) * cols), col * rest);
+      }
+      const passed = await engine.multiply(errors, spread, rows, width, rest);
+      for (let row = 0; row < rows; row++) {
+        for (let col = 0; col < rest; col++) weights[row * cols + end + col] -= passed[row * rest + col];
+      }
+    }
+    return { weights, alive, stages: [] };
+  },
+};
+
+/**
+ * U, upper triangular, with (G + ρI)⁻¹ = Uᵀ U. Flipping rows and columns turns the wanted factor into the inverse of an ordinary one: with
+ * J(G + ρI)J = L Lᵀ, U = J L⁻¹ J.
+ */
+function inverseFactor(task: PruneTask): Float64Array {
+  const { cols: n } = task;
+  const gram = gramOf(task);
+  const damping = dampingOf(gram, n) || 1;
+  const flipped = new Float64Array(n * n);
+  for (let row = 0; row < n; row++) {
+    for (let col = 0; col < n; col++) flipped[(n - 1 - row) * n + (n - 1 - col)] = gram[row * n + col];
+  }
+  for (let at = 0; at < n; at++) flipped[at * n + at] += damping;
+  return invertLower(cholesky(flipped, n), n).reverse();
+}
+
+/** Mask of a block (rows, width), 1 kept; all 1 for patterns, which choose on the way. */
+function chooseMask(
+  task: PruneTask,
+  weights: Float32Array,
+  upper: Float64Array,
+  start: number,
+  width: number,
+): Uint8Array {
+  const { rows, cols, target } = task;
+  if (target.kind === "pattern") return new Uint8Array(rows * width).fill(1);
+  const scores = new Float32Array(rows * width);
+  for (let row = 0; row < rows; row++) {
+    for (let col = 0; col < width; col++) {
+      scores[row * width + col] = (weights[row * cols + start + col] / upper[(start + col) * (cols + 1)]) ** 2;
+    }
+  }
+  return selectByScores({ ...task, cols: width }, scores, "tensor");
+}
+
+function chooseGroup(
+  weights: Float32Array,
+  upper: Float64Array,
+  cols: number,
+  row: number,
+  from: number,
+  width: number,
+  pattern: { keep: number; of: number },
+  mask: Uint8Array,
+): void {
+  const scores = new Float32Array(width);
+  for (let col = 0; col < width; col++) {
+    scores[col] = (weights[row * cols + from + col] / upper[(from + col) * (cols + 1)]) ** 2;
+  }
+  selectGroups(scores, 1, width, pattern, mask.subarray(0, width));
+}

@@ -1,0 +1,215 @@
+import { availableParallelism } from "node:os";
+import { resolve } from "node:path";
+import { sha256 } from "hash-wasm";
+import { donorName, openDonor } from "../../checkpoint/donor.js";
+import { readSmallFile } from "../../checkpoint/file-layer.js";
+import { PhysariumError } from "../../errors.js";
+import { LayerRunner } from "../../probe/layer-runner.js";
+import {
+  decodeText,
+  type PreparedText,
+  type ProtocolOptions,
+  prepareText,
+  type ScoredSequence,
+} from "../../probe/protocols.js";
+import { TextTokenizer } from "../../probe/tokenizer.js";
+import { longEnough, splitText, takeSamples } from "../calibration-text.js";
+import { decodeFloats } from "../float-bits.js";
+import type { PruneMethod, PruneTarget } from "../method.js";
+import { openOnnxEngine } from "../onnx-engine.js";
+import { operateLayers } from "../pipeline.js";
+import { writeOwnCalibration } from "../self-calibration.js";
+import type { ComparisonRecord, ComparisonRow } from "./comparison-record.js";
+import { MemoryScorer, type Score } from "./memory-scorer.js";
+import { peakMemory, resetPeakMemory } from "./peak-memory.js";
+
+export interface ComparisonOptions {
+  /** Text to score. */
+  readonly text: string;
+  /** Text to calibrate on; the same path for a text that serves both, each part of it for one. Without it the donor writes its own. */
+  readonly calibration?: string;
+  readonly methods: readonly PruneMethod[];
+  readonly targets: readonly PruneTarget[];
+  /** How both texts become sequences. */
+  readonly protocol: ProtocolOptions;
+  readonly samples: number;
+  readonly seed: number;
+  readonly minTokens?: number;
+  readonly threads?: number;
+  /** Rows an earlier run finished: those made the same way are taken over. */
+  readonly earlier?: ComparisonRecord;
+  /** Called with the record so far after every row, for whoever keeps it. */
+  readonly onRow?: (record: ComparisonRecord, row: ComparisonRow, isEarlier: boolean) => void | Promise<void>;
+  readonly onProgress?: (words: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Methods × targets on one donor, one table. Nothing is written; rows come through `onRow` as they are done. */
+export async function compareMethods(donorPath: string, options: ComparisonOptions): Promise<ComparisonRecord> {
+  const donor = await openDonor(resolve(donorPath));
+  const tokenizer = await TextTokenizer.open(donor.path);
+  const threads = options.threads ?? availableParallelism();
+  const runner = await LayerRunner.open(donor, { threads });
+  const engine = await openOnnxEngine(threads);
+  try {
+    const maxPositions = runner.architecture.maxPositions;
+    const text = await prepare(options.text, tokenizer, maxPositions, options.protocol);
+    const { sequences, scored, from } = await gather(text, tokenizer, runner, options);
+    const scorer = await MemoryScorer.open(runner, scored);
+    const dense = await scorer.scoreDonor();
+    const fingerprint = await sha256(
+      JSON.stringify([
+        donor.shards.map(({ file, byteLength, modifiedNs }) => [file, byteLength, `${modifiedNs}`]),
+        text.sha256,
+        from.sha256,
+        options.protocol,
+        options.samples,
+        options.seed,
+        options.minTokens ?? null,
+      ]),
+    );
+    const record: ComparisonRecord = {
+      donor: donorName(donor.path),
+      fingerprint,
+      protocol: { ...text.prepared.record, windows: scored.length, tokens: dense.tokens },
+      text: text.name,
+      calibration: {
+        text: from.name,
+        samples: sequences.length,
+        tokens: sequences.reduce((sum, { length }) => sum + length, 0),
+        seed: options.seed,
+      },
+      dense: scoreFields(dense),
+      rows: [],
+    };
+    const earlier = options.earlier?.fingerprint === fingerprint ? options.earlier.rows : [];
+    for (const target of options.targets) {
+      for (const method of options.methods) {
+        const known = earlier.find((row) => row.method === method.name && isSameTarget(row, target));
+        const row = known ?? (await measure(method, target));
+        record.rows.push(row);
+        await options.onRow?.(record, row, known !== undefined);
+      }
+    }
+    await scorer.close();
+    return record;
+
+    async function measure(method: PruneMethod, target: PruneTarget): Promise<ComparisonRow> {
+      resetPeakMemory();
+      const started = performance.now();
+      const supplied = new Map<string, Float32Array>();
+      let zeros = 0;
+      let weights = 0;
+      for await (const { layer, tensors } of operateLayers(runner, sequences, { method, target, engine })) {
+        if (options.signal?.aborted) throw stopped();
+        options.onProgress?.(
+          `${method.name} ${targetWords(target)}: layer ${layer + 1} of ${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s`,
+        );
+        for (const tensor of tensors) {
+          supplied.set(tensor.name, decodeFloats(tensor.bytes, tensor.dtype));
+          zeros += tensor.zeros;
+          weights += tensor.rows * tensor.cols;
+        }
+      }
+      const seconds = (performance.now() - started) / 1000;
+      const peak = peakMemory();
+      const score = await scorer.score(supplied);
+      return {
+        method: method.name,
+        ...(target.kind === "pattern"
+          ? { pattern: `${target.pattern.keep}:${target.pattern.of}` }
+          : { sparsity: target.kind === "sparsity" ? target.sparsity : 0 }),
+        ...scoreFields(score),
+        damage: Math.log(score.perplexity / dense.perplexity),
+        sparsity_reached: zeros / weights,
+        seconds,
+        peak_rss_bytes: peak,
+      };
+    }
+  } finally {
+    await engine.release();
+    await runner.close();
+  }
+}
+
+export function targetWords(target: PruneTarget): string {
+  if (target.kind === "pattern") return `${target.pattern.keep}:${target.pattern.of}`;
+  return target.kind === "sparsity" ? `${Number((100 * target.sparsity).toFixed(2))} %` : "emergent";
+}
+
+interface NamedText {
+  readonly name: string;
+  readonly sha256: string;
+  readonly prepared: PreparedText;
+}
+
+async function prepare(
+  path: string,
+  tokenizer: TextTokenizer,
+  maxPositions: number,
+  protocol: ProtocolOptions,
+): Promise<NamedText> {
+  const bytes = await readSmallFile(path, undefined, 1 << 30);
+  // The limit counts sequences to score; it is applied once short ones are out and calibration has its share.
+  const prepared = prepareText(decodeText(bytes, path), tokenizer, maxPositions, { ...protocol, limit: undefined });
+  return { name: path, sha256: await sha256(bytes), prepared };
+}
+
+/** The sequences that calibrate, those that are scored, and where the former come from. */
+async function gather(
+  text: NamedText,
+  tokenizer: TextTokenizer,
+  runner: LayerRunner,
+  options: ComparisonOptions,
+): Promise<{
+  sequences: readonly (readonly number[])[];
+  scored: readonly ScoredSequence[];
+  from: { name: string; sha256: string };
+}> {
+  const { samples, seed, minTokens, protocol } = options;
+  const sampling = { samples, seed, ...(minTokens === undefined ? {} : { minTokens }) };
+  const idsOf = (split: readonly ScoredSequence[]) => split.map(({ ids }) => ids);
+  if (options.calibration !== undefined) {
+    const from =
+      resolve(options.calibration) === resolve(options.text)
+        ? text
+        : await prepare(options.calibration, tokenizer, runner.architecture.maxPositions, protocol);
+    if (from.sha256 === text.sha256) {
+      const { calibration, rest } = splitText(text.prepared, sampling, protocol.limit);
+      return { sequences: idsOf(calibration), scored: rest, from };
+    }
+    const { calibration } = takeSamples(from.prepared, sampling);
+    return { sequences: idsOf(calibration), scored: scoredOf(text, options), from };
+  }
+  const sequences = await writeOwnCalibration(runner, tokenizer, samples, text.prepared.record.window, seed);
+  return { sequences, scored: scoredOf(text, options), from: { name: SELF_WRITTEN, sha256: SELF_WRITTEN } };
+}
+
+/** Where calibration came from when no text was given. */
+export const SELF_WRITTEN = "text the donor wrote itself";
+
+function scoredOf(text: NamedText, { minTokens, protocol }: ComparisonOptions): ScoredSequence[] {
+  const scored = longEnough(text.prepared.sequences, minTokens).slice(0, protocol.limit);
+  if (scored.length > 0) return scored;
+  throw new PhysariumError(
+    "USAGE_TEXT_SHORT",
+    `${text.name}: no sequence has ${minTokens} tokens; lower --min-tokens`,
+    {
+      minTokens,
+    },
+  );
+}
+
+function scoreFields({ perplexity, klMean, sameTop, tokens }: Score) {
+  return { perplexity, kl_mean: klMean, same_top: sameTop, tokens };
+}
+
+function isSameTarget(row: ComparisonRow, target: PruneTarget): boolean {
+  return target.kind === "pattern"
+    ? row.pattern === `${target.pattern.keep}:${target.pattern.of}`
+    : target.kind === "sparsity" && row.sparsity === target.sparsity;
+}
+
+function stopped(): PhysariumError {
+  return new PhysariumError("USAGE_STOPPED", "stopped; run the same command again to go on from the last row");
+}

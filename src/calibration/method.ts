@@ -1,0 +1,78 @@
+import type { MatrixEngine } from "./engine.js";
+import type { Pattern } from "./stages/select.js";
+
+/** What a matrix should lose. */
+export type PruneTarget =
+  | { readonly kind: "sparsity"; readonly sparsity: number }
+  | { readonly kind: "pattern"; readonly pattern: Pattern }
+  | { readonly kind: "emergent"; readonly survival: number };
+
+/** What calibration learnt about the inputs of a matrix. All f32 row-major (cols, cols), means over tokens, undamped. */
+export interface InputStatistics {
+  readonly tokens: number;
+  /** E[x̂ x̂ᵀ] of the inputs the operated model gives. */
+  readonly gram: Float32Array;
+  /** E[x x̂ᵀ] with the donor's inputs x; absent where the method does not ask for both streams, or the streams are equal. */
+  readonly cross?: Float32Array;
+  /**
+   * E[(h − ĥ) x̂ᵀ], f32 (outputs, cols), where the projection's output is added to the residual stream: h is the donor's stream before the addition, ĥ
+   * the operated model's.
+   */
+  readonly drift?: Float32Array;
+}
+
+export interface PruneTask {
+  readonly name: string;
+  readonly rows: number;
+  readonly cols: number;
+  /** The donor's weights, f32 row-major (rows, cols); read only. */
+  readonly weights: Float32Array;
+  readonly target: PruneTarget;
+  /** Present unless the method needs weights alone. */
+  readonly inputs?: InputStatistics;
+  readonly engine: MatrixEngine;
+}
+
+export interface StageRecord {
+  /** `anchor`, `flow`, `sprout`, `heal`: what was just done. */
+  readonly stage: string;
+  /** Output error after it, relative to the output's energy. */
+  readonly relativeError: number;
+  readonly seconds: number;
+}
+
+export interface PruneResult {
+  /** New weights (rows, cols), f32, dead ones +0; not yet rounded to the donor's dtype. */
+  readonly weights: Float32Array;
+  /** 1 living, 0 dead. */
+  readonly alive: Uint8Array;
+  readonly stages: readonly StageRecord[];
+  /** Tubes that sprouted where selection had left none, as a share of the living. */
+  readonly exchangedShare?: number;
+}
+
+/** A way to prune one matrix; all are run by the same pipeline. */
+export interface PruneMethod {
+  readonly name: string;
+  readonly title: string;
+  /** Address of the paper, or of the document that defines it. */
+  readonly reference: string;
+  /** `weights`: no calibration. `gram`: the operated model's inputs. `both`: the donor's beside them. */
+  readonly needs: "weights" | "gram" | "both";
+  /** `layer`: all projections of a layer from one pass, as the papers' code does. `four`: q k v, o, gate up, down, each on renewed inputs. */
+  readonly steps: "layer" | "four";
+  prune(task: PruneTask): Promise<PruneResult>;
+}
+
+/**
+ * Living tubes of each row so that the matrix as a whole reaches `sparsity` to within half a weight: rows differ by at most one, the
+ * remainder spread evenly from the first row on.
+ */
+export function keepPerRow(rows: number, cols: number, sparsity: number): Int32Array {
+  const kept = Math.round(rows * cols * (1 - sparsity));
+  const keep = new Int32Array(rows);
+  for (let row = 0; row < rows; row++) {
+    keep[row] = Math.floor(((row + 1) * kept) / rows) - Math.floor((row * kept) / rows);
+  }
+  return keep;
+}

@@ -1,0 +1,277 @@
+import { type Projection, STEPS, type Step } from "../probe/layer-graph.js";
+import type { Activations, LayerRunner, LayerState } from "../probe/layer-runner.js";
+import type { FloatDtype } from "../safetensors/dtypes.js";
+import { batchesOf } from "./batches.js";
+import type { MatrixEngine } from "./engine.js";
+import { decodeFloats, encodeFloats } from "./float-bits.js";
+import type { InputStatistics, PruneMethod, PruneTarget, StageRecord } from "./method.js";
+import { StatisticsCollector } from "./statistics.js";
+import { readTensor } from "./tensor-reader.js";
+
+/** One operated matrix, as it will stand in the checkpoint. */
+export interface OperatedTensor {
+  readonly name: string;
+  readonly layer: number;
+  readonly projection: string;
+  readonly step: Step;
+  readonly dtype: FloatDtype;
+  readonly rows: number;
+  readonly cols: number;
+  /** Little-endian, in the donor's dtype. */
+  readonly bytes: Uint8Array;
+  readonly zeros: number;
+  /** Survivors whose bits differ from the donor's. */
+  readonly survivorsChanged: number;
+  readonly stages: readonly StageRecord[];
+  readonly exchangedShare?: number;
+  readonly seconds: number;
+}
+
+export interface LayerResult {
+  readonly layer: number;
+  readonly tensors: readonly OperatedTensor[];
+  /** Where the layer's time went. */
+  readonly seconds: { readonly forward: number; readonly gram: number; readonly methods: number };
+}
+
+export interface PipelineOptions {
+  readonly method: PruneMethod;
+  /** What a tensor should lose; the same for all, or as an allocation says. */
+  readonly target: PruneTarget | ((tensor: string) => PruneTarget);
+  readonly engine: MatrixEngine;
+  /** Tensors that are operated on; default all projections. */
+  readonly isTarget?: (tensor: string) => boolean;
+  /** Tokens run through a step at once. */
+  readonly chunkTokens?: number;
+  /** Tensors an interrupted run has operated on, and their stored bytes: they are run through, not operated on again. */
+  readonly isDone?: (tensor: string) => boolean;
+  readonly stored?: (tensor: string) => Promise<Uint8Array>;
+}
+
+/** Sequences of one length that go through the model together, in both streams. */
+interface Chunk {
+  donor: Activations | undefined;
+  operated: Activations;
+}
+
+const CHUNK_TOKENS = 4096;
+
+/**
+ * Operate on a model layer by layer, each on the inputs that the already operated part produces; yields a layer's tensors when it is done.
+ *
+ * sequences  token ids of the calibration text; those of one length are run together
+ * Two streams (the donor's and the operated model's activations) run side by side where the method asks for both. The same
+ * sequences, options and engine give the same bytes.
+ */
+export async function* operateLayers(
+  runner: LayerRunner,
+  sequences: readonly ArrayLike<number>[],
+  options: PipelineOptions,
+): AsyncGenerator<LayerResult> {
+  const chunks: Chunk[] = [];
+  for (const batch of batchesOf(sequences, ({ length }) => length, options.chunkTokens ?? CHUNK_TOKENS)) {
+    const residual = await runner.embed(batch);
+    chunks.push({ operated: residual, donor: options.method.needs === "both" ? residual : undefined });
+  }
+  for (let layer = 0; layer < runner.layerCount; layer++) {
+    const work = new LayerWork(runner, layer, options, chunks);
+    yield await (options.method.steps === "four" ? work.runInFourSteps() : work.runAtOnce());
+    await runner.closeLayer(layer);
+  }
+}
+
+class LayerWork {
+  private readonly tensors: OperatedTensor[] = [];
+  private readonly supplied = new Map<string, Float32Array>();
+  private readonly seconds = { forward: 0, gram: 0, methods: 0 };
+
+  constructor(
+    private readonly runner: LayerRunner,
+    private readonly layer: number,
+    private readonly options: PipelineOptions,
+    private readonly chunks: Chunk[],
+  ) {}
+
+  /** Each step's statistics come from the steps before it, operated on. */
+  async runInFourSteps(): Promise<LayerResult> {
+    const { runner, layer, chunks } = this;
+    const states: { donor: LayerState | undefined; operated: LayerState }[] = [];
+    for (const { donor, operated } of chunks) {
+      const operatedState = await this.timed("forward", () => runner.begin(layer, operated));
+      // In the first layer both streams are one.
+      const isSame = donor === operated;
+      const donorState =
+        donor === undefined || isSame ? undefined : await this.timed("forward", () => runner.begin(layer, donor));
+      states.push({ operated: operatedState, donor: donor === undefined ? undefined : (donorState ?? operatedState) });
+    }
+    for (const step of STEPS) {
+      if (this.isAnyMissing(step)) {
+        await this.operate(step, await this.gather(step, states));
+      } else await this.takeStored(step);
+      for (const state of states) {
+        const { donor, operated } = state;
+        if (donor !== undefined) {
+          state.donor = await this.timed("forward", () => runner.advance(layer, step, donor));
+        }
+        state.operated = await this.timed("forward", () => runner.advance(layer, step, operated, this.supplied));
+      }
+    }
+    states.forEach(({ donor, operated }, at) => {
+      chunks[at] = { operated: operated.residual, donor: donor?.residual };
+    });
+    return this.result();
+  }
+
+  /** All statistics of the layer from one pass with the donor's weights, then a second pass with the new ones. */
+  async runAtOnce(): Promise<LayerResult> {
+    const { runner, layer, chunks, options } = this;
+    const collectors = new Map<Step, StatisticsCollector>();
+    if (options.method.needs !== "weights" && STEPS.some((step) => this.isAnyMissing(step))) {
+      for (const { operated } of chunks) {
+        let state = await this.timed("forward", () => runner.begin(layer, operated));
+        for (const step of STEPS) {
+          const input = state.input!;
+          const collector = collectors.get(step) ?? new StatisticsCollector(input.width, options.engine, false);
+          collectors.set(step, collector);
+          await this.timed("gram", () => collector.add(input.data));
+          const current = state;
+          state = await this.timed("forward", () => runner.advance(layer, step, current));
+        }
+      }
+    }
+    for (const step of STEPS) {
+      if (this.isAnyMissing(step)) await this.operate(step, collectors.get(step)?.finish());
+      else await this.takeStored(step);
+    }
+    if (options.method.needs !== "weights") {
+      for (const chunk of chunks) {
+        chunk.operated = await this.timed("forward", () =>
+          runner.forwardLayer(layer, chunk.operated, { supplied: this.supplied }),
+        );
+      }
+    }
+    return this.result();
+  }
+
+  private result(): LayerResult {
+    return { layer: this.layer, tensors: this.tensors, seconds: this.seconds };
+  }
+
+  private targets(step: Step): Projection[] {
+    const { isTarget } = this.options;
+    return this.runner.projections(this.layer, step).filter(({ tensor }) => isTarget?.(tensor) ?? true);
+  }
+
+  private isAnyMissing(step: Step): boolean {
+    return this.targets(step).some(({ tensor }) => !(this.options.isDone?.(tensor) ?? false));
+  }
+
+  private async takeStored(step: Step): Promise<void> {
+    for (const { tensor } of this.targets(step)) {
+      const { dtype } = await readTensor(this.runner.donor, tensor);
+      this.supplied.set(tensor, decodeFloats(await this.options.stored!(tensor), dtype));
+    }
+  }
+
+  private async gather(
+    step: Step,
+    states: readonly { donor: LayerState | undefined; operated: LayerState }[],
+  ): Promise<InputStatistics> {
+    const { options, runner } = this;
+    const hasTwoStreams = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
+    const collector = new StatisticsCollector(states[0].operated.input!.width, options.engine, hasTwoStreams);
+    // Where a norm stands between projection and residual stream, its output is not what is added.
+    const meetsResidual = (step === "o" || step === "down") && !runner.architecture.sandwichNorms;
+    for (const { operated, donor } of states) {
+      if (!meetsResidual) {
+        await this.timed("gram", () => collector.add(operated.input!.data, donor?.input?.data));
+        continue;
+      }
+      const { residual } = operated;
+      const weights = tokenWeights((donor ?? operated).residual);
+      const input = weighTokens(operated.input!.data, weights);
+      const donorInput = donor === undefined ? undefined : weighTokens(donor.input!.data, weights);
+      await this.timed("gram", () => collector.add(input, donorInput));
+      if (!hasTwoStreams || donor === undefined) continue;
+      const difference = donor.residual.data.map((value, at) => value - residual.data[at]);
+      await this.timed("gram", () => collector.addDrift(input, weighTokens(difference, weights), residual.width));
+    }
+    return collector.finish();
+  }
+
+  private async operate(step: Step, inputs: InputStatistics | undefined): Promise<void> {
+    const { runner, layer, options } = this;
+    for (const { tensor, projection, rows, cols } of this.targets(step)) {
+      const started = performance.now();
+      const { dtype, values } = await readTensor(runner.donor, tensor);
+      const { target } = options;
+      const result = await options.method.prune({
+        name: tensor,
+        rows,
+        cols,
+        weights: values,
+        target: typeof target === "function" ? target(tensor) : target,
+        ...(inputs === undefined ? {} : { inputs }),
+        engine: options.engine,
+      });
+      const bytes = encodeFloats(result.weights, dtype);
+      const stored = decodeFloats(bytes, dtype);
+      this.supplied.set(tensor, stored);
+      let zeros = 0;
+      let survivorsChanged = 0;
+      for (let at = 0; at < stored.length; at++) {
+        if (stored[at] === 0) zeros++;
+        else if (stored[at] !== values[at]) survivorsChanged++;
+      }
+      const seconds = (performance.now() - started) / 1000;
+      this.seconds.methods += seconds;
+      this.tensors.push({
+        name: tensor,
+        layer,
+        projection,
+        step,
+        dtype,
+        rows,
+        cols,
+        bytes,
+        zeros,
+        survivorsChanged,
+        stages: result.stages,
+        ...(result.exchangedShare === undefined ? {} : { exchangedShare: result.exchangedShare }),
+        seconds,
+      });
+    }
+  }
+
+  private async timed<T>(part: "forward" | "gram", work: () => Promise<T>): Promise<T> {
+    const started = performance.now();
+    try {
+      return await work();
+    } finally {
+      this.seconds[part] += (performance.now() - started) / 1000;
+    }
+  }
+}
+
+/**
+ * 1 / rms(h) of each token's residual stream h: what is added to the stream is divided by its size in the next norm, so an error counts relative to it.
+ */
+function tokenWeights({ data, width }: Activations): Float64Array {
+  const weights = new Float64Array(data.length / width);
+  for (let token = 0; token < weights.length; token++) {
+    let sum = 0;
+    for (let at = token * width, end = at + width; at < end; at++) sum += data[at] ** 2;
+    weights[token] = sum > 0 ? 1 / Math.sqrt(sum / width) : 0;
+  }
+  return weights;
+}
+
+/** Each token's row of `values` (tokens, width), times its weight. */
+function weighTokens(values: Float32Array, weights: Float64Array): Float32Array {
+  const width = values.length / weights.length;
+  const out = new Float32Array(values.length);
+  for (let token = 0; token < weights.length; token++) {
+    for (let at = token * width, end = at + width; at < end; at++) out[at] = values[at] * weights[token];
+  }
+  return out;
+}

@@ -1,0 +1,107 @@
+import type { TubeRows } from "./tube-rows.js";
+
+export interface FlowOptions {
+  readonly iterations: number;
+  /** Exponent of the adaptation D ← |Q|^β; 2 makes a tube live or die. */
+  readonly beta: number;
+}
+
+/** Below this a flow counts as nothing: its square would leave f32, and a starved tube never comes back by itself. */
+const STARVED = 1e-15;
+
+/**
+ * Let the tubes compete: `iterations` times one Jacobi-preconditioned conjugate-gradient step on (√D C √D + λI) z = √D C y,
+ * Q = √D z, then D ← |Q|^β, with λ rising linearly to `load`.
+ *
+ * Warm start: the step begins from the z that gives the present Q under the new D (z = Q/√D), so the pressure stays valid from step to
+ * step and each costs one product: √D(Cy − CQ) − λz = √D g − λz.
+ * load     final λ of each row
+ * returns  nothing; flow and pressure of `tubes` are changed in place, `alive` is not
+ * source   spec: reference.ts `referenceFlow`
+ */
+export async function runFlow(tubes: TubeRows, load: Float64Array, options: FlowOptions): Promise<void> {
+  const { rows, cols, flow, pressure, scratch, rowScratch, kernel } = tubes;
+  const [direction, product] = scratch;
+  const [gains, stiffnesses, loads] = rowScratch;
+  const { iterations, beta } = options;
+  loads.set(load);
+  for (let iteration = 1; iteration <= iterations; iteration++) {
+    const ramp = iteration / iterations;
+    if (beta === 2) {
+      kernel.flowDirection(
+        rows,
+        cols,
+        flow.byteOffset,
+        pressure.byteOffset,
+        direction.byteOffset,
+        loads.byteOffset,
+        ramp,
+        STARVED,
+        gains.byteOffset,
+        stiffnesses.byteOffset,
+      );
+    } else directionAtAnyBeta(tubes, load, ramp, beta);
+    await tubes.coupling.multiply(direction, rows, product);
+    kernel.flowStep(
+      rows,
+      cols,
+      flow.byteOffset,
+      pressure.byteOffset,
+      direction.byteOffset,
+      product.byteOffset,
+      gains.byteOffset,
+      stiffnesses.byteOffset,
+    );
+  }
+}
+
+/** The kernel's `flowDirection` with powers: √D = |Q|^(β/2), z = Q/√D. */
+function directionAtAnyBeta(tubes: TubeRows, load: Float64Array, ramp: number, beta: number): void {
+  const { rows, cols, flow, pressure, scratch, rowScratch } = tubes;
+  const [direction] = scratch;
+  const [gains, stiffnesses] = rowScratch;
+  for (let row = 0; row < rows; row++) {
+    const lambda = load[row] * ramp;
+    let gain = 0;
+    let norm = 0;
+    for (let at = row * cols, end = at + cols; at < end; at++) {
+      const width = Math.abs(flow[at]) ** (beta / 2);
+      if (width < STARVED) {
+        direction[at] = 0;
+        continue;
+      }
+      const residual = width * pressure[at] - (lambda * flow[at]) / width;
+      const step = residual / (width * width + lambda);
+      gain += residual * step;
+      norm += step * step;
+      direction[at] = width * step;
+    }
+    gains[row] = gain;
+    stiffnesses[row] = lambda * norm;
+  }
+}
+
+/** λ for a wanted sparsity: (quantile of |y| in the row at that sparsity)²/4, the load under which a tube of that drive just starves at β = 2. */
+export function loadForSparsity(tubes: TubeRows, sparsity: number): Float64Array {
+  const { rows, cols, drive } = tubes;
+  const sorted = new Float32Array(cols);
+  return Float64Array.from({ length: rows }, (_, row) => {
+    for (let col = 0; col < cols; col++) sorted[col] = Math.abs(drive[row * cols + col]);
+    sorted.sort();
+    const position = Math.min(Math.max(sparsity * (cols - 1), 0), cols - 1);
+    const below = Math.floor(position);
+    const above = Math.min(below + 1, cols - 1);
+    const quantile = sorted[below] + (sorted[above] - sorted[below]) * (position - below);
+    return quantile ** 2 / 4;
+  });
+}
+
+/** λ of the emergent mode: (survival · mean |y| of the row)²/4. */
+export function loadForSurvival(tubes: TubeRows, survival: number): Float64Array {
+  const { rows, cols, drive } = tubes;
+  return Float64Array.from({ length: rows }, (_, row) => {
+    let sum = 0;
+    for (let at = row * cols, end = at + cols; at < end; at++) sum += Math.abs(drive[at]);
+    return ((survival * sum) / cols) ** 2 / 4;
+  });
+}

@@ -1,0 +1,153 @@
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import type { Command } from "commander";
+import { compareMethods } from "../calibration/compare/comparison.js";
+import type { ComparisonRecord } from "../calibration/compare/comparison-record.js";
+import type { PruneTarget } from "../calibration/method.js";
+import { chooseMethods, METHODS } from "../calibration/methods.js";
+import { parsePattern } from "../calibration/stages/select.js";
+import { attempt } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import { comparisonCsv, renderComparison, targetOf } from "../report/comparison.js";
+import { comparisonPicture } from "../report/pictures/comparison.js";
+import { toInteger } from "./arguments.js";
+import { addProtocolOptions, type ProtocolFlags, toProtocolOptions } from "./probe-options.js";
+import { stopSignal } from "./stop-signal.js";
+
+interface Flags extends ProtocolFlags {
+  text: string;
+  calibration?: string;
+  sparsity?: string;
+  pattern?: string;
+  methods: string;
+  samples: number;
+  seed: number;
+  minTokens?: number;
+  threads?: number;
+  out?: string;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+/** `physarium compare <donor> --text FILE` */
+export function registerCompare(program: Command): void {
+  const names = METHODS.map(({ name }) => name).join(", ");
+  const command = program
+    .command("compare")
+    .description("methods × sparsities on one donor: what each costs in perplexity, divergence, time and memory")
+    .argument("<donor>", "model folder; nothing is written to it")
+    .requiredOption("--text <file>", "UTF-8 text to score")
+    .option(
+      "--calibration <file>",
+      "UTF-8 text to calibrate on (default: the donor writes its own); the scored file itself is split in two",
+    )
+    .option("--sparsity <list>", "fractions of zeros, as 0.25,0.5,0.6")
+    .option("--pattern <list>", "N:M patterns that keep N of each M inputs, as 2:4")
+    .option("--methods <list>", `all, or some of ${names}`, "all")
+    .option("--samples <n>", "sequences that calibrate", toInteger, 128)
+    .option("--seed <n>", "0 takes samples in the order of the text, another number draws them", toInteger, 0);
+  addProtocolOptions(command)
+    .option("--threads <n>", "threads of the matrix products (default: all cores)", toInteger)
+    .option("--out <folder>", "keep compare.json, .md, .csv and .svg there; a stopped comparison goes on from it")
+    .option("--json", "the numbers as one JSON object")
+    .option("--quiet", "no progress on stderr")
+    .addHelpText(
+      "after",
+      `
+Example:
+  physarium compare ./model --text wiki.test.raw --calibration wiki.train.raw --sparsity 0.5,0.6 --pattern 2:4 --out ./comparison
+  physarium compare ./model --text stories.txt --calibration stories.txt --protocol documents --window 128 --min-tokens 128 --samples 256 --limit 512 --sparsity 0.5`,
+    )
+    .action(async (donor: string, flags: Flags) => {
+      const folder = flags.out === undefined ? undefined : resolve(flags.out);
+      const titles = Object.fromEntries(METHODS.map(({ name, title }) => [name, title]));
+      const say = flags.quiet || flags.json ? () => {} : (words: string) => process.stderr.write(`${words}\n`);
+      const earlier = folder === undefined ? undefined : await readEarlier(folder);
+      const record = await compareMethods(donor, {
+        text: resolve(flags.text),
+        ...(flags.calibration === undefined ? {} : { calibration: resolve(flags.calibration) }),
+        methods: chooseMethods(listOf(flags.methods)),
+        targets: targetsOf(flags),
+        protocol: toProtocolOptions(protocolOf(flags)),
+        samples: positive("--samples", flags.samples),
+        seed: flags.seed,
+        ...(flags.minTokens === undefined ? {} : { minTokens: flags.minTokens }),
+        ...(flags.threads === undefined ? {} : { threads: positive("--threads", flags.threads) }),
+        ...(earlier === undefined ? {} : { earlier }),
+        signal: stopSignal(),
+        onProgress: say,
+        onRow: async (soFar, row, isEarlier) => {
+          const words = isEarlier ? "taken from the earlier run" : `${row.seconds.toFixed(1)} s`;
+          say(`${targetOf(row)} ${row.method}: perplexity ${row.perplexity.toFixed(3)} (${words})`);
+          if (folder !== undefined) await keep(folder, soFar, titles);
+        },
+      });
+      process.stdout.write(flags.json ? `${JSON.stringify(record)}\n` : renderComparison(record, titles));
+    });
+}
+
+function protocolOf({ protocol, window, stride, bos, rows, separator, limit }: Flags): ProtocolFlags {
+  return { protocol, window, stride, bos, rows, separator, limit };
+}
+
+function targetsOf(flags: Flags): PruneTarget[] {
+  const targets: PruneTarget[] = [
+    ...listOf(flags.sparsity ?? (flags.pattern === undefined ? "0.5" : "")).map((text): PruneTarget => {
+      const sparsity = Number(text);
+      if (!(sparsity > 0 && sparsity < 1)) {
+        throw new PhysariumError("USAGE_SPARSITY", `--sparsity ${text}: expected fractions between 0 and 1`, { text });
+      }
+      return { kind: "sparsity", sparsity };
+    }),
+    ...listOf(flags.pattern ?? "").map((text): PruneTarget => ({ kind: "pattern", pattern: parsePattern(text) })),
+  ];
+  return targets;
+}
+
+function listOf(text: string): string[] {
+  return text
+    .split(",")
+    .map((part) => part.trim())
+    .filter((part) => part !== "");
+}
+
+function positive(flag: string, value: number): number {
+  if (value > 0) return value;
+  throw new PhysariumError("USAGE_ARGUMENT", `${flag} ${value}: expected at least 1`, { value });
+}
+
+const FILE = "compare.json";
+
+/** The record of an earlier run, or nothing: a file that is none of ours is refused before anything replaces it. */
+async function readEarlier(folder: string): Promise<ComparisonRecord | undefined> {
+  const path = join(folder, FILE);
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch {
+    return undefined;
+  }
+  try {
+    const record = JSON.parse(text) as ComparisonRecord;
+    if (typeof record.fingerprint === "string" && Array.isArray(record.rows)) return record;
+  } catch {
+    // Below: whatever it is, it is not ours.
+  }
+  throw new PhysariumError("USAGE_OUTPUT", `${path}: this is no record of a comparison; give another --out`, { path });
+}
+
+/** Every row is on disk before the next begins; each file is replaced whole. */
+async function keep(folder: string, record: ComparisonRecord, titles: Record<string, string>): Promise<void> {
+  await attempt("making the folder", folder, () => mkdir(folder, { recursive: true }));
+  const files: [string, string][] = [
+    [FILE, `${JSON.stringify(record, undefined, 2)}\n`],
+    ["compare.md", renderComparison(record, titles)],
+    ["compare.csv", comparisonCsv(record)],
+    ["compare.svg", comparisonPicture(record, titles)],
+  ];
+  for (const [name, content] of files) {
+    const path = join(folder, name);
+    await attempt("writing", path, () => writeFile(`${path}.partial`, content));
+    await attempt("writing", path, () => rename(`${path}.partial`, path));
+  }
+}

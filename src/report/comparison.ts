@@ -1,0 +1,78 @@
+import type { ComparisonRecord, ComparisonRow } from "../calibration/compare/comparison-record.js";
+import { printable } from "../errors.js";
+import { byteSize, count, duration, fixed, percent } from "./number-words.js";
+
+export interface ComparisonTitles {
+  /** Method name → how it is written. */
+  readonly [method: string]: string;
+}
+
+const HEADS = ["target", "method", "perplexity", "damage", "KL", "same top", "zeros", "time", "peak memory"];
+
+/** The table of `physarium compare`, with what it was measured on above it. */
+export function renderComparison(record: ComparisonRecord, titles: ComparisonTitles): string {
+  const { protocol, calibration, dense } = record;
+  const rows = record.rows.map((row) => cells(row, titles));
+  return [
+    `# Methods compared on ${cell(record.donor)}`,
+    "",
+    `Dense perplexity ${fixed(dense.perplexity, 3)}. Scored: ${count(dense.tokens)} predictions in ${count(protocol.windows)} sequences of at most ${count(protocol.window)} tokens of ${cell(baseName(record.text))} (${protocol.name}, BOS ${cell(protocol.bos ?? "none")}). Calibrated: ${count(calibration.samples)} sequences, ${count(calibration.tokens)} tokens of ${cell(baseName(calibration.text))}, seed ${calibration.seed}; nothing scored was calibrated on.`,
+    "",
+    "Damage is ln perplexity − ln dense perplexity; KL is the mean divergence from the donor in nats; time is calibration and operation together.",
+    "",
+    line(HEADS),
+    line(HEADS.map((_, at) => (at < 2 ? "---" : "---:"))),
+    ...rows.map(line),
+    "",
+  ].join("\n");
+}
+
+/** The same numbers unrounded, one line a row. */
+export function comparisonCsv(record: ComparisonRecord): string {
+  const fields = [
+    "method",
+    "sparsity",
+    "pattern",
+    "perplexity",
+    "damage",
+    "kl_mean",
+    "same_top",
+    "sparsity_reached",
+    "seconds",
+    "peak_rss_bytes",
+  ] as const;
+  const rows = record.rows.map((row) => fields.map((field) => row[field] ?? "").join(","));
+  return `${fields.join(",")}\n${rows.join("\n")}\n`;
+}
+
+/** `50 %` or `2:4` */
+export function targetOf(row: ComparisonRow): string {
+  return row.pattern ?? `${Number((100 * (row.sparsity ?? 0)).toFixed(2))} %`;
+}
+
+function cells(row: ComparisonRow, titles: ComparisonTitles): string[] {
+  return [
+    targetOf(row),
+    cell(titles[row.method] ?? row.method),
+    fixed(row.perplexity, row.perplexity < 100 ? 3 : 1),
+    fixed(row.damage, 4),
+    fixed(row.kl_mean, 4),
+    percent(row.same_top, 1),
+    percent(row.sparsity_reached),
+    duration(row.seconds),
+    byteSize(row.peak_rss_bytes),
+  ];
+}
+
+function line(values: readonly string[]): string {
+  return `| ${values.join(" | ")} |`;
+}
+
+/** Names come from folders and files: what Markdown would read is escaped. */
+function cell(text: string): string {
+  return printable(text).replace(/[\\`*_[\]<>|]/g, (character) => `\\${character}`);
+}
+
+function baseName(path: string): string {
+  return path.split(/[\\/]/).at(-1) ?? path;
+}

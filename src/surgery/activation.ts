@@ -1,0 +1,217 @@
+import { join } from "node:path";
+import type { StageRecord } from "../calibration/method.js";
+import type { ActivationSettings, CalibrationRecord } from "../calibration/operate-donor.js";
+import { attempt, closeWritten, type FileLayer, FileSource, writeFully } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
+import type { Digester } from "./digest.js";
+import type { OnEvent } from "./events.js";
+import type { TensorRecord } from "./ledger.js";
+import { piecesOf } from "./pieces.js";
+import type { Plan, PlannedTensor } from "./plan.js";
+import type { PieceResult } from "./protocol.js";
+import { TensorProgress } from "./tensor-progress.js";
+
+/** What the ledger holds of a tensor that v2 operated on, beside its counts. */
+export interface ActivationRecord {
+  /** Living weights whose bits are not the donor's: healing moved them. */
+  readonly survivors_changed: number;
+  /** Weights that were ±0 and live now. */
+  readonly revived: number;
+  /** Tubes that sprouted where selection had left none, of the living. */
+  readonly exchanged_share: number;
+  /** Relative output error after each stage. */
+  readonly stages: readonly { readonly stage: string; readonly relative_error: number; readonly seconds: number }[];
+}
+
+export interface ActivationJob {
+  readonly plan: Plan;
+  readonly settings: ActivationSettings;
+  readonly folder: string;
+  readonly records: ReadonlyMap<string, TensorRecord>;
+  readonly digester: Digester;
+  readonly files: FileLayer;
+  readonly onEvent: OnEvent;
+  readonly signal: AbortSignal | undefined;
+}
+
+/**
+ * Operate on a plan's targets with v2: layer by layer, each on what the layers before it now compute. Bytes go to the shards under
+ * `folder` (which exist at full length); `calibrated` is told what was calibrated on,
+ * `finish` is called for every tensor that is on disk.
+ *
+ * Tensors of `records` are done: they are run through as they stand in the output.
+ */
+export async function operateActivation(
+  job: ActivationJob,
+  calibrated: (calibration: CalibrationRecord) => Promise<void>,
+  finish: (progress: TensorProgress, more: ActivationRecord) => Promise<void>,
+): Promise<void> {
+  const { plan, settings, folder, records, digester, files, onEvent, signal } = job;
+  const { openActivationRun } = await import("../calibration/operate-donor.js");
+  const targets = new Map<string, PlannedTensor>();
+  for (const shard of plan.shards)
+    for (const tensor of shard.tensors) if (tensor.target !== undefined) targets.set(tensor.name, tensor);
+  const run = await openActivationRun(plan.donor.path, settings, files);
+  try {
+    const { text, samples, tokens } = run.calibration;
+    onEvent({
+      event: "note",
+      message: `calibrating on ${samples} samples, ${tokens} tokens of ${text === "self-written" ? "text the donor wrote itself" : text}`,
+    });
+    await calibrated(run.calibration);
+    const seen = new Set<string>();
+    const isTarget = (name: string) => targets.has(name);
+    const isDone = (name: string) => records.has(name);
+    const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);
+    for await (const { layer, tensors, seconds } of run.layers({ isTarget, isDone, stored })) {
+      for (const { name, bytes, stages, exchangedShare = 0 } of tensors) {
+        seen.add(name);
+        // A step with one tensor missing is done whole again, to the same bytes.
+        if (records.has(name)) continue;
+        const tensor = targets.get(name)!;
+        const donorBytes = await readTensor(join(plan.donor.path, tensor.shard), tensor, files);
+        refuseNonFinite(tensor, donorBytes);
+        const { progress, changed, revived } = count(
+          tensor,
+          donorBytes,
+          bytes,
+          plan.options.params.blockSize,
+          digester,
+        );
+        await writeTensor(join(folder, tensor.shard), tensor, bytes, files);
+        await finish(progress, {
+          survivors_changed: changed,
+          revived,
+          exchanged_share: exchangedShare,
+          stages: stages.map(({ stage, relativeError, seconds: spent }) => ({
+            stage,
+            relative_error: relativeError,
+            seconds: spent,
+          })),
+        });
+      }
+      onEvent({ event: "layer", layer, layers: run.layerCount, seconds, ...losses(tensors) });
+      if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+    }
+    const missed = [...targets.keys()].filter((name) => !seen.has(name) && !records.has(name));
+    if (missed.length > 0) {
+      throw new PhysariumError(
+        "DONOR_ACTIVATION_TARGET",
+        `${plan.donor.path}: the forward pass gives no inputs for ${missed.length} targets, "${missed[0]}" for one; leave them out with --exclude or use --flow magnitude`,
+        { missed: missed.slice(0, 20) },
+      );
+    }
+  } finally {
+    await run.close();
+  }
+}
+
+/** A layer's relative output error as selection leaves it and after the last stage, averaged over its tensors. */
+function losses(tensors: readonly { readonly stages: readonly StageRecord[] }[]): {
+  loss_before: number;
+  loss_after: number;
+} {
+  const mean = (pick: (stages: readonly StageRecord[]) => StageRecord | undefined) =>
+    tensors.reduce((sum, { stages }) => sum + (pick(stages)?.relativeError ?? 0), 0) / Math.max(tensors.length, 1);
+  return {
+    loss_before: mean((stages) => stages.find(({ stage }) => stage === "flow") ?? stages[0]),
+    loss_after: mean((stages) => stages.at(-1)),
+  };
+}
+
+async function readTensor(path: string, tensor: PlannedTensor, files: FileLayer): Promise<Uint8Array> {
+  const source = await FileSource.open(path, files);
+  try {
+    return await source.read(tensor.byteOffset, tensor.byteOffset + tensor.byteLength);
+  } finally {
+    await source.close();
+  }
+}
+
+async function writeTensor(path: string, tensor: PlannedTensor, bytes: Uint8Array, files: FileLayer): Promise<void> {
+  const file = await attempt("opening", path, () => files.open(path, "r+"));
+  let written = false;
+  try {
+    await writeFully(file, bytes, tensor.byteOffset, path);
+    written = true;
+  } finally {
+    if (written) await closeWritten(file, path);
+    else await file.close().catch(() => {});
+  }
+}
+
+function refuseNonFinite(tensor: PlannedTensor, donorBytes: Uint8Array): void {
+  const { magnitudeMask, infinity } = magnitudeFormat(tensor.target!.dtype);
+  const position = weightPatterns(donorBytes, tensor.target!.dtype).findIndex(
+    (pattern) => (pattern & magnitudeMask) >= infinity,
+  );
+  if (position < 0) return;
+  const { cols } = tensor.target!;
+  throw new PhysariumError(
+    "DONOR_NON_FINITE",
+    `${tensor.shard}: tensor "${tensor.name}" is NaN or infinite at row ${Math.floor(position / cols)}, column ${position % cols}; the weights are damaged`,
+    { shard: tensor.shard, tensor: tensor.name },
+  );
+}
+
+/** Count a tensor piece by piece as the kernels count theirs; −0 becomes +0 in place. */
+function count(
+  tensor: PlannedTensor,
+  donorBytes: Uint8Array,
+  bytes: Uint8Array,
+  blockSize: number,
+  digester: Digester,
+) {
+  const { target } = tensor;
+  const { magnitudeMask, bytes: elementBytes } = magnitudeFormat(target!.dtype);
+  const before = weightPatterns(donorBytes, target!.dtype);
+  const after = weightPatterns(bytes, target!.dtype);
+  const progress = new TensorProgress(tensor, blockSize);
+  let changed = 0;
+  let revived = 0;
+  let index = 0;
+  for (const piece of piecesOf(tensor.byteLength, target, blockSize)) {
+    const result: PieceResult = {
+      digest: "",
+      weights: 0,
+      dead: 0,
+      zeros: 0,
+      nonFinite: 0,
+      tiles: 0,
+      minTileSparsity: 1,
+      maxTileSparsity: 0,
+    };
+    const { cols } = target!;
+    const first = piece.byteOffset / elementBytes;
+    for (let top = 0; top < piece.rows; top += blockSize) {
+      const rows = Math.min(blockSize, piece.rows - top);
+      for (let left = 0; left < cols; left += blockSize) {
+        const width = Math.min(blockSize, cols - left);
+        let dead = 0;
+        for (let row = top; row < top + rows; row++) {
+          for (let at = first + row * cols + left, end = at + width; at < end; at++) {
+            const wasZero = (before[at] & magnitudeMask) === 0;
+            if (wasZero) result.zeros++;
+            if ((after[at] & magnitudeMask) === 0) {
+              after[at] = 0;
+              dead++;
+            } else if (after[at] !== before[at]) {
+              changed++;
+              if (wasZero) revived++;
+            }
+          }
+        }
+        const sparsity = dead / (rows * width);
+        result.dead += dead;
+        result.weights += rows * width;
+        result.tiles++;
+        result.minTileSparsity = Math.min(result.minTileSparsity, sparsity);
+        result.maxTileSparsity = Math.max(result.maxTileSparsity, sparsity);
+      }
+    }
+    result.digest = digester.digest(bytes.subarray(piece.byteOffset, piece.byteOffset + piece.byteLength));
+    progress.add(index++, result);
+  }
+  return { progress, changed, revived };
+}

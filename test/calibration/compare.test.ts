@@ -1,0 +1,118 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { splitText, takeSamples } from "../../dist/calibration/calibration-text.js";
+import { type ComparisonOptions, compareMethods, SELF_WRITTEN } from "../../dist/calibration/compare/comparison.js";
+import type { ComparisonRecord } from "../../dist/calibration/compare/comparison-record.js";
+import { chooseMethods } from "../../dist/calibration/methods.js";
+import { writeOwnCalibration } from "../../dist/calibration/self-calibration.js";
+import { LayerRunner } from "../../dist/probe/layer-runner.js";
+import type { PreparedText } from "../../dist/probe/protocols.js";
+import { TextTokenizer } from "../../dist/probe/tokenizer.js";
+import { comparisonCsv, renderComparison } from "../../dist/report/comparison.js";
+import { comparisonPicture } from "../../dist/report/pictures/comparison.js";
+
+const LOAM = "examples/donors/loam";
+
+describe("samples", () => {
+  const sequences = Array.from({ length: 20 }, (_, at) => ({ ids: new Array(at < 2 ? 3 : 8).fill(at), scoreFrom: 1 }));
+  const text = { sequences } as unknown as PreparedText;
+  const first = (split: readonly { ids: readonly number[] }[]) => split.map(({ ids }) => ids[0]);
+
+  test("in order for seed 0, drawn otherwise, short ones left out", () => {
+    expect(first(takeSamples(text, { samples: 3, seed: 0, minTokens: 8 }).calibration)).toEqual([2, 3, 4]);
+    const drawn = first(takeSamples(text, { samples: 6, seed: 5, minTokens: 8 }).calibration);
+    expect(new Set(drawn).size).toBe(6);
+    expect(drawn).not.toEqual([2, 3, 4, 5, 6, 7]);
+    expect(first(takeSamples(text, { samples: 6, seed: 5, minTokens: 8 }).calibration)).toEqual(drawn);
+  });
+
+  test.each([0, 1, 2])("one text for both: what is scored stays and never calibrates (seed %d)", (seed) => {
+    const { calibration, rest } = splitText(text, { samples: 4, seed }, 5);
+    expect(first(rest)).toEqual([4, 5, 6, 7, 8]);
+    expect(calibration).toHaveLength(4);
+    expect(first(calibration).filter((at) => first(rest).includes(at))).toEqual([]);
+  });
+
+  test("nothing left to score is refused", () => {
+    expect(() => splitText(text, { samples: 20, seed: 0 })).toThrow(/leave none to score/);
+  });
+});
+
+describe("compare", () => {
+  let folder: string;
+  let options: ComparisonOptions;
+
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "physarium-compare-"));
+    // The donor's own words: what it finds likely is what surgery can spoil.
+    const runner = await LayerRunner.open(LOAM, { threads: 1 });
+    const tokenizer = await TextTokenizer.open(LOAM);
+    const sequences = await writeOwnCalibration(runner, tokenizer, 32, 64, 1);
+    expect(sequences).toHaveLength(32);
+    expect(await writeOwnCalibration(runner, tokenizer, 2, 8, 1)).toEqual(
+      sequences.slice(0, 2).map((ids) => ids.slice(0, 8)),
+    );
+    await runner.close();
+    await writeFile(join(folder, "text.txt"), sequences.map((ids) => tokenizer.decode(ids)).join("\n"));
+    options = {
+      text: join(folder, "text.txt"),
+      calibration: join(folder, "text.txt"),
+      methods: chooseMethods(["magnitude", "wanda", "sparsegpt", "activation"]),
+      targets: [{ kind: "sparsity", sparsity: 0.5 }],
+      protocol: { window: 64, limit: 8 },
+      samples: 16,
+      seed: 0,
+      threads: 1,
+    };
+  });
+  afterAll(() => rm(folder, { recursive: true, force: true }));
+
+  test("the activation flow costs less than SparseGPT, that less than Wanda, and a second run takes the rows over", async () => {
+    const record = await compareMethods(LOAM, options);
+    const damages = new Map(record.rows.map(({ method, damage }) => [method, damage]));
+    expect(damages.get("activation")!).toBeLessThan(damages.get("sparsegpt")!);
+    expect(damages.get("sparsegpt")!).toBeLessThan(damages.get("wanda")!);
+    for (const row of record.rows) {
+      expect(row.sparsity_reached).toBeGreaterThan(0.499);
+      expect(row.sparsity_reached).toBeLessThan(0.501);
+      expect(row.kl_mean).toBeGreaterThan(0);
+      expect(row.peak_rss_bytes).toBeGreaterThan(1e7);
+    }
+    expect(record.dense).toMatchObject({ same_top: 1, tokens: 8 * 63 });
+    expect(Math.abs(record.dense.kl_mean)).toBeLessThan(1e-6);
+
+    const taken: boolean[] = [];
+    const again = await compareMethods(LOAM, {
+      ...options,
+      methods: chooseMethods(["magnitude", "activation"]),
+      earlier: JSON.parse(JSON.stringify(record)) as ComparisonRecord,
+      onRow: (_, __, isEarlier) => void taken.push(isEarlier),
+    });
+    expect(taken).toEqual([true, true]);
+    expect(again.rows.map(({ perplexity }) => perplexity)).toEqual(
+      ["magnitude", "activation"].map((name) => record.rows.find(({ method }) => method === name)!.perplexity),
+    );
+
+    const titles = { activation: "activation flow (v2)" };
+    expect(renderComparison(record, titles)).toContain("| 50 % | activation flow (v2) |");
+    expect(comparisonCsv(record).split("\n")).toHaveLength(record.rows.length + 2);
+    expect(comparisonPicture(record, titles)).toMatch(/^<svg xmlns="http:\/\/www.w3.org\/2000\/svg".*activation flow/s);
+  });
+
+  test("without a calibration text the donor writes its own; another seed, other numbers", async () => {
+    const { calibration, ...own } = options;
+    const run = (seed: number) => compareMethods(LOAM, { ...own, methods: chooseMethods(["wanda"]), samples: 4, seed });
+    const first = await run(3);
+    expect(calibration).toBeDefined();
+    expect(first.calibration).toMatchObject({ text: SELF_WRITTEN, samples: 4, tokens: 256, seed: 3 });
+    expect((await run(3)).rows[0].perplexity).toBe(first.rows[0].perplexity);
+    expect((await run(4)).rows[0].perplexity).not.toBe(first.rows[0].perplexity);
+  });
+});
+
+test("unknown methods are refused by name", () => {
+  expect(() => chooseMethods(["wnda"])).toThrow(/--methods wnda: known are all, magnitude/);
+  expect(JSON.stringify(chooseMethods(["all"]).map(({ name }) => name))).toContain("alps-row");
+});
