@@ -27,11 +27,47 @@ Examples:
       const donor = await openDonor(resolve(donorPath));
       const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)), true);
       const rate = await measureReadRate(plan);
-      process.stdout.write(flags.json ? jsonLine(toJson(plan, rate)) : `${describe(plan, rate)}\n`);
+      if (flags.json) for (const text of jsonOf(plan, rate)) process.stdout.write(text);
+      else process.stdout.write(`${describe(plan, rate)}\n`);
     });
 }
 
-/** snake_case, as every JSON of ours. */
+/** The plan as one line of JSON, in pieces: that of 100,000 tensors takes 30 MB, and several times that as objects. */
+function* jsonOf(plan: Plan, rate: number): Generator<string> {
+  yield jsonLine(toJson(plan, rate)).replace(/\}\n$/, ',"tensors":[');
+  let separator = "";
+  for (const { tensors } of plan.shards) {
+    for (let start = 0; start < tensors.length; start += TENSORS_PER_WRITE) {
+      const piece = tensors
+        .slice(start, start + TENSORS_PER_WRITE)
+        .map((tensor) => jsonLine(tensorToJson(tensor)).trimEnd());
+      yield `${separator}${piece.join(",")}`;
+      separator = ",";
+    }
+  }
+  yield "]}\n";
+}
+
+const TENSORS_PER_WRITE = 1_000;
+
+function tensorToJson(tensor: PlannedTensor) {
+  const { name, shard, dtype, shape, byteOffset, byteLength, role, reason, layer, projection, tiles } = tensor;
+  return {
+    name,
+    shard,
+    dtype,
+    shape,
+    byte_offset: byteOffset,
+    byte_length: byteLength,
+    role,
+    reason,
+    layer,
+    projection,
+    tiles,
+  };
+}
+
+/** All but the tensors, in snake_case as every JSON of ours. */
 function toJson(plan: Plan, rate: number) {
   const { donor, options, memory } = plan;
   return {
@@ -54,21 +90,6 @@ function toJson(plan: Plan, rate: number) {
     target_tensors: plan.targetTensors,
     target_weights: plan.targetWeights,
     tiles: plan.tiles,
-    tensors: plan.shards.flatMap(({ tensors }) =>
-      tensors.map(({ name, shard, dtype, shape, byteOffset, byteLength, role, reason, layer, projection, tiles }) => ({
-        name,
-        shard,
-        dtype,
-        shape,
-        byte_offset: byteOffset,
-        byte_length: byteLength,
-        role,
-        reason,
-        layer,
-        projection,
-        tiles,
-      })),
-    ),
     side_files: plan.sideFiles.map(({ file, byteLength }) => ({ file, byte_length: byteLength })),
     left_out: plan.leftOut,
     memory: {

@@ -128,7 +128,9 @@ function readTensorInfo(reader: JsonReader, tensor: string, dataByteOffset: numb
   reader.readObject(`an object describing tensor "${tensor}"`, (key) => {
     if (key === "dtype") {
       if (dtype !== undefined) throw duplicate(name, `${tensor}.dtype`);
-      dtype = reader.readString(`the dtype of "${tensor}"`);
+      const text = reader.readString(`the dtype of "${tensor}"`);
+      // The table's own string, not one a tensor.
+      dtype = KNOWN_DTYPES.find((known) => known === text) ?? text;
     } else if (key === "shape") {
       if (shape !== undefined) throw duplicate(name, `${tensor}.shape`);
       const dimensions: number[] = [];
@@ -136,7 +138,8 @@ function readTensorInfo(reader: JsonReader, tensor: string, dataByteOffset: numb
         if (dimensions.length === MAX_DIMENSIONS) throw malformed(name, tensor);
         dimensions.push(reader.readSafeInteger(`a dimension of "${tensor}"`));
       });
-      shape = dimensions;
+      // A pushed-to array has room for 17: the copy has none to spare, which a header of 10^6 tensors notices.
+      shape = dimensions.slice();
     } else if (key === "data_offsets") {
       if (offsets !== undefined) throw duplicate(name, `${tensor}.data_offsets`);
       const pair: number[] = [];

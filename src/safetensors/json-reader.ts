@@ -198,21 +198,13 @@ export class JsonReader {
   }
 
   private decode(start: number, end: number): string {
-    // Short ASCII runs are most of a header: this path is several times faster than TextDecoder.
-    if (end - start <= 64) {
-      let text = "";
-      for (let i = start; i < end; i++) {
-        const byte = this.bytes[i];
-        if (byte >= 0x80) {
-          text = "";
-          break;
-        }
-        text += String.fromCharCode(byte);
-      }
-      if (text !== "" || start === end) return text;
+    const run = this.bytes.subarray(start, end);
+    // Short ASCII runs are most of a header: this path is several times faster than TextDecoder, and makes one flat string.
+    if (run.length <= 256 && run.every((byte) => byte < 0x80)) {
+      return String.fromCharCode.apply(null, run as unknown as number[]);
     }
     try {
-      return this.decoder.decode(this.bytes.subarray(start, end));
+      return this.decoder.decode(run);
     } catch {
       this.fail("valid UTF-8");
     }

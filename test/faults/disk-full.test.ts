@@ -1,0 +1,93 @@
+import { execFileSync } from "node:child_process";
+import { appendFileSync, mkdirSync, rmSync, statfsSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { gaussianTensor, writeDonor } from "../donors.js";
+import { filesOf, operateOn } from "../surgery/operate.js";
+import { temporaryFolder } from "../temporary.js";
+
+const folder = temporaryFolder();
+const disk = join(folder, "disk");
+mkdirSync(disk);
+
+function mount(size: string, remount = false): void {
+  const options = `size=${size}${remount ? ",remount" : ""}`;
+  execFileSync("mount", ["-t", "tmpfs", "-o", options, "tmpfs", disk], { stdio: "ignore" });
+}
+let mounted = false;
+try {
+  mount("48m");
+  mounted = true;
+} catch {
+  console.warn("mounting is not allowed here: the tests on a small disk are skipped");
+}
+afterAll(() => {
+  if (mounted) execFileSync("umount", [disk]);
+});
+
+describe.skipIf(!mounted)("a small disk", () => {
+  const donor = join(folder, "donor");
+  const undisturbed = join(folder, "undisturbed");
+  beforeAll(async () => {
+    writeDonor(
+      donor,
+      [0, 1, 2, 3, 4, 5, 6, 7].map((shard) => [
+        gaussianTensor(`model.layers.${shard}.mlp.up_proj.weight`, "F32", [768, 1024], shard),
+      ]),
+    );
+    await operateOn(donor, undisturbed);
+  });
+
+  test("that is too small is refused before the first write, saying how many bytes are missing", async () => {
+    mount("30m", true);
+    await expect(operateOn(donor, join(disk, "output"))).rejects.toMatchObject({
+      code: "USAGE_DISK_SPACE",
+      message: expect.stringMatching(/needs \d+ bytes, \d+ are free; \d+ are missing/),
+    });
+    mount("48m", true);
+  });
+
+  test.each([0, 1, 2])(
+    "that fills up during the run: missing bytes are said, done tensors kept, --resume ends well (%i workers)",
+    async (workers) => {
+      const output = join(disk, "output");
+      const filler = join(disk, "filler");
+      let filled = false;
+      const running = operateOn(
+        donor,
+        output,
+        { workers },
+        {
+          onEvent: ({ event }) => {
+            if (event !== "tensor" || filled) return;
+            filled = true;
+            // Room for less than what is left; workers write meanwhile, so it is filled in small steps.
+            for (;;) {
+              const { bavail, bsize } = statfsSync(disk);
+              if (bavail * bsize < 2_000_000) break;
+              appendFileSync(filler, Buffer.alloc(1 << 19));
+            }
+          },
+        },
+      );
+      const error = await running.then(
+        () => undefined,
+        (refusal: unknown) => refusal as { code: string; message: string; details: { missingBytes: number } },
+      );
+      expect(error?.code).toBe("IO_DISK_FULL");
+      expect(error?.message).toMatch(
+        /output\.partial.*the disk is full \(ENOSPC\); about \d+ more bytes are needed; free them, then run again with --resume \([1-7] of 8 tensors are done\)/,
+      );
+      console.log(error?.message);
+      // As many bytes as it said, and the plan's own margin, are enough.
+      const missing = error!.details.missingBytes;
+      mount(`${48 * 2 ** 20 + missing + (17 << 20)}`, true);
+      const { state } = await operateOn(donor, output, { workers }, { resume: true });
+      expect(state).toBe("finished");
+      expect(filesOf(output)).toEqual(filesOf(undisturbed));
+      rmSync(output, { recursive: true });
+      rmSync(filler);
+      mount("48m", true);
+    },
+  );
+});
