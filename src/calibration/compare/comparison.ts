@@ -211,5 +211,5 @@ function isSameTarget(row: ComparisonRow, target: PruneTarget): boolean {
 }
 
 function stopped(): PhysariumError {
-  return new PhysariumError("USAGE_STOPPED", "stopped; run the same command again to go on from the last row");
+  return new PhysariumError("STOPPED", "stopped; run the same command again to go on from the last row");
 }
