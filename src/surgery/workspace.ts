@@ -76,6 +76,7 @@ export async function openWorkspace(
     if (finished !== undefined) checkSameOperation(finished.header.fingerprint, fingerprint, output.path);
     await removeReplaced(output, files);
     await removeLock(output.path, files);
+    await removeTemporaries(join(output.path, RECORD_FOLDER), files);
     return { state: "already finished", output };
   }
   if (options.resume && output.partial === "nothing") {

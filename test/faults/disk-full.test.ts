@@ -22,7 +22,7 @@ try {
   console.warn("mounting is not allowed here: the tests on a small disk are skipped");
 }
 afterAll(() => {
-  if (mounted) execFileSync("umount", [disk]);
+  if (mounted) execFileSync("umount", ["--lazy", disk]);
 });
 
 describe.skipIf(!mounted)("a small disk", () => {

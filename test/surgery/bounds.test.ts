@@ -31,11 +31,11 @@ describe("200 shards", () => {
     expect(files.open_.now).toBe(0);
   });
 
-  test.skipIf(process.platform === "win32")("a limit of 128 file handles is enough for 400 files", async () => {
+  test.skipIf(process.platform === "win32")("a limit of 256 file handles is enough for 400 files", async () => {
     const output = join(folder, "limited");
     await run("sh", [
       "-c",
-      'ulimit -n 128 && exec "$0" "$@"',
+      'ulimit -n 256 && exec "$0" "$@"',
       process.execPath,
       MAIN,
       "surgery",
