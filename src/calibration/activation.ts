@@ -1,8 +1,16 @@
 import { cholesky, inverseDiagonal } from "./algebra/cholesky.js";
-import { type ScaledGram, scaleGram } from "./algebra/damped.js";
+import { DAMPING, type ScaledGram, scaleGram } from "./algebra/damped.js";
 import { gramOf } from "./baselines/scores.js";
 import type { RightFactor } from "./engine.js";
-import { keepPerRow, type PruneMethod, type PruneResult, type PruneTask, type StageRecord } from "./method.js";
+import {
+  keepPerRow,
+  type PruneMethod,
+  type PruneResult,
+  type PruneTarget,
+  type PruneTask,
+  type StageRecord,
+  type TiledStatistics,
+} from "./method.js";
 import { anchor, anchorPull } from "./stages/anchor.js";
 import { loadForSparsity, loadForSurvival, runFlow } from "./stages/flow.js";
 import { heal } from "./stages/heal.js";
@@ -67,75 +75,179 @@ export function activationFlow(options: Partial<ActivationOptions> = {}): PruneM
 const arenas: TubeArena[] = [];
 
 async function pruneWithActivationFlow(task: PruneTask, options: ActivationOptions): Promise<PruneResult> {
-  const { rows, cols, engine } = task;
+  const result = new ResultBuilder(task, options);
+  const arena = arenas.pop() ?? new TubeArena();
+  try {
+    if (task.tiled === undefined) await operateWhole(task, options, arena, result);
+    else await operateTiles(task, task.tiled, options, arena, result);
+  } finally {
+    arenas.push(arena);
+  }
+  return result.finish();
+}
+
+/** Every row against the whole Gram. */
+async function operateWhole(
+  task: PruneTask,
+  options: ActivationOptions,
+  arena: TubeArena,
+  result: ResultBuilder,
+): Promise<void> {
+  const { rows, cols, engine, inputs, target } = task;
   const gram = scaleGram(gramOf(task), cols);
   const isolation = isolationOf(gram);
   const coupling = await engine.bind(gram.coupling, cols, cols);
-  const cross = task.inputs?.cross;
   const pull =
-    cross === undefined || options.alpha === 0
+    inputs?.cross === undefined || options.alpha === 0
       ? undefined
-      : await engine.bind(anchorPull(gramOf(task), cross, gram.scale, options.alpha), cols, cols);
-  const ledger = new StageLedger();
-  const arena = arenas.pop() ?? new TubeArena();
-  const weights = new Float32Array(rows * cols);
-  const alive = new Uint8Array(rows * cols);
-  let exchanged = 0;
+      : await engine.bind(anchorPull(inputs.gram, inputs.cross, gram.scale, options.alpha), cols, cols);
+  const keep = target.kind === "sparsity" ? keepPerRow(rows, cols, target.sparsity) : undefined;
   try {
-    const height = Math.max(1, Math.floor(options.blockBytes / (cols * BLOCK_BYTES_PER_TUBE)));
-    for (let top = 0; top < rows; top += height) {
-      const bottom = Math.min(top + height, rows);
-      const block: Block = { task, top, bottom, gram, coupling, pull, isolation, arena };
-      const { tubes, exchanged: grown } = await operateBlock(block, options, ledger);
-      exchanged += grown;
-      alive.set(tubes.alive, top * cols);
-      for (let at = 0; at < tubes.flow.length; at++) {
-        const position = top * cols + at;
-        if (tubes.alive[at] === 0) continue;
-        weights[position] = options.heal ? tubes.flow[at] / gram.scale[at % cols] : task.weights[position];
-      }
+    for (const [top, bottom] of rowBlocks(rows, cols, options.blockBytes)) {
+      const donor = task.weights.subarray(top * cols, bottom * cols);
+      const { tubes, exchanged } = await operateRows(
+        {
+          drive: donor.map((weight, at) => weight * gram.scale[at % cols]),
+          rows: bottom - top,
+          cols,
+          coupling,
+          isolation,
+          target,
+          keep: keep?.subarray(top, bottom),
+          arena,
+          ...(pull === undefined
+            ? {}
+            : {
+                pull: async (pressure: Float32Array) => {
+                  await pull.multiply(donor, bottom - top, pressure);
+                  if (inputs?.drift !== undefined) {
+                    addScaled(pressure, inputs.drift.subarray(top * cols), gram.scale, options.alpha);
+                  }
+                },
+              }),
+        },
+        options,
+        result.stages,
+      );
+      result.take(tubes, top, 0, gram.scale, exchanged);
     }
   } finally {
-    arenas.push(arena);
     await coupling.release();
     await pull?.release();
   }
-  const living = alive.reduce((sum, bit) => sum + bit, 0);
-  return { weights, alive, stages: ledger.records(), exchangedShare: living === 0 ? 0 : exchanged / living };
 }
 
-interface Block {
-  readonly task: PruneTask;
-  readonly top: number;
-  readonly bottom: number;
-  readonly gram: ScaledGram;
+/**
+ * Columns in tiles of 256, each against its own Gram alone. What the finished tiles leave undone (their lack W − X, seen through the Gram's strip
+ * between them and the tile) and what the donor's inputs pull become the pressure that moves the tile's drive before it is operated on.
+ */
+async function operateTiles(
+  task: PruneTask,
+  statistics: TiledStatistics,
+  options: ActivationOptions,
+  arena: TubeArena,
+  result: ResultBuilder,
+): Promise<void> {
+  const { rows, cols, engine, target, weights } = task;
+  const damping = DAMPING * statistics.meanEnergy || 1;
+  const lack = new Float32Array(rows * cols);
+  const tileWidth = target.kind === "pattern" ? Math.ceil(TILE / target.pattern.of) * target.pattern.of : TILE;
+  for (let left = 0; left < cols; left += tileWidth) {
+    const right = Math.min(left + tileWidth, cols);
+    const width = right - left;
+    const strip = await statistics.strip(left, right);
+    const gram = scaleGram(strip.gram.subarray(left * width, right * width), width, damping);
+    const isolation = isolationOf(gram);
+    const coupling = await engine.bind(gram.coupling, width, width);
+    const apart = strip.cross?.map((value, at) => options.alpha * (value - strip.gram[at]));
+    const keep = target.kind === "sparsity" ? keepPerRow(rows, width, target.sparsity) : undefined;
+    try {
+      for (const [top, bottom] of rowBlocks(rows, width, options.blockBytes)) {
+        const height = bottom - top;
+        const drive = new Float32Array(height * width);
+        for (let row = 0; row < height; row++) {
+          for (let col = 0; col < width; col++) {
+            drive[row * width + col] = weights[(top + row) * cols + left + col] * gram.scale[col];
+          }
+        }
+        const pull = async (pressure: Float32Array): Promise<void> => {
+          pressure.fill(0);
+          const whole = (matrix: Float32Array) => matrix.subarray(top * cols, bottom * cols);
+          const parts = [await engine.multiply(whole(lack), strip.gram, height, cols, width)];
+          if (apart !== undefined) parts.push(await engine.multiply(whole(weights), apart, height, cols, width));
+          for (const part of parts) addScaled(pressure, part, gram.scale, 1);
+          if (strip.drift !== undefined) {
+            addScaled(pressure, strip.drift.subarray(top * width), gram.scale, options.alpha);
+          }
+        };
+        const { tubes, exchanged } = await operateRows(
+          {
+            drive,
+            rows: height,
+            cols: width,
+            coupling,
+            isolation,
+            target,
+            keep: keep?.subarray(top, bottom),
+            arena,
+            ...(left > 0 || apart !== undefined ? { pull } : {}),
+          },
+          options,
+          result.stages,
+        );
+        result.take(tubes, top, left, gram.scale, exchanged);
+        for (let row = 0; row < height; row++) {
+          for (let col = 0; col < width; col++) {
+            const at = (top + row) * cols + left + col;
+            lack[at] = weights[at] - result.weights[at];
+          }
+        }
+      }
+    } finally {
+      await coupling.release();
+    }
+  }
+}
+
+/** Columns of a tile when the Gram is restricted. */
+const TILE = 256;
+
+/** `[top, bottom)` of the rows worked on together. */
+function rowBlocks(rows: number, cols: number, blockBytes: number): [number, number][] {
+  const height = Math.max(1, Math.floor(blockBytes / (cols * BLOCK_BYTES_PER_TUBE)));
+  return Array.from({ length: Math.ceil(rows / height) }, (_, at) => [at * height, Math.min((at + 1) * height, rows)]);
+}
+
+/** pressure += factor · values / scale, column by column. */
+function addScaled(pressure: Float32Array, values: Float32Array, scale: Float64Array, factor: number): void {
+  for (let at = 0; at < pressure.length; at++) pressure[at] += (factor * values[at]) / scale[at % scale.length];
+}
+
+interface Rows {
+  readonly drive: Float32Array;
+  readonly rows: number;
+  readonly cols: number;
   readonly coupling: RightFactor;
-  readonly pull: RightFactor | undefined;
   readonly isolation: Float64Array;
+  readonly target: PruneTarget;
+  /** Living tubes of each row, where the target is a sparsity. */
+  readonly keep: Int32Array | undefined;
   readonly arena: TubeArena;
+  /** Fills in the pressure that moves the drive before anything dies. */
+  readonly pull?: (pressure: Float32Array) => Promise<void>;
 }
 
-async function operateBlock(
-  block: Block,
+/** All stages on one block of rows. */
+async function operateRows(
+  work: Rows,
   options: ActivationOptions,
   ledger: StageLedger,
 ): Promise<{ tubes: TubeRows; exchanged: number }> {
-  const { task, top, bottom, gram, coupling, pull, isolation, arena } = block;
-  const { cols, target } = task;
-  const rows = bottom - top;
+  const { rows, cols, coupling, isolation, target, keep, arena } = work;
   ledger.start();
-  const donor = task.weights.subarray(top * cols, bottom * cols);
-  const drive = donor.map((weight, at) => weight * gram.scale[at % cols]);
-  const tubes = openTubes(drive, rows, cols, coupling, arena);
-  if (pull !== undefined) {
-    const { pressure } = tubes;
-    await pull.multiply(donor, rows, pressure);
-    const drift = task.inputs?.drift;
-    if (drift !== undefined) {
-      for (let at = 0; at < pressure.length; at++) {
-        pressure[at] += (options.alpha * drift[top * cols + at]) / gram.scale[at % cols];
-      }
-    }
+  const tubes = openTubes(work.drive, rows, cols, coupling, arena);
+  if (work.pull !== undefined) {
+    await work.pull(tubes.pressure);
     await anchor(tubes, options.anchorSteps);
     ledger.spent("anchor");
   }
@@ -151,7 +263,7 @@ async function operateBlock(
   await runFlow(tubes, load, options);
   if (target.kind === "emergent") selectEmergent(tubes, load, options.beta);
   else if (target.kind === "pattern") selectPattern(tubes, target.pattern);
-  else selectPerRow(tubes, keepPerRow(task.rows, cols, target.sparsity).subarray(top, bottom));
+  else selectPerRow(tubes, keep!);
   await closeDead(tubes);
   ledger.add("flow", rowLosses(tubes));
 
@@ -170,6 +282,47 @@ async function operateBlock(
   await heal(tubes, options.healSteps);
   ledger.add("heal", rowLosses(tubes));
   return { tubes, exchanged };
+}
+
+/** Puts blocks together into the matrix they came from. */
+class ResultBuilder {
+  readonly stages = new StageLedger();
+  readonly weights: Float32Array;
+  private readonly alive: Uint8Array;
+  private exchanged = 0;
+
+  constructor(
+    private readonly task: PruneTask,
+    private readonly options: ActivationOptions,
+  ) {
+    this.weights = new Float32Array(task.rows * task.cols);
+    this.alive = new Uint8Array(task.rows * task.cols);
+  }
+
+  /** Take a block whose first row and column are `top` and `left`. */
+  take({ rows, cols, flow, alive }: TubeRows, top: number, left: number, scale: Float64Array, exchanged: number): void {
+    const { task, options, weights } = this;
+    this.exchanged += exchanged;
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < cols; col++) {
+        const at = row * cols + col;
+        if (alive[at] === 0) continue;
+        const position = (top + row) * task.cols + left + col;
+        this.alive[position] = 1;
+        weights[position] = options.heal ? flow[at] / scale[col] : task.weights[position];
+      }
+    }
+  }
+
+  finish(): PruneResult {
+    const living = this.alive.reduce((sum, bit) => sum + bit, 0);
+    return {
+      weights: this.weights,
+      alive: this.alive,
+      stages: this.stages.records(),
+      exchangedShare: living === 0 ? 0 : this.exchanged / living,
+    };
+  }
 }
 
 /** d_j = 1/√((C⁻¹)_jj): how much of an input the others cannot say. */

@@ -21,6 +21,22 @@ export interface InputStatistics {
   readonly drift?: Float32Array;
 }
 
+/** Columns `[colStart, colEnd)` of the same matrices, for inputs whose whole Gram is too large: f32 row-major, one row an input (or output). */
+export interface StatisticsStrip {
+  /** (cols, width) */
+  readonly gram: Float32Array;
+  readonly cross?: Float32Array;
+  /** (outputs, width) */
+  readonly drift?: Float32Array;
+}
+
+/** Statistics that are gathered strip by strip, as they are asked for. */
+export interface TiledStatistics {
+  /** Mean over inputs of E[x̂²]: what damping is a share of. */
+  readonly meanEnergy: number;
+  strip(colStart: number, colEnd: number): Promise<StatisticsStrip>;
+}
+
 export interface PruneTask {
   readonly name: string;
   readonly rows: number;
@@ -30,6 +46,8 @@ export interface PruneTask {
   readonly target: PruneTarget;
   /** Present unless the method needs weights alone. */
   readonly inputs?: InputStatistics;
+  /** In place of `inputs` where the Gram is restricted to tiles of columns; only the activation flow knows what to do with it. */
+  readonly tiled?: TiledStatistics;
   readonly engine: MatrixEngine;
 }
 

@@ -4,8 +4,8 @@ import type { FloatDtype } from "../safetensors/dtypes.js";
 import { batchesOf } from "./batches.js";
 import type { MatrixEngine } from "./engine.js";
 import { decodeFloats, encodeFloats } from "./float-bits.js";
-import type { InputStatistics, PruneMethod, PruneTarget, StageRecord } from "./method.js";
-import { StatisticsCollector } from "./statistics.js";
+import type { PruneMethod, PruneTarget, PruneTask, StageRecord } from "./method.js";
+import { type InputChunk, StatisticsCollector, tiledStatistics } from "./statistics.js";
 import { readTensor } from "./tensor-reader.js";
 
 /** One operated matrix, as it will stand in the checkpoint. */
@@ -41,6 +41,8 @@ export interface PipelineOptions {
   readonly engine: MatrixEngine;
   /** Tensors that are operated on; default all projections. */
   readonly isTarget?: (tensor: string) => boolean;
+  /** Whether the Gram of a place with so many inputs is held whole or used in tiles; default whole. Only methods in four steps know tiles. */
+  readonly gramOf?: (cols: number) => "full" | "tile";
   /** Tokens run through a step at once. */
   readonly chunkTokens?: number;
   /** Tensors an interrupted run has operated on, and their stored bytes: they are run through, not operated on again. */
@@ -140,7 +142,9 @@ class LayerWork {
       }
     }
     for (const step of STEPS) {
-      if (this.isAnyMissing(step)) await this.operate(step, collectors.get(step)?.finish());
+      const collector = collectors.get(step);
+      if (this.isAnyMissing(step))
+        await this.operate(step, collector === undefined ? {} : { inputs: collector.finish() });
       else await this.takeStored(step);
     }
     if (options.method.needs !== "weights") {
@@ -176,30 +180,51 @@ class LayerWork {
   private async gather(
     step: Step,
     states: readonly { donor: LayerState | undefined; operated: LayerState }[],
-  ): Promise<InputStatistics> {
-    const { options, runner } = this;
-    const hasTwoStreams = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
-    const collector = new StatisticsCollector(states[0].operated.input!.width, options.engine, hasTwoStreams);
-    // Where a norm stands between projection and residual stream, its output is not what is added.
-    const meetsResidual = (step === "o" || step === "down") && !runner.architecture.sandwichNorms;
-    for (const { operated, donor } of states) {
-      if (!meetsResidual) {
-        await this.timed("gram", () => collector.add(operated.input!.data, donor?.input?.data));
-        continue;
-      }
-      const { residual } = operated;
-      const weights = tokenWeights((donor ?? operated).residual);
-      const input = weighTokens(operated.input!.data, weights);
-      const donorInput = donor === undefined ? undefined : weighTokens(donor.input!.data, weights);
-      await this.timed("gram", () => collector.add(input, donorInput));
-      if (!hasTwoStreams || donor === undefined) continue;
-      const difference = donor.residual.data.map((value, at) => value - residual.data[at]);
-      await this.timed("gram", () => collector.addDrift(input, weighTokens(difference, weights), residual.width));
+  ): Promise<Pick<PruneTask, "inputs" | "tiled">> {
+    const { engine, gramOf } = this.options;
+    const cols = states[0].operated.input!.width;
+    const chunks = this.inputChunks(step, states);
+    if (gramOf?.(cols) === "tile") {
+      return { tiled: await this.timed("gram", async () => tiledStatistics(chunks, cols, engine)) };
     }
-    return collector.finish();
+    const collector = new StatisticsCollector(
+      cols,
+      engine,
+      chunks.some(({ donor }) => donor !== undefined),
+    );
+    for (const { operated, donor, drift, weights } of chunks) {
+      const weigh = (values: Float32Array) => (weights === undefined ? values : weighTokens(values, weights));
+      const input = weigh(operated);
+      await this.timed("gram", () => collector.add(input, donor === undefined ? undefined : weigh(donor)));
+      if (drift === undefined) continue;
+      const width = states[0].operated.residual.width;
+      await this.timed("gram", () => collector.addDrift(input, weigh(drift), width));
+    }
+    return { inputs: collector.finish() };
   }
 
-  private async operate(step: Step, inputs: InputStatistics | undefined): Promise<void> {
+  /** What a step's projections see; the donor's part only once the streams have parted. */
+  private inputChunks(
+    step: Step,
+    states: readonly { donor: LayerState | undefined; operated: LayerState }[],
+  ): InputChunk[] {
+    const havePartedWays = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
+    // Where a norm stands between projection and residual stream, its output is not what is added.
+    const meetsResidual = (step === "o" || step === "down") && !this.runner.architecture.sandwichNorms;
+    return states.map(({ operated, donor }) => {
+      const streams = {
+        operated: operated.input!.data,
+        ...(donor === undefined || !havePartedWays ? {} : { donor: donor.input!.data }),
+      };
+      if (!meetsResidual) return streams;
+      const { residual } = operated;
+      const weights = tokenWeights((donor ?? operated).residual);
+      if (donor === undefined || !havePartedWays) return { ...streams, weights };
+      return { ...streams, weights, drift: donor.residual.data.map((value, at) => value - residual.data[at]) };
+    });
+  }
+
+  private async operate(step: Step, statistics: Pick<PruneTask, "inputs" | "tiled">): Promise<void> {
     const { runner, layer, options } = this;
     for (const { tensor, projection, rows, cols } of this.targets(step)) {
       const started = performance.now();
@@ -211,7 +236,7 @@ class LayerWork {
         cols,
         weights: values,
         target: typeof target === "function" ? target(tensor) : target,
-        ...(inputs === undefined ? {} : { inputs }),
+        ...statistics,
         engine: options.engine,
       });
       const bytes = encodeFloats(result.weights, dtype);

@@ -1,5 +1,5 @@
 import type { MatrixEngine } from "./engine.js";
-import type { InputStatistics } from "./method.js";
+import type { InputStatistics, StatisticsStrip, TiledStatistics } from "./method.js";
 
 /** Gathers the Gram of one place in the model, chunk by chunk of tokens, and the cross-Gram with the donor's inputs where asked for. */
 export class StatisticsCollector {
@@ -45,4 +45,56 @@ export class StatisticsCollector {
 
 function addTo(sums: Float32Array, values: Float32Array): void {
   for (let at = 0; at < sums.length; at++) sums[at] += values[at];
+}
+
+/** Inputs of one place in the model, of the same tokens in every array: f32 row-major (tokens, width). */
+export interface InputChunk {
+  readonly operated: Float32Array;
+  readonly donor?: Float32Array;
+  /** h − ĥ, (tokens, outputs). */
+  readonly drift?: Float32Array;
+  /** How much each token counts, before squaring. */
+  readonly weights?: Float64Array;
+}
+
+/** Strips of the Gram computed from the inputs themselves, which stay in memory: n² numbers are never held. */
+export function tiledStatistics(chunks: readonly InputChunk[], cols: number, engine: MatrixEngine): TiledStatistics {
+  let tokens = 0;
+  let energy = 0;
+  for (const { operated, weights } of chunks) {
+    const count = operated.length / cols;
+    tokens += count;
+    for (let token = 0; token < count; token++) {
+      let sum = 0;
+      for (let at = token * cols, end = at + cols; at < end; at++) sum += operated[at] ** 2;
+      energy += sum * (weights?.[token] ?? 1) ** 2;
+    }
+  }
+  return {
+    meanEnergy: energy / tokens / cols,
+    async strip(colStart, colEnd): Promise<StatisticsStrip> {
+      const width = colEnd - colStart;
+      const sums = new Map<keyof StatisticsStrip, Float32Array>();
+      const add = async (name: keyof StatisticsStrip, left: Float32Array, leftCols: number, right: Float32Array) => {
+        const product = await engine.multiplyTransposed(left, right, right.length / width, leftCols, width);
+        const known = sums.get(name);
+        if (known === undefined) sums.set(name, product);
+        else addTo(known, product);
+      };
+      for (const { operated, donor, drift, weights } of chunks) {
+        const count = operated.length / cols;
+        const slice = new Float32Array(count * width);
+        for (let token = 0; token < count; token++) {
+          const scale = (weights?.[token] ?? 1) ** 2 / tokens;
+          for (let col = 0; col < width; col++) {
+            slice[token * width + col] = operated[token * cols + colStart + col] * scale;
+          }
+        }
+        await add("gram", operated, cols, slice);
+        if (donor !== undefined) await add("cross", donor, cols, slice);
+        if (drift !== undefined) await add("drift", drift, drift.length / count, slice);
+      }
+      return Object.fromEntries(sums) as unknown as StatisticsStrip;
+    },
+  };
 }

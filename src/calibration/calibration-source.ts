@@ -1,0 +1,86 @@
+import { basename } from "node:path";
+import { sha256 } from "hash-wasm";
+import type { Donor } from "../checkpoint/donor.js";
+import { readSmallFile } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import { architectureOf } from "../probe/families/registry.js";
+import { LayerRunner } from "../probe/layer-runner.js";
+import { ModelConfig } from "../probe/model-config.js";
+import { DEFAULT_MAX_WINDOW, decodeText, type ProtocolOptions, prepareText } from "../probe/protocols.js";
+import { TextTokenizer } from "../probe/tokenizer.js";
+import { takeSamples } from "./calibration-text.js";
+import { writeOwnCalibration } from "./self-calibration.js";
+
+export interface CalibrationRequest {
+  /** UTF-8 text; without one the donor writes its own. */
+  readonly path?: string;
+  readonly samples?: number;
+  /** Tokens a sample; default min(2048, max_position_embeddings). */
+  readonly window?: number;
+  /** 0 takes samples in the order of the text, another number draws them. */
+  readonly seed?: number;
+  /** How the text becomes sequences, as for `eval`. */
+  readonly protocol?: ProtocolOptions;
+  readonly threads?: number;
+}
+
+export interface Calibration {
+  readonly sequences: readonly (readonly number[])[];
+  /** For report and ledger. */
+  readonly record: CalibrationRecord;
+}
+
+export interface CalibrationRecord {
+  /** File name, or `null` for text the donor wrote itself. */
+  text: string | null;
+  /** Of the file's bytes. */
+  sha256: string | null;
+  samples: number;
+  window: number;
+  tokens: number;
+  seed: number;
+}
+
+export const DEFAULT_SAMPLES = 128;
+
+/** Calibration sequences of a donor, from a text or written by itself. Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_CALIBRATION`. */
+export async function openCalibration(donor: Donor, request: CalibrationRequest): Promise<Calibration> {
+  const { path, samples = DEFAULT_SAMPLES, seed = 0 } = request;
+  if (!Number.isSafeInteger(samples) || samples < 1 || !Number.isSafeInteger(seed)) {
+    throw new PhysariumError(
+      "USAGE_CALIBRATION",
+      `--samples ${samples} --seed ${seed}: expected whole numbers, samples at least 1`,
+    );
+  }
+  const tokenizer = await TextTokenizer.open(donor.path);
+  const { maxPositions } = architectureOf(await ModelConfig.read(donor.path));
+  const window = request.window ?? Math.min(DEFAULT_MAX_WINDOW, maxPositions);
+  if (path === undefined) {
+    if (!Number.isSafeInteger(window) || window < 2 || window > maxPositions) {
+      throw new PhysariumError("USAGE_WINDOW", `--window ${window}: a window has 2 to ${maxPositions} tokens`, {
+        window,
+      });
+    }
+    const runner = await LayerRunner.open(donor, request.threads === undefined ? {} : { threads: request.threads });
+    try {
+      const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed);
+      return { sequences, record: { text: null, sha256: null, samples, window, tokens: samples * window, seed } };
+    } finally {
+      await runner.close();
+    }
+  }
+  const bytes = await readSmallFile(path, undefined, 1 << 30);
+  const prepared = prepareText(decodeText(bytes, path), tokenizer, maxPositions, { ...request.protocol, window });
+  const sequences = takeSamples(prepared, { samples, seed }).calibration.map(({ ids }) => ids);
+  return {
+    sequences,
+    record: {
+      text: basename(path),
+      sha256: await sha256(bytes),
+      samples: sequences.length,
+      window,
+      tokens: sequences.reduce((sum, { length }) => sum + length, 0),
+      seed,
+    },
+  };
+}

@@ -1,0 +1,96 @@
+import { expect, test } from "vitest";
+import {
+  type ActivationSurgeryOptions,
+  gramModeFor,
+  operateWithActivations,
+} from "../../dist/calibration/activation-surgery.js";
+import { openCalibration } from "../../dist/calibration/calibration-source.js";
+import { decodeFloats } from "../../dist/calibration/float-bits.js";
+import type { OperatedTensor } from "../../dist/calibration/pipeline.js";
+import { readTensor } from "../../dist/calibration/tensor-reader.js";
+import { openDonor } from "../../dist/checkpoint/donor.js";
+
+const donor = await openDonor("examples/donors/loam");
+const calibration = await openCalibration(donor, { samples: 4, window: 48, seed: 2, threads: 1 });
+/** Two small projections a layer keep these runs short. */
+const targets = new Set(
+  [0, 1, 2, 3].flatMap((layer) => ["q_proj", "o_proj"].map((name) => `model.layers.${layer}.self_attn.${name}.weight`)),
+);
+
+async function run(options: Partial<ActivationSurgeryOptions> = {}): Promise<Map<string, OperatedTensor>> {
+  const all = new Map<string, OperatedTensor>();
+  const { sequences } = calibration;
+  const target = { kind: "sparsity", sparsity: 0.5 } as const;
+  for await (const { tensors } of operateWithActivations(donor, {
+    sequences,
+    target,
+    targets,
+    threads: 1,
+    ...options,
+  })) {
+    for (const tensor of tensors) all.set(tensor.name, tensor);
+  }
+  return all;
+}
+
+test("every target once, in the donor's dtype, half of it dead, with its records", async () => {
+  const tensors = await run();
+  expect(new Set(tensors.keys())).toEqual(targets);
+  for (const { name, bytes, dtype, rows, cols, zeros, survivorsChanged, stages, exchangedShare } of tensors.values()) {
+    expect(dtype).toBe("BF16");
+    const values = decodeFloats(bytes, dtype);
+    expect(values.length).toBe(rows * cols);
+    expect(values.filter((value) => value === 0).length).toBe(zeros);
+    expect(Math.abs(zeros / values.length - 0.5), name).toBeLessThan(0.001);
+    expect(survivorsChanged).toBeGreaterThan(0);
+    expect(exchangedShare).toBeGreaterThan(0);
+    const errors = stages.filter(({ stage }) => stage !== "anchor").map(({ relativeError }) => relativeError);
+    expect(errors).toEqual([...errors].sort((a, b) => b - a));
+  }
+});
+
+test("the same again, resumed after a layer: the same bytes", async () => {
+  const whole = await run();
+  const half = new Map([...whole].filter(([, { layer }]) => layer < 2));
+  const rest = await run({ done: (name) => half.get(name)?.bytes });
+  expect([...rest.keys()]).toEqual([...whole.keys()].filter((name) => !half.has(name)));
+  for (const [name, { bytes }] of rest) expect(bytes, name).toEqual(whole.get(name)!.bytes);
+});
+
+test("without healing survivors keep their bits; patterns hold; tiles work", async () => {
+  const pattern = { kind: "pattern", pattern: { keep: 2, of: 4 } } as const;
+  const tensors = await run({
+    target: pattern,
+    settings: { heal: false },
+    gram: "tile",
+    targets: new Set(["model.layers.0.self_attn.q_proj.weight"]),
+  });
+  for (const { name, bytes, dtype, survivorsChanged } of tensors.values()) {
+    expect(survivorsChanged).toBe(0);
+    const { values } = await readTensor(donor, name);
+    const found = decodeFloats(bytes, dtype);
+    for (let at = 0; at < found.length; at += 4) {
+      const alive = [0, 1, 2, 3].filter((offset) => found[at + offset] !== 0);
+      expect(alive.length).toBeLessThanOrEqual(2);
+      for (const offset of alive) expect(found[at + offset]).toBe(values[at + offset]);
+    }
+  }
+});
+
+test("emergent: sparsity comes from the survival", async () => {
+  const sparsity = async (survival: number) => {
+    const only = new Set(["model.layers.1.self_attn.q_proj.weight"]);
+    const [{ zeros, rows, cols }] = (await run({ target: { kind: "emergent", survival }, targets: only })).values();
+    return zeros / (rows * cols);
+  };
+  const [low, high] = [await sparsity(0.3), await sparsity(0.9)];
+  expect(low).toBeGreaterThan(0.02);
+  expect(high).toBeGreaterThan(low + 0.1);
+});
+
+test("what does not fit or is not known is refused", async () => {
+  await expect(run({ memoryBytes: 1e5 })).rejects.toMatchObject({ code: "USAGE_MEMORY" });
+  await expect(run({ targets: new Set(["lm_head.weight"]) })).rejects.toMatchObject({ code: "USAGE_TARGET" });
+  expect([512, 18_944].map((cols) => gramModeFor(cols, "auto", 8 * 2 ** 30))).toEqual(["full", "tile"]);
+  expect(gramModeFor(18_944, "full", 1)).toBe("full");
+});

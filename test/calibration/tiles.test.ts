@@ -1,0 +1,92 @@
+import { expect, test } from "vitest";
+import { activationFlow } from "../../dist/calibration/activation.js";
+import { plainEngine } from "../../dist/calibration/engine.js";
+import type { PruneTask } from "../../dist/calibration/method.js";
+import { StatisticsCollector, tiledStatistics } from "../../dist/calibration/statistics.js";
+import { correlatedInputs, gaussWeights, relativeError } from "./synthetic.js";
+
+function taskOf(rows: number, cols: number, tokens: number, target: PruneTask["target"]) {
+  const donor = correlatedInputs(cols, tokens, 61);
+  const noise = correlatedInputs(cols, tokens, 62);
+  const operated = donor.map((value, at) => 0.95 * value + 0.1 * noise[at]);
+  const drift = correlatedInputs(rows, tokens, 63).map((value) => 0.05 * value);
+  const weights = Float64Array.from({ length: tokens }, (_, token) => 0.5 + (token % 7) / 7);
+  const chunk = { operated, donor, drift, weights };
+  const base = { name: "tiles", rows, cols, weights: gaussWeights(rows, cols, 64), target, engine: plainEngine };
+  return { base, chunk };
+}
+
+const half = { kind: "sparsity", sparsity: 0.5 } as const;
+
+async function collect(
+  cols: number,
+  rows: number,
+  { operated, donor, drift, weights }: ReturnType<typeof taskOf>["chunk"],
+) {
+  const weigh = (values: Float32Array) =>
+    values.map((value, at) => value * weights[Math.floor((at * weights.length) / values.length)]);
+  const collector = new StatisticsCollector(cols, plainEngine, true);
+  await collector.add(weigh(operated), weigh(donor));
+  await collector.addDrift(weigh(operated), weigh(drift), rows);
+  return collector.finish();
+}
+
+test("strips are the columns of the whole statistics", async () => {
+  const { chunk } = taskOf(6, 20, 80, half);
+  const whole = await collect(20, 6, chunk);
+  const strip = await tiledStatistics([chunk], 20, plainEngine).strip(8, 13);
+  for (const [name, rows] of [
+    ["gram", 20],
+    ["cross", 20],
+    ["drift", 6],
+  ] as const) {
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < 5; col++) {
+        expect(strip[name]![row * 5 + col]).toBeCloseTo(whole[name]![row * 20 + 8 + col], 3);
+      }
+    }
+  }
+});
+
+test("a matrix of one tile comes out as with the whole Gram", async () => {
+  const { base, chunk } = taskOf(8, 32, 160, half);
+  const whole = await activationFlow().prune({ ...base, inputs: await collect(32, 8, chunk) });
+  const tiled = await activationFlow().prune({ ...base, tiled: tiledStatistics([chunk], 32, plainEngine) });
+  expect(tiled.alive.filter((bit, at) => bit !== whole.alive[at]).length).toBeLessThanOrEqual(4);
+  expect(tiled.stages.at(-1)!.relativeError).toBeCloseTo(whole.stages.at(-1)!.relativeError, 3);
+});
+
+test.each([[half], [{ kind: "pattern", pattern: { keep: 2, of: 4 } } as const]])(
+  "what a tile leaves undone the next takes over: a little worse than the whole Gram, better than tiles on their own (%j)",
+  async (target) => {
+    const rows = 6;
+    const cols = 520;
+    const tokens = 700;
+    const operated = correlatedInputs(cols, tokens, 71);
+    const base = { name: "tiles", rows, cols, weights: gaussWeights(rows, cols, 72), target, engine: plainEngine };
+    const collector = new StatisticsCollector(cols, plainEngine, false);
+    await collector.add(operated);
+    const inputs = collector.finish();
+    const flow = activationFlow({ alpha: 0 });
+    const statistics = tiledStatistics([{ operated }], cols, plainEngine);
+    const whole = await flow.prune({ ...base, inputs });
+    const tiled = await flow.prune({ ...base, tiled: statistics });
+    const alone = await flow.prune({
+      ...base,
+      tiled: {
+        ...statistics,
+        // Only the tile's own Gram: nothing reaches the next.
+        strip: async (from, to) => {
+          const { gram } = await statistics.strip(from, to);
+          return { gram: gram.map((value, at) => (at >= from * (to - from) && at < to * (to - from) ? value : 0)) };
+        },
+      },
+    });
+    expect(tiled.alive.reduce((sum, bit) => sum + bit, 0)).toBe((rows * cols) / 2);
+    const [full, tiles, apart] = [whole, tiled, alone].map(({ weights }) =>
+      relativeError({ ...base, inputs }, weights),
+    );
+    expect(full).toBeLessThan(tiles);
+    expect(tiles).toBeLessThan(apart);
+  },
+);
