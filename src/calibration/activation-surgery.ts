@@ -11,7 +11,13 @@ import { type LayerResult, operateLayers } from "./pipeline.js";
 /** How the Gram of a place is used: whole, in tiles of 256 columns, or as memory allows. */
 export type GramMode = "full" | "tile" | "auto";
 
-export interface ActivationSurgeryOptions {
+/** Tensors that an interrupted run finished, and their stored bytes. */
+export interface StoredTensors {
+  readonly isDone?: (tensor: string) => boolean;
+  readonly stored?: (tensor: string) => Promise<Uint8Array>;
+}
+
+export interface ActivationSurgeryOptions extends StoredTensors {
   /** Calibration token ids; see calibration-source.ts. */
   readonly sequences: readonly (readonly number[])[];
   readonly target: PruneTarget;
@@ -23,8 +29,6 @@ export interface ActivationSurgeryOptions {
   readonly threads?: number;
   /** Names of the tensors to operate on; default every projection of the decoder. */
   readonly targets?: ReadonlySet<string>;
-  /** Stored bytes of tensors that an interrupted run finished, by whole layers. */
-  readonly done?: (tensor: string) => Uint8Array | undefined;
   /** The method's constants; `heal: false` keeps survivors' bits. */
   readonly settings?: Partial<ActivationOptions>;
 }
@@ -61,7 +65,7 @@ export async function* operateWithActivations(
       engine,
       isTarget,
       gramOf: (cols) => gramModeFor(cols, options.gram ?? "auto", memoryBytes),
-      ...(options.done === undefined ? {} : { done: options.done }),
+      ...(options.isDone === undefined ? {} : { isDone: options.isDone, stored: options.stored }),
     });
   } finally {
     await engine.release();

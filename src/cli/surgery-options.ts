@@ -22,6 +22,9 @@ export interface SurgeryFlags {
   window?: number;
   seed?: number;
   heal: boolean;
+  allocation?: string;
+  gram?: string;
+  memory?: number;
 }
 
 export function addSurgeryOptions(command: Command): Command {
@@ -50,14 +53,18 @@ export function addSurgeryOptions(command: Command): Command {
     .option("--samples <n>", "activation: calibration samples (default: 128)", toInteger)
     .option("--window <n>", "activation: tokens of a sample (default: what the model can see, at most 2048)", toInteger)
     .option("--seed <n>", "activation: 0 takes samples in the order of the text, another number draws them", toInteger)
+    .option("--allocation <name>", "activation: share a target sparsity between tensors: uniform, owl, emergent")
+    .option("--gram <mode>", "activation: full, tile (256 columns at a time) or auto, as --memory allows")
+    .option("--memory <GB>", "activation: budget of the operation (default: half of the machine)", toNumber)
     .option("--no-heal", "activation: survivors keep the donor's bits");
 }
 
 export function toSurgeryOptions(flags: SurgeryFlags): SurgeryOptions {
   const { flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite } = flags;
-  const { pattern, calibration, samples, window, seed, heal } = flags;
+  const { pattern, calibration, samples, window, seed, heal, allocation, gram, memory } = flags;
   return {
     ...{ flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite },
-    ...{ pattern, calibration, samples, window, seed, heal },
+    ...{ pattern, calibration, samples, window, seed, heal, allocation, gram },
+    ...(memory === undefined ? {} : { memoryBytes: memory * 1e9 }),
   };
 }

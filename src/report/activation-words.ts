@@ -13,7 +13,7 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
   ];
   if (calibration !== undefined) {
     const { text, samples, tokens } = calibration;
-    const source: Text = text === "self-written" ? say`text the donor wrote itself` : say`${code(text)}`;
+    const source: Text = text === null ? say`text the donor wrote itself` : say`${code(text)}`;
     blocks.push(
       paragraph(say`It was calibrated on ${counted(samples, "sample")}, ${count(tokens)} tokens of ${source}.`),
     );

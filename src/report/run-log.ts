@@ -24,7 +24,7 @@ function renderRecord(record: LedgerRecord): string {
     case "search":
       return `search  target sparsity ${record.target_sparsity}  found survival ${record.survival}  expected ${record.expected_sparsity}`;
     case "calibration":
-      return `calibration  ${record.text}  ${record.samples} samples  ${record.tokens} tokens`;
+      return `calibration  ${record.text ?? "self-written"}  ${record.samples} samples  ${record.tokens} tokens`;
     case "tensor":
       return `tensor  ${renderTensor(record)}`;
     case "shard":

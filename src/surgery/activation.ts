@@ -1,6 +1,7 @@
 import { join } from "node:path";
+import type { CalibrationRecord } from "../calibration/calibration-source.js";
 import type { StageRecord } from "../calibration/method.js";
-import type { ActivationSettings, CalibrationRecord } from "../calibration/operate-donor.js";
+import type { ActivationSettings } from "../calibration/operate-donor.js";
 import { attempt, closeWritten, type FileLayer, FileSource, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
@@ -52,58 +53,36 @@ export async function operateActivation(
   const targets = new Map<string, PlannedTensor>();
   for (const shard of plan.shards)
     for (const tensor of shard.tensors) if (tensor.target !== undefined) targets.set(tensor.name, tensor);
+  const layers = 1 + [...targets.values()].reduce((last, tensor) => Math.max(last, tensor.layer), 0);
   const run = await openActivationRun(plan.donor.path, settings, files);
-  try {
-    const { text, samples, tokens } = run.calibration;
-    onEvent({
-      event: "note",
-      message: `calibrating on ${samples} samples, ${tokens} tokens of ${text === "self-written" ? "text the donor wrote itself" : text}`,
-    });
-    await calibrated(run.calibration);
-    const seen = new Set<string>();
-    const isTarget = (name: string) => targets.has(name);
-    const isDone = (name: string) => records.has(name);
-    const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);
-    for await (const { layer, tensors, seconds } of run.layers({ isTarget, isDone, stored })) {
-      for (const { name, bytes, stages, exchangedShare = 0 } of tensors) {
-        seen.add(name);
-        // A step with one tensor missing is done whole again, to the same bytes.
-        if (records.has(name)) continue;
-        const tensor = targets.get(name)!;
-        const donorBytes = await readTensor(join(plan.donor.path, tensor.shard), tensor, files);
-        refuseNonFinite(tensor, donorBytes);
-        const { progress, changed, revived } = count(
-          tensor,
-          donorBytes,
-          bytes,
-          plan.options.params.blockSize,
-          digester,
-        );
-        await writeTensor(join(folder, tensor.shard), tensor, bytes, files);
-        await finish(progress, {
-          survivors_changed: changed,
-          revived,
-          exchanged_share: exchangedShare,
-          stages: stages.map(({ stage, relativeError, seconds: spent }) => ({
-            stage,
-            relative_error: relativeError,
-            seconds: spent,
-          })),
-        });
-      }
-      onEvent({ event: "layer", layer, layers: run.layerCount, seconds, ...losses(tensors) });
-      if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+  const { text, samples, tokens } = run.calibration;
+  const source = text ?? "text the donor wrote itself";
+  onEvent({ event: "note", message: `calibrating on ${samples} samples, ${tokens} tokens of ${source}` });
+  await calibrated(run.calibration);
+  const isDone = (name: string) => records.has(name);
+  const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);
+  for await (const { layer, tensors, seconds } of run.layers(new Set(targets.keys()), { isDone, stored })) {
+    for (const { name, bytes, stages, exchangedShare = 0 } of tensors) {
+      // A step with one tensor missing is done whole again, to the same bytes.
+      if (records.has(name)) continue;
+      const tensor = targets.get(name)!;
+      const donorBytes = await readTensor(join(plan.donor.path, tensor.shard), tensor, files);
+      refuseNonFinite(tensor, donorBytes);
+      const { progress, changed, revived } = count(tensor, donorBytes, bytes, plan.options.params.blockSize, digester);
+      await writeTensor(join(folder, tensor.shard), tensor, bytes, files);
+      await finish(progress, {
+        survivors_changed: changed,
+        revived,
+        exchanged_share: exchangedShare,
+        stages: stages.map(({ stage, relativeError, seconds: spent }) => ({
+          stage,
+          relative_error: relativeError,
+          seconds: spent,
+        })),
+      });
     }
-    const missed = [...targets.keys()].filter((name) => !seen.has(name) && !records.has(name));
-    if (missed.length > 0) {
-      throw new PhysariumError(
-        "DONOR_ACTIVATION_TARGET",
-        `${plan.donor.path}: the forward pass gives no inputs for ${missed.length} targets, "${missed[0]}" for one; leave them out with --exclude or use --flow magnitude`,
-        { missed: missed.slice(0, 20) },
-      );
-    }
-  } finally {
-    await run.close();
+    onEvent({ event: "layer", layer, layers, seconds, ...losses(tensors) });
+    if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
   }
 }
 

@@ -52,7 +52,7 @@ async function activationFingerprint(
   files: FileLayer,
 ): Promise<Fingerprint["activation"]> {
   if (settings === undefined) return null;
-  const { target, calibration, samples, window, seed, options } = settings;
+  const { target, calibration, samples, window, seed, options, allocation, gram, memoryBytes } = settings;
   return {
     target: { ...target },
     calibration:
@@ -61,6 +61,9 @@ async function activationFingerprint(
     window: window ?? null,
     seed,
     heal: options?.heal ?? true,
+    allocation,
+    gram,
+    memory_bytes: memoryBytes ?? null,
   };
 }
 

@@ -1,4 +1,4 @@
-import type { CalibrationRecord } from "../calibration/operate-donor.js";
+import type { CalibrationRecord } from "../calibration/calibration-source.js";
 import {
   closeQuietly,
   closeWritten,
@@ -56,6 +56,10 @@ export interface ActivationFingerprint {
   readonly window: number | null;
   readonly seed: number;
   readonly heal: boolean;
+  readonly allocation: string;
+  readonly gram: string;
+  /** Decides between whole and tiled Grams where `gram` is `auto`. */
+  readonly memory_bytes: number | null;
 }
 
 export interface HeaderRecord {

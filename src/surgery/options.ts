@@ -31,6 +31,11 @@ export interface SurgeryOptions {
   readonly seed?: number;
   /** v2: false keeps the survivors' bits. */
   readonly heal?: boolean;
+  /** v2: how a target sparsity is shared between tensors: uniform, owl or emergent. */
+  readonly allocation?: string;
+  /** v2: Grams whole (full), in tiles of 256 columns (tile), or as `memoryBytes` allows (auto). */
+  readonly gram?: string;
+  readonly memoryBytes?: number;
   /** Worker threads; 0 works in this thread. Default: the processors, as memory allows. */
   readonly workers?: number;
 }
@@ -118,13 +123,21 @@ function activationSettings(options: SurgeryOptions, survival: number): Activati
     samples,
     ...(window === undefined ? {} : { window }),
     seed,
+    allocation: oneOf("allocation", options.allocation ?? "uniform", ["uniform", "owl", "emergent"]),
+    gram: oneOf("gram", options.gram ?? "auto", ["auto", "full", "tile"]),
+    ...(options.memoryBytes === undefined ? {} : { memoryBytes: options.memoryBytes }),
     options: { heal },
   };
 }
 
+function oneOf<T extends string>(flag: string, value: string, allowed: readonly T[]): T {
+  if ((allowed as readonly string[]).includes(value)) return value as T;
+  throw new PhysariumError("USAGE_PARAM", `--${flag} is "${value}", expected ${allowed.join(", ")}`);
+}
+
 /** Options of v2 mean nothing to a flow that looks at weights alone; taking them in silence would claim otherwise. */
 function refuseActivationOptions(options: SurgeryOptions): undefined {
-  for (const name of ["pattern", "calibration", "samples", "window", "seed"] as const) {
+  for (const name of ["pattern", "calibration", "samples", "window", "seed", "allocation", "gram"] as const) {
     if (options[name] !== undefined) {
       throw new PhysariumError("USAGE_PARAM", `--${name} belongs to --flow activation; add that, or leave it out`);
     }

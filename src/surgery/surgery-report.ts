@@ -49,7 +49,12 @@ export interface FlowParamsRecord {
 
 export interface ActivationSection {
   /** Absent in a run that has not come to it. */
-  calibration?: { text: string; samples: number; tokens: number };
+  calibration?: {
+    /** File name; null for text the donor wrote itself. */
+    text: string | null;
+    samples: number;
+    tokens: number;
+  };
   tensors: {
     name: string;
     projection: string;

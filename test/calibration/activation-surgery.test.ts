@@ -52,7 +52,7 @@ test("every target once, in the donor's dtype, half of it dead, with its records
 test("the same again, resumed after a layer: the same bytes", async () => {
   const whole = await run();
   const half = new Map([...whole].filter(([, { layer }]) => layer < 2));
-  const rest = await run({ done: (name) => half.get(name)?.bytes });
+  const rest = await run({ isDone: (name) => half.has(name), stored: async (name) => half.get(name)!.bytes });
   expect([...rest.keys()]).toEqual([...whole.keys()].filter((name) => !half.has(name)));
   for (const [name, { bytes }] of rest) expect(bytes, name).toEqual(whole.get(name)!.bytes);
 });
