@@ -3,7 +3,7 @@ import { type Command, InvalidArgumentError } from "commander";
 import { readDocuments, writeDocuments } from "../documents.js";
 import { isPhysariumError, printable } from "../errors.js";
 import { type ReportInput, renderHtml, renderMarkdown } from "../report/index.js";
-import { readReport } from "../surgery/operation.js";
+import { readReport } from "../surgery/completion.js";
 
 type Format = "md" | "html" | "json";
 

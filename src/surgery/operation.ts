@@ -1,37 +1,25 @@
 import { join } from "node:path";
-import { attempt, type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
+import { attempt, type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import type { FlowParams } from "../flow/params.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
-import { inlinePool, type Pool, threadPool } from "../threads/pool.js";
 import { type RunnableJob, runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
 import { type ActivationRecord, operateActivation } from "./activation.js";
+import { completeOperation, type RenderDocuments, readReport } from "./completion.js";
 import { createDigester, type Digester } from "./digest.js";
 import type { OnEvent, Progress } from "./events.js";
-import { gatherFigures } from "./figures.js";
-import {
-  LEDGER_FILE,
-  type Ledger,
-  type LedgerRecord,
-  type LedgerWriter,
-  parseLedger,
-  RECORD_FOLDER,
-  readLedger,
-  type SearchRecord,
-  type ShardRecord,
-  type TensorRecord,
-} from "./ledger.js";
-import { freeBytes, publish, syncFolder, writeSmallFile } from "./output-folder.js";
-import { type OperatorSetup, PieceOperator } from "./piece-operator.js";
+import type { LedgerRecord, LedgerWriter, SearchRecord, ShardRecord, TensorRecord } from "./ledger.js";
+import { freeBytes, publish } from "./output-folder.js";
+import type { OperatorSetup } from "./piece-operator.js";
+import { createPiecePool, type PiecePool } from "./piece-pool.js";
 import { type Piece, piecesOf } from "./pieces.js";
 import { kernelFlow, kernelSizes, type Plan, type PlannedShard, type PlannedTensor, searchesSurvival } from "./plan.js";
-import type { Job, JobResult, PieceJob, PieceResult, WorkerSetup } from "./protocol.js";
-import { type RunEntry, readRuns, writeRuns } from "./run-history.js";
+import type { Job, JobResult, PieceJob, PieceResult } from "./protocol.js";
+import { type RunEntry, writeRuns } from "./run-history.js";
 import { ShardBoundaries } from "./shard-boundaries.js";
-import { checkDonorUnchanged, copySideFiles, prepareShard, syncFile } from "./shard-files.js";
-import { summarise } from "./summary.js";
+import { prepareShard, syncFile } from "./shard-files.js";
 import type { SurgeryReport } from "./surgery-report.js";
 import { searchSurvival } from "./target-search.js";
 import { TensorProgress } from "./tensor-progress.js";
@@ -51,8 +39,7 @@ export interface OperateOptions extends Partial<WorkspaceOptions> {
   readonly onEvent?: OnEvent;
   /** Stops the run at once, leaving a state that resumes. */
   readonly signal?: AbortSignal;
-  /** Renders what goes beside `surgery.json` into `physarium/`: file name → content. */
-  readonly render?: (report: SurgeryReport, ledgerText: string) => Record<string, string>;
+  readonly render?: RenderDocuments;
   /** The file layer; tests break it. Faults are seen by every call only with `workers: 0`. */
   readonly files?: FileLayer;
 }
@@ -83,20 +70,6 @@ export async function operate(plan: Plan, options: OperateOptions): Promise<Oper
   }
   const operation = new Operation(plan, options, opened.workspace, digester, files, onEvent);
   return operation.run();
-}
-
-/** All numbers of a finished output, from its ledger. */
-export async function readReport(outputPath: string, files: FileLayer = nodeFiles): Promise<SurgeryReport> {
-  const path = join(outputPath, RECORD_FOLDER, LEDGER_FILE);
-  const ledger = await readLedger(path, files);
-  if (ledger?.finished === undefined) {
-    throw new PhysariumError(
-      "VERIFY_LEDGER",
-      `${path}: the ledger is ${ledger === undefined ? "missing or empty" : "unfinished"}; expected that of a finished operation`,
-      { path },
-    );
-  }
-  return summarise(ledger, await readRuns(outputPath, files), outputPath);
 }
 
 class Operation {
@@ -141,7 +114,20 @@ class Operation {
       this.checkSignal();
       await this.flush();
       this.checkSignal();
-      const report = await this.finish(module, params);
+      this.onEvent({ event: "finishing", step: "copying side files, gathering figures, writing the report" });
+      const report = await completeOperation({
+        plan,
+        params,
+        folder: this.folder,
+        outputPath: workspace.output.path,
+        ledger: this.ledger,
+        digester: this.digester,
+        module,
+        files,
+        checkSignal: () => this.checkSignal(),
+        recordEnd: () => this.recordRun(true),
+        render: this.options.render,
+      });
       this.checkSignal();
       // The lock moves along, so that nobody takes the folder for a stopped run's while it gets its name.
       await publish(workspace.output, files);
@@ -377,46 +363,6 @@ class Operation {
     }
   }
 
-  private async finish(module: WebAssembly.Module, params: FlowParams): Promise<SurgeryReport> {
-    const { plan, folder, files, workspace, digester } = this;
-    this.onEvent({ event: "finishing", step: "copying side files, gathering figures, writing the report" });
-    for (const record of await copySideFiles(plan, folder, digester, files)) await this.ledger.append(record);
-    const soFar = await this.readLedgerText();
-    const rows = summarise(soFar.ledger, [], workspace.output.path).per_tensor;
-    const at = () => new Date().toISOString();
-    await this.ledger.append({
-      kind: "figures",
-      at: at(),
-      figures: await gatherFigures(plan, params, folder, rows, module, files, () => this.checkSignal()),
-    });
-    await checkDonorUnchanged(plan, files);
-    await this.ledger.append({
-      kind: "finished",
-      at: at(),
-      side_files: plan.sideFiles.map(({ file }) => file),
-      left_out: plan.leftOut,
-    });
-    await this.ledger.sync();
-
-    const { ledger, text } = await this.readLedgerText();
-    const runs = await this.recordRun(true);
-    const report = summarise(ledger, runs, workspace.output.path);
-    const recordFolder = join(folder, RECORD_FOLDER);
-    await writeSmallFile(join(recordFolder, "surgery.json"), `${JSON.stringify(report, null, 1)}\n`, files);
-    for (const [name, content] of Object.entries(this.options.render?.(report, text) ?? {})) {
-      await writeSmallFile(join(recordFolder, name), content, files);
-    }
-    await syncFolder(recordFolder, files);
-    await syncFolder(folder, files);
-    return report;
-  }
-
-  private async readLedgerText(): Promise<{ ledger: Ledger; text: string }> {
-    const path = join(this.folder, RECORD_FOLDER, LEDGER_FILE);
-    const bytes = await readSmallFile(path, this.files, Number.MAX_SAFE_INTEGER);
-    return { ledger: parseLedger(bytes, path)!, text: new TextDecoder().decode(bytes) };
-  }
-
   /** Note this run beside the ledger: when it begins, and how it went once it is over. */
   private async recordRun(ended = false): Promise<RunEntry[]> {
     const run: RunEntry = {
@@ -444,7 +390,7 @@ class Operation {
     const { allowNonFinite } = this.plan.options;
     const flow = kernelFlow(this.plan.options);
     const setup: OperatorSetup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite };
-    const pool = await createPool(this.plan.memory.workers, module, setup, this.files);
+    const pool = await createPiecePool(this.plan.memory.workers, module, setup, this.files);
     try {
       return await work(pool);
     } finally {
@@ -499,24 +445,8 @@ class Operation {
   }
 }
 
-type PiecePool = Pool<Job, JobResult>;
 interface PieceWork extends RunnableJob<Job, JobResult> {
   readonly job: PieceJob;
-}
-
-async function createPool(
-  workers: number,
-  module: WebAssembly.Module,
-  setup: OperatorSetup,
-  files: FileLayer,
-): Promise<PiecePool> {
-  const { slotCount } = setup.sizes;
-  if (workers > 0) {
-    const workerData: WorkerSetup = { module, operator: setup };
-    return threadPool(new URL("./worker.js", import.meta.url), workerData, workers, slotCount);
-  }
-  const operator = await PieceOperator.create(module, setup, files);
-  return inlinePool(operator.handle, slotCount, () => operator.close());
 }
 
 const EMPTY_PIECE: Piece = { byteOffset: 0, byteLength: 0, rows: 0, matrix: 0, rowStart: 0 };

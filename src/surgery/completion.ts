@@ -1,0 +1,80 @@
+import { join } from "node:path";
+import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import type { FlowParams } from "../flow/params.js";
+import type { Digester } from "./digest.js";
+import { gatherFigures } from "./figures.js";
+import { LEDGER_FILE, type Ledger, type LedgerWriter, parseLedger, RECORD_FOLDER, readLedger } from "./ledger.js";
+import { syncFolder, writeSmallFile } from "./output-folder.js";
+import type { Plan } from "./plan.js";
+import { type RunEntry, readRuns } from "./run-history.js";
+import { checkDonorUnchanged, copySideFiles } from "./shard-files.js";
+import { summarise } from "./summary.js";
+import type { SurgeryReport } from "./surgery-report.js";
+
+/** Renders what goes beside `surgery.json` into `physarium/`: file name → content. */
+export type RenderDocuments = (report: SurgeryReport, ledgerText: string) => Record<string, string>;
+
+export interface Completion {
+  readonly plan: Plan;
+  readonly params: FlowParams;
+  /** The partial folder, all of whose weights are on the disk. */
+  readonly folder: string;
+  readonly outputPath: string;
+  readonly ledger: LedgerWriter;
+  readonly digester: Digester;
+  readonly module: WebAssembly.Module;
+  readonly files: FileLayer;
+  checkSignal(): void;
+  /** Note how this run went; returns all runs. */
+  recordEnd(): Promise<RunEntry[]>;
+  readonly render: RenderDocuments | undefined;
+}
+
+/**
+ * Everything between the last weight and the final name: side files, figures, the proof that the donor is what it was, the last record, the
+ * numbers and documents, all of it flushed.
+ */
+export async function completeOperation(completion: Completion): Promise<SurgeryReport> {
+  const { plan, params, folder, outputPath, ledger: writer, digester, module, files } = completion;
+  for (const record of await copySideFiles(plan, folder, digester, files)) await writer.append(record);
+  const rows = summarise((await readLedgerText(folder, files)).ledger, [], outputPath).per_tensor;
+  const at = () => new Date().toISOString();
+  const figures = await gatherFigures(plan, params, folder, rows, module, files, () => completion.checkSignal());
+  await writer.append({ kind: "figures", at: at(), figures });
+  await checkDonorUnchanged(plan, files);
+  const side_files = plan.sideFiles.map(({ file }) => file);
+  await writer.append({ kind: "finished", at: at(), side_files, left_out: plan.leftOut });
+  await writer.sync();
+
+  const { ledger, text } = await readLedgerText(folder, files);
+  const report = summarise(ledger, await completion.recordEnd(), outputPath);
+  const recordFolder = join(folder, RECORD_FOLDER);
+  await writeSmallFile(join(recordFolder, "surgery.json"), `${JSON.stringify(report, null, 1)}\n`, files);
+  for (const [name, content] of Object.entries(completion.render?.(report, text) ?? {})) {
+    await writeSmallFile(join(recordFolder, name), content, files);
+  }
+  await syncFolder(recordFolder, files);
+  await syncFolder(folder, files);
+  return report;
+}
+
+async function readLedgerText(folder: string, files: FileLayer): Promise<{ ledger: Ledger; text: string }> {
+  const path = join(folder, RECORD_FOLDER, LEDGER_FILE);
+  const bytes = await readSmallFile(path, files, Number.MAX_SAFE_INTEGER);
+  return { ledger: parseLedger(bytes, path)!, text: new TextDecoder().decode(bytes) };
+}
+
+/** All numbers of a finished output, from its ledger. */
+export async function readReport(outputPath: string, files: FileLayer = nodeFiles): Promise<SurgeryReport> {
+  const path = join(outputPath, RECORD_FOLDER, LEDGER_FILE);
+  const ledger = await readLedger(path, files);
+  if (ledger?.finished === undefined) {
+    throw new PhysariumError(
+      "VERIFY_LEDGER",
+      `${path}: the ledger is ${ledger === undefined ? "missing or empty" : "unfinished"}; expected that of a finished operation`,
+      { path },
+    );
+  }
+  return summarise(ledger, await readRuns(outputPath, files), outputPath);
+}
