@@ -59,9 +59,10 @@ Examples:
           onEvent: show.event,
           signal,
           render: renderDocuments,
+          measure: async (folder) => ({ worth: await estimateWorth(await openDonor(folder)) }),
         });
         show.stop();
-        const report = await addMeasurements(result, donor.path, flags);
+        const report = await addQuality(result, donor.path, flags);
         if (flags.json) {
           process.stdout.write(jsonLine({ event: "finished", state: result.state, output: result.outputPath, report }));
         } else if (!flags.quiet) {
@@ -77,19 +78,17 @@ Examples:
     });
 }
 
-/** What is measured on the finished output: always what its zeros are worth, and with `--eval` what they cost. */
-async function addMeasurements(
-  { state, outputPath, report }: OperationResult,
+/** With `--eval`: what surgery cost, measured on the finished output and added to its report. */
+async function addQuality(
+  { outputPath, report }: OperationResult,
   donorPath: string,
   flags: Flags,
 ): Promise<ReportInput> {
-  if (state === "already finished" && flags.eval === undefined) return report;
-  const worth = await estimateWorth(await openDonor(outputPath));
-  if (flags.eval === undefined) return addSections(outputPath, { worth });
+  if (flags.eval === undefined) return report;
   const { evaluate } = await import("../probe/evaluate.js");
   const onProgress = flags.quiet || flags.json ? {} : { onProgress: lineProgress() };
   const { quality } = await evaluate(outputPath, resolve(flags.eval), { against: donorPath, ...onProgress });
-  return addSections(outputPath, { worth, quality });
+  return addSections(outputPath, { quality });
 }
 
 /** Turns the run's events into progress, notes or JSON lines. */

@@ -15,6 +15,9 @@ import type { SurgeryReport } from "./surgery-report.js";
 /** Renders what goes beside `surgery.json` into `physarium/`: file name → content. */
 export type RenderDocuments = (report: SurgeryReport, ledgerText: string) => Record<string, string>;
 
+/** Sections measured on the finished folder before it gets its name, to be added to the report. */
+export type MeasureSections = (folder: string) => Promise<Record<string, unknown>>;
+
 export interface Completion {
   readonly plan: Plan;
   readonly params: FlowParams;
@@ -29,6 +32,7 @@ export interface Completion {
   /** Note how this run went; returns all runs. */
   recordEnd(): Promise<RunEntry[]>;
   readonly render: RenderDocuments | undefined;
+  readonly measure: MeasureSections | undefined;
 }
 
 /**
@@ -47,8 +51,9 @@ export async function completeOperation(completion: Completion): Promise<Surgery
   await writer.append({ kind: "finished", at: at(), side_files, left_out: plan.leftOut });
   await writer.sync();
 
+  const sections = await completion.measure?.(folder);
   const { ledger, text } = await readLedgerText(folder, files);
-  const report = summarise(ledger, await completion.recordEnd(), outputPath);
+  const report = { ...summarise(ledger, await completion.recordEnd(), outputPath), ...sections };
   const recordFolder = join(folder, RECORD_FOLDER);
   await writeSmallFile(join(recordFolder, "surgery.json"), `${JSON.stringify(report, null, 1)}\n`, files);
   for (const [name, content] of Object.entries(completion.render?.(report, text) ?? {})) {

@@ -7,7 +7,7 @@ import type { FloatDtype } from "../safetensors/dtypes.js";
 import { type RunnableJob, runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
 import { type ActivationRecord, operateActivation } from "./activation.js";
-import { completeOperation, type RenderDocuments, readReport } from "./completion.js";
+import { completeOperation, type MeasureSections, type RenderDocuments, readReport } from "./completion.js";
 import { createDigester, type Digester } from "./digest.js";
 import type { OnEvent, Progress } from "./events.js";
 import type { LedgerRecord, LedgerWriter, SearchRecord, ShardRecord, TensorRecord } from "./ledger.js";
@@ -40,6 +40,7 @@ export interface OperateOptions extends Partial<WorkspaceOptions> {
   /** Stops the run at once, leaving a state that resumes. */
   readonly signal?: AbortSignal;
   readonly render?: RenderDocuments;
+  readonly measure?: MeasureSections;
   /** The file layer; tests break it. Faults are seen by every call only with `workers: 0`. */
   readonly files?: FileLayer;
 }
@@ -127,6 +128,7 @@ class Operation {
         checkSignal: () => this.checkSignal(),
         recordEnd: () => this.recordRun(true),
         render: this.options.render,
+        measure: this.options.measure,
       });
       this.checkSignal();
       // The lock moves along, so that nobody takes the folder for a stopped run's while it gets its name.
