@@ -1,5 +1,5 @@
-import { cholesky, inverseDiagonal } from "./algebra/cholesky.js";
-import { DAMPING, type ScaledGram, scaleGram } from "./algebra/damped.js";
+import { DAMPING, scaleGram } from "./algebra/damped.js";
+import { isolationOf } from "./algebra/isolation.js";
 import { gramOf } from "./baselines/scores.js";
 import type { RightFactor } from "./engine.js";
 import {
@@ -95,7 +95,7 @@ async function operateWhole(
 ): Promise<void> {
   const { rows, cols, engine, inputs, target } = task;
   const gram = scaleGram(gramOf(task), cols);
-  const isolation = isolationOf(gram);
+  const isolation = await isolationOf(gram.coupling, cols, engine);
   const coupling = await engine.bind(gram.coupling, cols, cols);
   const pull =
     inputs?.cross === undefined || options.alpha === 0
@@ -157,7 +157,7 @@ async function operateTiles(
     const width = right - left;
     const strip = await statistics.strip(left, right);
     const gram = scaleGram(strip.gram.subarray(left * width, right * width), width, damping);
-    const isolation = isolationOf(gram);
+    const isolation = await isolationOf(gram.coupling, width, engine);
     const coupling = await engine.bind(gram.coupling, width, width);
     const apart = strip.cross?.map((value, at) => options.alpha * (value - strip.gram[at]));
     const keep = target.kind === "sparsity" ? keepPerRow(rows, width, target.sparsity) : undefined;
@@ -323,12 +323,6 @@ class ResultBuilder {
       exchangedShare: living === 0 ? 0 : this.exchanged / living,
     };
   }
-}
-
-/** d_j = 1/√((C⁻¹)_jj): how much of an input the others cannot say. */
-function isolationOf(gram: ScaledGram): Float64Array {
-  const { n, coupling } = gram;
-  return inverseDiagonal(cholesky(coupling, n), n).map((value) => 1 / Math.sqrt(value));
 }
 
 /** Sums losses and seconds of each stage over the blocks of a matrix. */
