@@ -25,6 +25,8 @@ export interface ActivationOptions {
    * forgets the donor, 1 over-fits small calibration sets.
    */
   readonly alpha: number;
+  /** Share of `alpha` with which the drift of the residual stream is taken back. */
+  readonly drift: number;
   readonly anchorSteps: number;
   readonly iterations: number;
   readonly beta: number;
@@ -43,6 +45,7 @@ export interface ActivationOptions {
 
 export const ACTIVATION_DEFAULTS: ActivationOptions = {
   alpha: 0.75,
+  drift: 1,
   anchorSteps: 30,
   iterations: 30,
   beta: 2,
@@ -121,7 +124,7 @@ async function operateWhole(
                 pull: async (pressure: Float32Array) => {
                   await pull.multiply(donor, bottom - top, pressure);
                   if (inputs?.drift !== undefined) {
-                    addScaled(pressure, inputs.drift.subarray(top * cols), gram.scale, options.alpha);
+                    addScaled(pressure, inputs.drift.subarray(top * cols), gram.scale, options.alpha * options.drift);
                   }
                 },
               }),
@@ -177,7 +180,7 @@ async function operateTiles(
           if (apart !== undefined) parts.push(await engine.multiply(whole(weights), apart, height, cols, width));
           for (const part of parts) addScaled(pressure, part, gram.scale, 1);
           if (strip.drift !== undefined) {
-            addScaled(pressure, strip.drift.subarray(top * width), gram.scale, options.alpha);
+            addScaled(pressure, strip.drift.subarray(top * width), gram.scale, options.alpha * options.drift);
           }
         };
         const { tubes, exchanged } = await operateRows(
