@@ -1,5 +1,5 @@
-import { cholesky, inverseDiagonal } from "./algebra/cholesky.js";
-import { DAMPING, type ScaledGram, scaleGram } from "./algebra/damped.js";
+import { DAMPING, scaleGram } from "./algebra/damped.js";
+import { isolationOf } from "./algebra/isolation.js";
 import { gramOf } from "./baselines/scores.js";
 import type { RightFactor } from "./engine.js";
 import {
@@ -25,6 +25,8 @@ export interface ActivationOptions {
    * forgets the donor, 1 over-fits small calibration sets.
    */
   readonly alpha: number;
+  /** Share of `alpha` with which the drift of the residual stream is taken back. */
+  readonly drift: number;
   readonly anchorSteps: number;
   readonly iterations: number;
   readonly beta: number;
@@ -43,6 +45,7 @@ export interface ActivationOptions {
 
 export const ACTIVATION_DEFAULTS: ActivationOptions = {
   alpha: 0.75,
+  drift: 1,
   anchorSteps: 30,
   iterations: 30,
   beta: 2,
@@ -95,7 +98,7 @@ async function operateWhole(
 ): Promise<void> {
   const { rows, cols, engine, inputs, target } = task;
   const gram = scaleGram(gramOf(task), cols);
-  const isolation = isolationOf(gram);
+  const isolation = await isolationOf(gram.coupling, cols, engine);
   const coupling = await engine.bind(gram.coupling, cols, cols);
   const pull =
     inputs?.cross === undefined || options.alpha === 0
@@ -121,7 +124,7 @@ async function operateWhole(
                 pull: async (pressure: Float32Array) => {
                   await pull.multiply(donor, bottom - top, pressure);
                   if (inputs?.drift !== undefined) {
-                    addScaled(pressure, inputs.drift.subarray(top * cols), gram.scale, options.alpha);
+                    addScaled(pressure, inputs.drift.subarray(top * cols), gram.scale, options.alpha * options.drift);
                   }
                 },
               }),
@@ -157,7 +160,7 @@ async function operateTiles(
     const width = right - left;
     const strip = await statistics.strip(left, right);
     const gram = scaleGram(strip.gram.subarray(left * width, right * width), width, damping);
-    const isolation = isolationOf(gram);
+    const isolation = await isolationOf(gram.coupling, width, engine);
     const coupling = await engine.bind(gram.coupling, width, width);
     const apart = strip.cross?.map((value, at) => options.alpha * (value - strip.gram[at]));
     const keep = target.kind === "sparsity" ? keepPerRow(rows, width, target.sparsity) : undefined;
@@ -177,7 +180,7 @@ async function operateTiles(
           if (apart !== undefined) parts.push(await engine.multiply(whole(weights), apart, height, cols, width));
           for (const part of parts) addScaled(pressure, part, gram.scale, 1);
           if (strip.drift !== undefined) {
-            addScaled(pressure, strip.drift.subarray(top * width), gram.scale, options.alpha);
+            addScaled(pressure, strip.drift.subarray(top * width), gram.scale, options.alpha * options.drift);
           }
         };
         const { tubes, exchanged } = await operateRows(
@@ -323,12 +326,6 @@ class ResultBuilder {
       exchangedShare: living === 0 ? 0 : this.exchanged / living,
     };
   }
-}
-
-/** d_j = 1/√((C⁻¹)_jj): how much of an input the others cannot say. */
-function isolationOf(gram: ScaledGram): Float64Array {
-  const { n, coupling } = gram;
-  return inverseDiagonal(cholesky(coupling, n), n).map((value) => 1 / Math.sqrt(value));
 }
 
 /** Sums losses and seconds of each stage over the blocks of a matrix. */

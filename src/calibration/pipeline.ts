@@ -43,6 +43,8 @@ export interface PipelineOptions {
   readonly isTarget?: (tensor: string) => boolean;
   /** Whether the Gram of a place with so many inputs is held whole or used in tiles; default whole. Only methods in four steps know tiles. */
   readonly gramOf?: (cols: number) => "full" | "tile";
+  /** Whether tokens count relative to the size of their residual stream where something is added to it; default so. */
+  readonly weighTokens?: boolean;
   /** Tokens run through a step at once. */
   readonly chunkTokens?: number;
   /** Tensors an interrupted run has operated on, and their stored bytes: they are run through, not operated on again. */
@@ -208,6 +210,7 @@ class LayerWork {
     step: Step,
     states: readonly { donor: LayerState | undefined; operated: LayerState }[],
   ): InputChunk[] {
+    const { options } = this;
     const havePartedWays = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
     // Where a norm stands between projection and residual stream, its output is not what is added.
     const meetsResidual = (step === "o" || step === "down") && !this.runner.architecture.sandwichNorms;
@@ -218,9 +221,10 @@ class LayerWork {
       };
       if (!meetsResidual) return streams;
       const { residual } = operated;
-      const weights = tokenWeights((donor ?? operated).residual);
-      if (donor === undefined || !havePartedWays) return { ...streams, weights };
-      return { ...streams, weights, drift: donor.residual.data.map((value, at) => value - residual.data[at]) };
+      const weights = options.weighTokens === false ? undefined : tokenWeights((donor ?? operated).residual);
+      const weighed = weights === undefined ? streams : { ...streams, weights };
+      if (donor === undefined || !havePartedWays) return weighed;
+      return { ...weighed, drift: donor.residual.data.map((value, at) => value - residual.data[at]) };
     });
   }
 

@@ -4,18 +4,20 @@ import { PhysariumError } from "../../errors.js";
  * Lower Cholesky factor L of a symmetric positive definite matrix, A = L Lᵀ, f64 row-major; the upper part of the result is 0.
  *
  * Rows are dotted with rows, both contiguous, so n = 5,000 takes tens of seconds, not minutes.
- * Throws `INTERNAL` where the matrix is not positive definite: a Gram that was damped is.
+ * Throws `INTERNAL` where the matrix is not positive definite: a Gram that was damped is. With a `floor` above 0 a pivot below it is raised to it
+ * instead, for those who want an answer that is about right of a matrix that rounding has made singular.
  */
-export function cholesky(matrix: ArrayLike<number>, n: number): Float64Array {
+export function cholesky(matrix: ArrayLike<number>, n: number, floor = 0): Float64Array {
   const factor = new Float64Array(n * n);
   for (let row = 0; row < n; row++) {
     const base = row * n;
     for (let col = 0; col <= row; col++) {
       const other = col * n;
-      const rest = matrix[base + col] - dot(factor, base, other, col);
+      let rest = matrix[base + col] - dot(factor, base, other, col);
       if (col < row) {
         factor[base + col] = rest / factor[other + col];
       } else {
+        if (floor > 0) rest = Math.max(rest, floor);
         if (!(rest > 0)) {
           throw new PhysariumError(
             "INTERNAL",

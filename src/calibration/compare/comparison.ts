@@ -17,7 +17,7 @@ import { longEnough, splitText, takeSamples } from "../calibration-text.js";
 import { decodeFloats } from "../float-bits.js";
 import type { PruneMethod, PruneTarget } from "../method.js";
 import { openOnnxEngine } from "../onnx-engine.js";
-import { operateLayers } from "../pipeline.js";
+import { operateLayers, type PipelineOptions } from "../pipeline.js";
 import { writeOwnCalibration } from "../self-calibration.js";
 import type { ComparisonRecord, ComparisonRow } from "./comparison-record.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";
@@ -33,9 +33,13 @@ export interface ComparisonOptions {
   /** How both texts become sequences. */
   readonly protocol: ProtocolOptions;
   readonly samples: number;
+  /** For experiments: use only so many of the samples. */
+  readonly calibrate?: number;
   readonly seed: number;
   readonly minTokens?: number;
   readonly threads?: number;
+  /** For experiments: other ways of the pipeline. */
+  readonly pipeline?: Pick<PipelineOptions, "gramOf" | "weighTokens">;
   /** Rows an earlier run finished: those made the same way are taken over. */
   readonly earlier?: ComparisonRecord;
   /** Called with the record so far after every row, for whoever keeps it. */
@@ -54,7 +58,8 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   try {
     const maxPositions = runner.architecture.maxPositions;
     const text = await prepare(options.text, tokenizer, maxPositions, options.protocol);
-    const { sequences, scored, from } = await gather(text, tokenizer, runner, options);
+    const { sequences: all, scored, from } = await gather(text, tokenizer, runner, options);
+    const sequences = all.slice(0, options.calibrate);
     const scorer = await MemoryScorer.open(runner, scored);
     const dense = await scorer.scoreDonor();
     const fingerprint = await sha256(
@@ -100,7 +105,12 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       const supplied = new Map<string, Float32Array>();
       let zeros = 0;
       let weights = 0;
-      for await (const { layer, tensors } of operateLayers(runner, sequences, { method, target, engine })) {
+      for await (const { layer, tensors } of operateLayers(runner, sequences, {
+        ...options.pipeline,
+        method,
+        target,
+        engine,
+      })) {
         if (options.signal?.aborted) throw stopped();
         options.onProgress?.(
           `${method.name} ${targetWords(target)}: layer ${layer + 1} of ${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s`,

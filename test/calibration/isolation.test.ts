@@ -1,0 +1,29 @@
+import { expect, test } from "vitest";
+import { cholesky, inverseDiagonal } from "../../dist/calibration/algebra/cholesky.js";
+import { scaleGram } from "../../dist/calibration/algebra/damped.js";
+import { blockedInverseDiagonal, isolationOf } from "../../dist/calibration/algebra/isolation.js";
+import { plainEngine } from "../../dist/calibration/engine.js";
+import { correlatedInputs, meanProduct } from "./synthetic.js";
+
+test.each([
+  [30, 7],
+  [64, 16],
+  [45, 45],
+  [41, 64],
+])("blocks give the plain diagonal of the inverse (n = %d, blocks of %d)", async (n, block) => {
+  const inputs = correlatedInputs(n, 3 * n, 81);
+  const { coupling } = scaleGram(meanProduct(inputs, inputs, n), n);
+  const plain = inverseDiagonal(cholesky(coupling, n), n);
+  const blocked = await blockedInverseDiagonal(coupling, n, plainEngine, block);
+  for (let at = 0; at < n; at++) expect(Math.abs(blocked[at] / plain[at] - 1)).toBeLessThan(1e-3);
+});
+
+test("inputs that say the same, to the last bit, have an answer too", async () => {
+  const n = 12;
+  const coupling = new Float32Array(n * n).fill(1);
+  const isolation = await isolationOf(coupling, n, plainEngine);
+  for (const value of isolation) {
+    expect(value).toBeGreaterThan(0);
+    expect(value).toBeLessThanOrEqual(1.000001);
+  }
+});
