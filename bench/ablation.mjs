@@ -59,11 +59,13 @@ const cases = [
   ["calibration: a quarter", { ...flow({}), share: 1 / 4 }],
   ["calibration: half", { ...flow({}), share: 1 / 2 }],
   ["Gram in tiles of 256", { ...flow({}), pipeline: { gramOf: () => "tile" } }],
+  ["allocation owl", { ...flow({}), allocation: "owl" }],
+  ["allocation emergent", { ...flow({}), allocation: "emergent" }],
 ].filter(([name]) => flags.only === undefined || name.includes(flags.only));
 
 const seeds = flags.seeds.split(",").map(Number);
 console.log(`| changed | ${flags.targets.split(",").join(" | ")} |\n|---|${targets.map(() => "---:").join("|")}|`);
-for (const [name, { method, pipeline, share = 1 }] of cases) {
+for (const [name, { method, pipeline, allocation, share = 1 }] of cases) {
   const damages = targets.map(() => []);
   for (const seed of seeds) {
     // The scored sequences follow `samples`, so a smaller calibration is a part of the same one and the score stays comparable.
@@ -80,6 +82,7 @@ for (const [name, { method, pipeline, share = 1 }] of cases) {
       seed,
       threads: Number(flags.threads),
       ...(pipeline === undefined ? {} : { pipeline }),
+      ...(allocation === undefined ? {} : { allocation }),
     });
     rows.forEach(({ damage }, at) => {
       damages[at].push(damage);

@@ -13,6 +13,7 @@ import {
   type ScoredSequence,
 } from "../../probe/protocols.js";
 import { TextTokenizer } from "../../probe/tokenizer.js";
+import { type Allocation, allocate } from "../allocation.js";
 import { longEnough, splitText, takeSamples } from "../calibration-text.js";
 import { decodeFloats } from "../float-bits.js";
 import type { PruneMethod, PruneTarget } from "../method.js";
@@ -38,6 +39,8 @@ export interface ComparisonOptions {
   readonly seed: number;
   readonly minTokens?: number;
   readonly threads?: number;
+  /** For experiments: share a sparsity between tensors other than evenly. */
+  readonly allocation?: Allocation;
   /** For experiments: other ways of the pipeline. */
   readonly pipeline?: Pick<PipelineOptions, "gramOf" | "weighTokens">;
   /** Rows an earlier run finished: those made the same way are taken over. */
@@ -102,13 +105,18 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     async function measure(method: PruneMethod, target: PruneTarget): Promise<ComparisonRow> {
       resetPeakMemory();
       const started = performance.now();
+      const { allocation } = options;
+      const shares =
+        target.kind === "sparsity" && allocation !== undefined
+          ? await allocate(allocation, runner, sequences, target.sparsity)
+          : undefined;
       const supplied = new Map<string, Float32Array>();
       let zeros = 0;
       let weights = 0;
       for await (const { layer, tensors } of operateLayers(runner, sequences, {
         ...options.pipeline,
         method,
-        target,
+        target: shares === undefined ? target : (name) => ({ kind: "sparsity", sparsity: shares.get(name)! }),
         engine,
       })) {
         if (options.signal?.aborted) throw stopped();
