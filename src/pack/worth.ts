@@ -20,8 +20,8 @@ export interface TensorWorth {
   readonly sampledWeights: number;
 }
 
-/** Sampling reads at most about this much of a model, spread over its tensors: a second of reading, a second of counting. */
-const SAMPLE_BUDGET_BYTES = 256 << 20;
+/** Sampling reads at most about this much of a model, spread over its tensors: cold reads that surgery waits for. */
+const SAMPLE_BUDGET_BYTES = 64 << 20;
 const MIN_SAMPLE_BYTES = 16 << 10;
 const MAX_SAMPLE_BYTES = 1 << 20;
 /** A tensor's sample is taken in this many places, evenly spread: rows differ more than neighbours do. */
@@ -34,7 +34,7 @@ const RESERVED_FRACTION = 0.1;
 
 /**
  * Estimate what packing and export would make of a model: every tensor is sampled in eight places, and the codec's own
- * code lengths are computed on the sample. Reads at most about 256 MiB.
+ * code lengths are computed on the sample. Reads at most about 64 MiB.
  */
 export async function estimateWorth(donor: Donor, files: FileLayer = nodeFiles): Promise<ZerosWorth> {
   return summariseWorth(await estimateTensors(donor, files), "estimated");
