@@ -1,11 +1,12 @@
 // What each constant and each part of the activation flow is worth: damage (ln perplexity − ln dense perplexity) with one thing changed at a
 // time. Usage:
-//   node bench/ablation.mjs <donor> --text FILE [--targets 0.5,2:4] [--seeds 1,2,3] [--samples 256] [--limit 256] [--window 128] [--only WORD]
+//   node bench/ablation.mjs <donor> --text FILE [--targets 0.5,2:4] [--seeds 1,2,3] [--samples 256] [--limit 512] [--window 128] [--only REGEXP]
 // The text holds documents separated by <|endoftext|>; those of at least a window are cut to it, and split into scored and calibrating ones.
 import { parseArgs } from "node:util";
 import { activationFlow } from "../dist/calibration/activation.js";
 import { compareMethods } from "../dist/calibration/compare/comparison.js";
 import { parsePattern } from "../dist/calibration/stages/select.js";
+import { printMachine } from "./machine.mjs";
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
@@ -14,7 +15,7 @@ const { values: flags, positionals } = parseArgs({
     targets: { type: "string", default: "0.5,2:4" },
     seeds: { type: "string", default: "1,2,3" },
     samples: { type: "string", default: "256" },
-    limit: { type: "string", default: "256" },
+    limit: { type: "string", default: "512" },
     window: { type: "string", default: "128" },
     threads: { type: "string", default: "1" },
     only: { type: "string" },
@@ -36,6 +37,8 @@ const cases = [
   ["α = 0.5", flow({ alpha: 0.5 })],
   ["α = 1", flow({ alpha: 1 })],
   ["drift left alone", flow({ drift: 0 })],
+  ["ρ = 0.1 of the mean energy", flow({ damping: 0.1 })],
+  ["ρ = 0.001", flow({ damping: 0.001 })],
   ["tokens weighed alike", { ...flow({}), pipeline: { weighTokens: false } }],
   ["anchor 8 steps", flow({ anchorSteps: 8 })],
   ["anchor 15 steps", flow({ anchorSteps: 15 })],
@@ -61,12 +64,15 @@ const cases = [
   ["Gram in tiles of 256", { ...flow({}), pipeline: { gramOf: () => "tile" } }],
   ["allocation owl", { ...flow({}), allocation: "owl" }],
   ["allocation emergent", { ...flow({}), allocation: "emergent" }],
-].filter(([name]) => flags.only === undefined || name.includes(flags.only));
+].filter(([name]) => new RegExp(flags.only ?? "").test(name));
 
+printMachine();
 const seeds = flags.seeds.split(",").map(Number);
 console.log(`| changed | ${flags.targets.split(",").join(" | ")} |\n|---|${targets.map(() => "---:").join("|")}|`);
 for (const [name, { method, pipeline, allocation, share = 1 }] of cases) {
-  const damages = targets.map(() => []);
+  // A pattern leaves nothing to allocate.
+  const asked = allocation === undefined ? targets : targets.filter(({ kind }) => kind === "sparsity");
+  const damages = asked.map(() => []);
   for (const seed of seeds) {
     // The scored sequences follow `samples`, so a smaller calibration is a part of the same one and the score stays comparable.
     const samples = Number(flags.samples);
@@ -74,7 +80,7 @@ for (const [name, { method, pipeline, allocation, share = 1 }] of cases) {
       text: flags.text,
       calibration: flags.text,
       methods: [method],
-      targets,
+      targets: asked,
       protocol: { protocol: "documents", window: Number(flags.window), limit: Number(flags.limit) },
       minTokens: Number(flags.window),
       samples,
@@ -88,7 +94,9 @@ for (const [name, { method, pipeline, allocation, share = 1 }] of cases) {
       damages[at].push(damage);
     });
   }
-  const cells = damages.map((all) => {
+  const cells = targets.map((target) => {
+    const all = damages[asked.indexOf(target)];
+    if (all === undefined) return "–";
     const mean = all.reduce((sum, damage) => sum + damage, 0) / all.length;
     const spread = Math.sqrt(all.reduce((sum, damage) => sum + (damage - mean) ** 2, 0) / Math.max(1, all.length - 1));
     return `${mean.toFixed(4)} ± ${spread.toFixed(4)}`;

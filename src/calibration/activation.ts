@@ -1,4 +1,4 @@
-import { DAMPING, scaleGram } from "./algebra/damped.js";
+import { DAMPING, meanEnergyOf, scaleGram } from "./algebra/damped.js";
 import { isolationOf } from "./algebra/isolation.js";
 import { gramOf } from "./baselines/scores.js";
 import type { RightFactor } from "./engine.js";
@@ -20,6 +20,8 @@ import { TubeArena } from "./stages/tube-arena.js";
 import { BYTES_PER_TUBE, openTubes, rowEnergies, rowLosses, type TubeRows } from "./stages/tube-rows.js";
 
 export interface ActivationOptions {
+  /** ρ as a share of the mean of E[x̂²]: what keeps inputs that calibration hardly saw from being trusted. */
+  readonly damping: number;
   /**
    * How far the drive moves towards the donor's outputs, and how much of the residual stream's drift the projections that add to it take back: 0
    * forgets the donor, 1 over-fits small calibration sets.
@@ -44,6 +46,7 @@ export interface ActivationOptions {
 }
 
 export const ACTIVATION_DEFAULTS: ActivationOptions = {
+  damping: DAMPING,
   alpha: 0.75,
   drift: 1,
   anchorSteps: 30,
@@ -97,7 +100,7 @@ async function operateWhole(
   result: ResultBuilder,
 ): Promise<void> {
   const { rows, cols, engine, inputs, target } = task;
-  const gram = scaleGram(gramOf(task), cols);
+  const gram = scaleGram(gramOf(task), cols, options.damping * meanEnergyOf(gramOf(task), cols));
   const isolation = await isolationOf(gram.coupling, cols, engine);
   const coupling = await engine.bind(gram.coupling, cols, cols);
   const pull =
@@ -152,7 +155,7 @@ async function operateTiles(
   result: ResultBuilder,
 ): Promise<void> {
   const { rows, cols, engine, target, weights } = task;
-  const damping = DAMPING * statistics.meanEnergy || 1;
+  const damping = options.damping * statistics.meanEnergy || 1;
   const lack = new Float32Array(rows * cols);
   const tileWidth = target.kind === "pattern" ? Math.ceil(TILE / target.pattern.of) * target.pattern.of : TILE;
   for (let left = 0; left < cols; left += tileWidth) {

@@ -185,7 +185,7 @@ class LayerWork {
   ): Promise<Pick<PruneTask, "inputs" | "tiled">> {
     const { engine, gramOf } = this.options;
     const cols = states[0].operated.input!.width;
-    const chunks = this.inputChunks(step, states);
+    const chunks = await this.inputChunks(step, states);
     if (gramOf?.(cols) === "tile") {
       return { tiled: await this.timed("gram", async () => tiledStatistics(chunks, cols, engine)) };
     }
@@ -206,26 +206,41 @@ class LayerWork {
   }
 
   /** What a step's projections see; the donor's part only once the streams have parted. */
-  private inputChunks(
+  private async inputChunks(
     step: Step,
     states: readonly { donor: LayerState | undefined; operated: LayerState }[],
-  ): InputChunk[] {
-    const { options } = this;
+  ): Promise<InputChunk[]> {
     const havePartedWays = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
     // Where a norm stands between projection and residual stream, its output is not what is added.
     const meetsResidual = (step === "o" || step === "down") && !this.runner.architecture.sandwichNorms;
-    return states.map(({ operated, donor }) => {
-      const streams = {
+    const chunks: InputChunk[] = [];
+    for (const { operated, donor } of states) {
+      const weights = await this.tokenWeights(step, donor ?? operated);
+      chunks.push({
         operated: operated.input!.data,
+        ...(weights === undefined ? {} : { weights }),
         ...(donor === undefined || !havePartedWays ? {} : { donor: donor.input!.data }),
-      };
-      if (!meetsResidual) return streams;
-      const { residual } = operated;
-      const weights = options.weighTokens === false ? undefined : tokenWeights((donor ?? operated).residual);
-      const weighed = weights === undefined ? streams : { ...streams, weights };
-      if (donor === undefined || !havePartedWays) return weighed;
-      return { ...weighed, drift: donor.residual.data.map((value, at) => value - residual.data[at]) };
-    });
+        ...(donor === undefined || !havePartedWays || !meetsResidual
+          ? {}
+          : { drift: donor.residual.data.map((value, at) => value - operated.residual.data[at]) }),
+      });
+    }
+    return chunks;
+  }
+
+  /**
+   * How much each token counts. What is added to the residual stream h is divided by its size in the next norm, so an error there counts relative to rms(h);
+   * errors in gate and up count as much as the neurons pass on of them. What enters attention counts alike everywhere.
+   */
+  private async tokenWeights(step: Step, { input, residual }: LayerState): Promise<Float64Array | undefined> {
+    if (step === "qkv" || this.options.weighTokens === false) return undefined;
+    const { sandwichNorms } = this.runner.architecture;
+    if (step === "gate_up") {
+      const heard = await this.timed("forward", () => this.runner.listening(this.layer, input!));
+      const sizes = sandwichNorms ? undefined : inverseSizes(residual);
+      return Float64Array.from(heard, (value, token) => Math.sqrt(value) * (sizes?.[token] ?? 1));
+    }
+    return sandwichNorms ? undefined : inverseSizes(residual);
   }
 
   private async operate(step: Step, statistics: Pick<PruneTask, "inputs" | "tiled">): Promise<void> {
@@ -282,17 +297,15 @@ class LayerWork {
   }
 }
 
-/**
- * 1 / rms(h) of each token's residual stream h: what is added to the stream is divided by its size in the next norm, so an error counts relative to it.
- */
-function tokenWeights({ data, width }: Activations): Float64Array {
-  const weights = new Float64Array(data.length / width);
-  for (let token = 0; token < weights.length; token++) {
+/** 1 / rms(h) of each token's residual stream h. */
+function inverseSizes({ data, width }: Activations): Float64Array {
+  const sizes = new Float64Array(data.length / width);
+  for (let token = 0; token < sizes.length; token++) {
     let sum = 0;
     for (let at = token * width, end = at + width; at < end; at++) sum += data[at] ** 2;
-    weights[token] = sum > 0 ? 1 / Math.sqrt(sum / width) : 0;
+    sizes[token] = sum > 0 ? 1 / Math.sqrt(sum / width) : 0;
   }
-  return weights;
+  return sizes;
 }
 
 /** Each token's row of `values` (tokens, width), times its weight. */

@@ -144,6 +144,20 @@ export function stepGraph(
   return graph;
 }
 
+/** How much each token's errors in gate and up count (`LayerBuilder.listen`): given_gate_up → listening (batch, tokens, 1). */
+export function listeningGraph(
+  architecture: Architecture,
+  weights: Weights,
+  layerIndex: number,
+  options: GraphOptions,
+): OnnxGraph {
+  const graph = new OnnxGraph();
+  const layer = new LayerBuilder(graph, architecture, weights, layerIndex, options);
+  const input = graph.input("given_gate_up", "FLOAT", ["batch", "tokens", architecture.hiddenSize]);
+  graph.output("listening", layer.listen(input), "FLOAT", ["batch", "tokens", 1]);
+  return graph;
+}
+
 /** Channels of a step's input. */
 export function inputWidth(architecture: Architecture, step: Step): number {
   if (step === "o") return architecture.headCount * architecture.headDim;
@@ -315,27 +329,51 @@ class LayerBuilder {
 
   /** Input of gate, up → input of down. */
   gate(x: Value): Value {
+    const [gate, up] = this.gateAndUp(x);
+    return this.graph.op("Mul", [this.activate(gate), up]);
+  }
+
+  /**
+   * Input of gate, up → (batch, tokens, 1): how much of an error in gate or up reaches the output of down, Σ_i |down_i|² (f(g_i)² + (u_i f′(g_i))²) over the
+   * neurons i of gate g, up u and the column down_i, for errors of one size and independent.
+   */
+  listen(x: Value): Value {
     const { graph } = this;
-    const { hiddenSize, intermediateSize, fused, activation } = this.architecture;
-    const [gate, up] = fused
-      ? graph.ops(
-          "Split",
-          [
-            this.linear(x, "mlp.gate_up_proj", 2 * intermediateSize, hiddenSize),
-            graph.integers(intermediateSize, intermediateSize),
-          ],
-          2,
-          { axis: -1 },
-        )
-      : [
-          this.linear(x, "mlp.gate_proj", intermediateSize, hiddenSize),
-          this.linear(x, "mlp.up_proj", intermediateSize, hiddenSize),
-        ];
-    const active =
-      activation === "silu"
-        ? graph.op("Mul", [gate, graph.op("Sigmoid", [gate])])
-        : graph.op("Gelu", [gate], { approximate: activation === "gelu_tanh" ? "tanh" : "none" });
-    return graph.op("Mul", [active, up]);
+    const { hiddenSize, intermediateSize } = this.architecture;
+    const [gate, up] = this.gateAndUp(x);
+    const active = this.activate(gate);
+    // The slope of any activation function as a central difference: a weight of tokens need not be exact.
+    const step = 1 / 64;
+    const above = this.activate(graph.op("Add", [gate, graph.scalar(step)]));
+    const below = this.activate(graph.op("Sub", [gate, graph.scalar(step)]));
+    const slope = graph.op("Mul", [graph.op("Sub", [above, below]), graph.scalar(1 / (2 * step))]);
+    const turned = graph.op("Mul", [up, slope]);
+    const heard = graph.op("Add", [graph.op("Mul", [active, active]), graph.op("Mul", [turned, turned])]);
+    const name = `${this.base}mlp.down_proj.weight`;
+    const down = storedValue(graph, this.weights.get(name, [hiddenSize, intermediateSize]));
+    const energies = graph.op("ReduceSumSquare", [down, graph.integers(0)], { keepdims: 0 });
+    return graph.op("MatMul", [heard, graph.op("Reshape", [energies, graph.integers(-1, 1)])]);
+  }
+
+  private gateAndUp(x: Value): [gate: Value, up: Value] {
+    const { graph } = this;
+    const { hiddenSize, intermediateSize, fused } = this.architecture;
+    if (!fused) {
+      return [
+        this.linear(x, "mlp.gate_proj", intermediateSize, hiddenSize),
+        this.linear(x, "mlp.up_proj", intermediateSize, hiddenSize),
+      ];
+    }
+    const both = this.linear(x, "mlp.gate_up_proj", 2 * intermediateSize, hiddenSize);
+    const [gate, up] = graph.ops("Split", [both, graph.integers(intermediateSize, intermediateSize)], 2, { axis: -1 });
+    return [gate, up];
+  }
+
+  private activate(gate: Value): Value {
+    const { graph } = this;
+    const { activation } = this.architecture;
+    if (activation === "silu") return graph.op("Mul", [gate, graph.op("Sigmoid", [gate])]);
+    return graph.op("Gelu", [gate], { approximate: activation === "gelu_tanh" ? "tanh" : "none" });
   }
 
   /** RMS norm of each head's channels, where the checkpoint has one (Qwen3, Gemma 3). */

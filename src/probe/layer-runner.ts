@@ -8,6 +8,7 @@ import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from ".
 import {
   blockGraph,
   inputWidth,
+  listeningGraph,
   maskInput,
   POSITION_INPUTS,
   type Projection,
@@ -195,6 +196,17 @@ export class LayerRunner {
           ? undefined
           : { ...input, width: inputWidth(this.architecture, next), data: floats(outputs[`input_${next}`]) },
     };
+  }
+
+  /**
+   * How much of an error in gate and up each token passes on to the output of down, in the donor's own weights: Σ_i |down_i|² (f(g_i)² + (u_i f′(g_i))²) over
+   * the neurons i. `input` is that of the step gate_up; returns one number a token, ≥ 0.
+   */
+  async listening(layer: number, input: Activations): Promise<Float32Array> {
+    const session = await this.session(`${layer}: listening`, () =>
+      listeningGraph(this.architecture, this.weights, layer, { portable: this.engine.portable }),
+    );
+    return floats((await session.run({ given_gate_up: this.tensorOf(input) })).listening);
   }
 
   /**

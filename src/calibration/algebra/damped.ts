@@ -1,11 +1,16 @@
 /** ρ = 0.01 · mean of the diagonal: the damping SparseGPT brought in and everyone since has kept. */
 export const DAMPING = 0.01;
 
-/** 1 % of the mean diagonal of a Gram (n, n). */
-export function dampingOf(gram: Float32Array, n: number): number {
+/** Mean of the diagonal of a Gram (n, n): E[x²] over its inputs. */
+export function meanEnergyOf(gram: Float32Array, n: number): number {
   let trace = 0;
   for (let at = 0; at < n; at++) trace += gram[at * n + at];
-  return (DAMPING * trace) / n;
+  return trace / n;
+}
+
+/** 1 % of the mean diagonal of a Gram (n, n). */
+export function dampingOf(gram: Float32Array, n: number): number {
+  return DAMPING * meanEnergyOf(gram, n);
 }
 
 /** The Gram in the coordinates of the flow: a_j = √(G_jj + ρ) and C = (G + ρI)/(a aᵀ), whose diagonal is 1. */
