@@ -41,6 +41,8 @@ export interface ActivationOptions {
   readonly sproutShare: number;
   /** Without healing survivors keep the donor's bits; the mask is the same. */
   readonly heal: boolean;
+  /** Columns of a tile where the Gram is restricted. */
+  readonly tileWidth: number;
   /** Bytes the rows in work may take; more rows at once make larger products. */
   readonly blockBytes: number;
 }
@@ -58,6 +60,7 @@ export const ACTIVATION_DEFAULTS: ActivationOptions = {
   sproutRounds: 10,
   sproutShare: 0.06,
   heal: true,
+  tileWidth: 256,
   blockBytes: 128 * 2 ** 20,
 };
 
@@ -144,7 +147,7 @@ async function operateWhole(
 }
 
 /**
- * Columns in tiles of 256, each against its own Gram alone. What the finished tiles leave undone (their lack W − X, seen through the Gram's strip
+ * Columns in tiles, each against its own Gram alone. What the finished tiles leave undone (their lack W − X, seen through the Gram's strip
  * between them and the tile) and what the donor's inputs pull become the pressure that moves the tile's drive before it is operated on.
  */
 async function operateTiles(
@@ -157,7 +160,9 @@ async function operateTiles(
   const { rows, cols, engine, target, weights } = task;
   const damping = options.damping * statistics.meanEnergy || 1;
   const lack = new Float32Array(rows * cols);
-  const tileWidth = target.kind === "pattern" ? Math.ceil(TILE / target.pattern.of) * target.pattern.of : TILE;
+  // No group of a pattern is cut in two.
+  const group = target.kind === "pattern" ? target.pattern.of : 1;
+  const tileWidth = Math.ceil(options.tileWidth / group) * group;
   for (let left = 0; left < cols; left += tileWidth) {
     const right = Math.min(left + tileWidth, cols);
     const width = right - left;
@@ -215,9 +220,6 @@ async function operateTiles(
   }
 }
 
-/** Columns of a tile when the Gram is restricted. */
-const TILE = 256;
-
 /** `[top, bottom)` of the rows worked on together. */
 function rowBlocks(rows: number, cols: number, blockBytes: number): [number, number][] {
   const height = Math.max(1, Math.floor(blockBytes / (cols * BLOCK_BYTES_PER_TUBE)));
@@ -261,10 +263,11 @@ async function operateRows(
 
   const load =
     target.kind === "emergent"
-      ? loadForSurvival(tubes, target.survival)
+      ? loadForSurvival(tubes, target.survival, options.beta)
       : loadForSparsity(
           tubes,
           target.kind === "pattern" ? 1 - target.pattern.keep / target.pattern.of : target.sparsity,
+          options.beta,
         );
   await runFlow(tubes, load, options);
   if (target.kind === "emergent") selectEmergent(tubes, load, options.beta);

@@ -1,7 +1,7 @@
 import { Engine } from "../probe/engine.js";
-import { inputWidth, STEPS, type Step } from "../probe/layer-graph.js";
 import { type Activations, LayerRunner, type LayerState, type RunnerOptions } from "../probe/layer-runner.js";
 import type { ScoredSequence } from "../probe/protocols.js";
+import { inputWidth, STEPS, type Step } from "../probe/steps.js";
 import { GramAccumulator, type GramKind, GramProduct } from "./gram.js";
 import { type GramEntry, GramFileWriter, type GramProvenance } from "./gram-file.js";
 

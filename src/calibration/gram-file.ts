@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Donor } from "../checkpoint/donor.js";
 import { attempt, FileSource, nodeFiles, type OpenFile, readSmallFile, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
-import type { Step } from "../probe/layer-graph.js";
+import type { Step } from "../probe/steps.js";
 import { readHeader, type SafetensorsHeader } from "../safetensors/header.js";
 import { serializeHeader } from "../safetensors/writer.js";
 import type { GramKind } from "./gram.js";

@@ -1,5 +1,5 @@
-import { type Projection, STEPS, type Step } from "../probe/layer-graph.js";
 import type { Activations, LayerRunner, LayerState } from "../probe/layer-runner.js";
+import { type Projection, STEPS, type Step } from "../probe/steps.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { batchesOf } from "./batches.js";
 import type { MatrixEngine } from "./engine.js";

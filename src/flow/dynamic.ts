@@ -23,7 +23,7 @@ export class Dynamic {
   constructor({ nIter, beta, survival }: Omit<FlowParams, "blockSize">) {
     this.nIter = nIter;
     this.beta = beta;
-    this.load = power((survival * (beta - 1)) / beta, beta) / (beta - 1);
+    this.load = loadFor(survival, beta);
     this.saddle = this.load * (beta - 1);
   }
 
@@ -38,6 +38,11 @@ export class Dynamic {
     }
     return conductance < this.saddle;
   }
+}
+
+/** λ under which drives below `survival` starve in the long run: (s(β−1)/β)^β / (β−1), for β = 2 s²/4. */
+export function loadFor(survival: number, beta: number): number {
+  return power((survival * (beta - 1)) / beta, beta) / (beta - 1);
 }
 
 /** x^β of the contract: `x*x` for β = 2, `Math.pow` otherwise. */

@@ -1,5 +1,5 @@
 import type { Architecture } from "./architecture.js";
-import { multiply, rmsNorm } from "./layer-graph.js";
+import { multiply, rmsNorm } from "./layer-builder.js";
 import { ONNX_TYPE, OnnxGraph, type Value } from "./onnx-graph.js";
 import { storedValue, type Weights } from "./weights.js";
 

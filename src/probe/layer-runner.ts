@@ -5,22 +5,12 @@ import type { Architecture } from "./architecture.js";
 import { Engine, type EngineOptions, type Feeds, floats, type Session, type Tensor } from "./engine.js";
 import { architectureOf } from "./families/registry.js";
 import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from "./head-graph.js";
-import {
-  blockGraph,
-  inputWidth,
-  listeningGraph,
-  maskInput,
-  POSITION_INPUTS,
-  type Projection,
-  projectionsOf,
-  ropesOf,
-  STEPS,
-  type Step,
-  stepGraph,
-} from "./layer-graph.js";
+import { maskInput, POSITION_INPUTS, ropesOf } from "./layer-builder.js";
+import { blockGraph, listeningGraph, stepGraph } from "./layer-graph.js";
 import { ModelConfig } from "./model-config.js";
 import type { OnnxGraph } from "./onnx-graph.js";
 import { ropeTables } from "./rope.js";
+import { inputWidth, type Projection, projectionsOf, STEPS, type Step } from "./steps.js";
 import { Weights } from "./weights.js";
 
 /** Numbers between two parts of a model: row-major (batch, tokens, width), f32. Whoever holds them may keep them; nothing here writes to them. */

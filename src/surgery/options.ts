@@ -92,8 +92,7 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
   return {
     flow: flow.name,
     flowVersion: flow.version,
-    activation:
-      flow.name === "activation" ? activationSettings(options, params.survival) : refuseActivationOptions(options),
+    activation: flow.name === "activation" ? activationSettings(options, params) : refuseActivationOptions(options),
     params,
     targetSparsity,
     include: options.include,
@@ -103,10 +102,16 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
   };
 }
 
-function activationSettings(options: SurgeryOptions, survival: number): ActivationSettings {
+function activationSettings(options: SurgeryOptions, params: FlowParams): ActivationSettings {
   const { pattern, targetSparsity, calibration, samples = 128, window, seed = 0, heal = true } = options;
   if (pattern !== undefined && targetSparsity !== undefined) {
     throw new PhysariumError("USAGE_PARAM", "--pattern and --target-sparsity exclude each other; leave one out");
+  }
+  if (options.allowNonFinite) {
+    throw new PhysariumError(
+      "USAGE_PARAM",
+      "--allow-non-finite and --flow activation exclude each other: the forward pass carries a NaN into everything; leave one out",
+    );
   }
   if (!Number.isInteger(samples) || samples < 1) {
     throw new PhysariumError("USAGE_PARAM", `--samples is ${samples}, expected a whole number of at least 1`);
@@ -116,7 +121,7 @@ function activationSettings(options: SurgeryOptions, survival: number): Activati
       ? { kind: "pattern", pattern: parsePattern(pattern) }
       : targetSparsity !== undefined
         ? { kind: "sparsity", sparsity: targetSparsity }
-        : { kind: "emergent", survival };
+        : { kind: "emergent", survival: params.survival };
   return {
     target,
     ...(calibration === undefined ? {} : { calibration: resolve(calibration) }),
@@ -126,7 +131,7 @@ function activationSettings(options: SurgeryOptions, survival: number): Activati
     allocation: oneOf("allocation", options.allocation ?? "uniform", ["uniform", "owl", "emergent"]),
     gram: oneOf("gram", options.gram ?? "auto", ["auto", "full", "tile"]),
     ...(options.memoryBytes === undefined ? {} : { memoryBytes: options.memoryBytes }),
-    options: { heal },
+    options: { heal, beta: params.beta, iterations: params.nIter, tileWidth: params.blockSize },
   };
 }
 

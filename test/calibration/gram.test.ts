@@ -7,8 +7,8 @@ import { GramAccumulator, GramProduct } from "../../dist/calibration/gram.js";
 import { GramFile, modelFingerprint } from "../../dist/calibration/gram-file.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
 import { Engine } from "../../dist/probe/engine.js";
-import { STEPS } from "../../dist/probe/layer-graph.js";
 import { LayerRunner } from "../../dist/probe/layer-runner.js";
+import { STEPS } from "../../dist/probe/steps.js";
 import { hasEngine, LOAM } from "../probe/engine-present.js";
 import { randomNumbers, temporaryFolder, writeTinyModel } from "../probe/tiny-model.js";
 

@@ -65,11 +65,13 @@ describe("flow", () => {
     }
   });
 
-  test("loads: the row's quantile or mean, squared, over four", async () => {
+  test("loads: of the row's quantile or mean, at beta 2 squared over four", async () => {
     const tubes = openTubes(Float32Array.of(4, -1, 3, -2, 0), 1, 5, await plainEngine.bind(new Float32Array(25), 5, 5));
     expect(loadForSparsity(tubes, 0.5)[0]).toBe(1);
     expect(loadForSparsity(tubes, 0.25)[0]).toBe(0.25);
     expect(loadForSurvival(tubes, 0.5)[0]).toBe(0.25);
+    // (s(β−1)/β)^β / (β−1) at β = 1.5 and the median 2
+    expect(loadForSparsity(tubes, 0.5, 1.5)[0]).toBeCloseTo(((2 * 0.5) / 1.5) ** 1.5 / 0.5, 12);
   });
 });
 

@@ -1,9 +1,10 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { readTensor } from "../../dist/calibration/tensor-reader.js";
 import { argmax, generateTokens, promptTokens, stopTokens } from "../../dist/probe/generate.js";
-import { STEPS } from "../../dist/probe/layer-graph.js";
 import { LayerRunner, type RunnerOptions } from "../../dist/probe/layer-runner.js";
+import { STEPS } from "../../dist/probe/steps.js";
 import { TextTokenizer } from "../../dist/probe/tokenizer.js";
 import { hasEngine, LOAM, sharedDonor } from "./engine-present.js";
 import { Oracle } from "./oracle.js";
@@ -277,3 +278,58 @@ function readF32(folder: string): (name: string) => Float32Array {
     return new Float32Array(bits.buffer);
   };
 }
+
+describe.skipIf(!hasEngine)("how much of an error in gate and up a token passes on", () => {
+  const cases: [string, TinyModel, (g: number) => number, (g: number) => number][] = [
+    [
+      "silu",
+      { config: { model_type: "llama" } },
+      (g) => g / (1 + Math.exp(-g)),
+      (g) => 1 / (1 + Math.exp(-g)) + (g * Math.exp(-g)) / (1 + Math.exp(-g)) ** 2,
+    ],
+    [
+      "gelu, its tanh form, gate and up in one tensor",
+      { config: { model_type: "phi3", hidden_act: "gelu_pytorch_tanh" }, fused: true },
+      (g) => 0.5 * g * (1 + tanhOf(g)),
+      (g) => 0.5 * (1 + tanhOf(g)) + 0.5 * g * (1 - tanhOf(g) ** 2) * ROOT * (1 + 3 * 0.044715 * g * g),
+    ],
+  ];
+  const ROOT = Math.sqrt(2 / Math.PI);
+  function tanhOf(g: number): number {
+    return Math.tanh(ROOT * (g + 0.044715 * g ** 3));
+  }
+  for (const [name, model, f, slope] of cases) {
+    for (const [mode, options] of MODES) {
+      test(`${name}, ${mode}`, async () => {
+        const folder = writeTinyModel(join(temporaryFolder(), "model"), { ...model, dtype: "F32" });
+        const runner = await LayerRunner.open(folder, options);
+        const { hidden_size: H, intermediate_size: I } = TINY_CONFIG;
+        const random = randomNumbers(5);
+        const x = Float32Array.from({ length: 3 * H }, () => 2 * random() - 1);
+        const heard = await runner.listening(1, { data: x, batch: 1, tokens: 3, width: H });
+        const matrix = async (part: string) =>
+          (await readTensor(runner.donor, `model.layers.1.mlp.${part}.weight`)).values;
+        const down = await matrix("down_proj");
+        const both = model.fused ? await matrix("gate_up_proj") : undefined;
+        const gate = both?.subarray(0, I * H) ?? (await matrix("gate_proj"));
+        const up = both?.subarray(I * H) ?? (await matrix("up_proj"));
+        await runner.close();
+        for (let token = 0; token < 3; token++) {
+          let expected = 0;
+          for (let neuron = 0; neuron < I; neuron++) {
+            let g = 0;
+            let u = 0;
+            let energy = 0;
+            for (let col = 0; col < H; col++) {
+              g += gate[neuron * H + col] * x[token * H + col];
+              u += up[neuron * H + col] * x[token * H + col];
+            }
+            for (let row = 0; row < H; row++) energy += down[row * I + neuron] ** 2;
+            expected += energy * (f(g) ** 2 + (u * slope(g)) ** 2);
+          }
+          expect(Math.abs(heard[token] / expected - 1) <= 1e-3, `${heard[token]}, expected ${expected}`).toBe(true);
+        }
+      });
+    }
+  }
+});

@@ -83,6 +83,30 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
     expect((await verify(output, { donorPath: LOAM, workers: 0 })).ok).toBe(true);
   });
 
+  test("--beta, --n-iter and --block-size reach the flow", async () => {
+    const one = { ...OPTIONS, include: "0.self_attn.v_proj", targetSparsity: undefined };
+    const digestOf = async (name: string, more: SurgeryOptions) => {
+      await operateOn(LOAM, join(folder, name), { ...one, ...more });
+      return tensorRecords(join(folder, name))[0].digest;
+    };
+    const digests = await Promise.all([
+      digestOf("as-is", {}),
+      digestOf("beta", { beta: 1.7 }),
+      digestOf("iterations", { nIter: 4 }),
+      digestOf("tiles", { gram: "tile", blockSize: 64 }),
+    ]);
+    expect(new Set(digests).size).toBe(4);
+  });
+
+  test("what the forward pass cannot carry is refused before anything is written", async () => {
+    const output = join(folder, "non-finite");
+    await expect(operateOn(LOAM, output, { ...OPTIONS, allowNonFinite: true })).rejects.toMatchObject({
+      code: "USAGE_PARAM",
+      message: expect.stringContaining("--allow-non-finite"),
+    });
+    expect(existsSync(`${output}.partial`)).toBe(false);
+  });
+
   test("options of v2 are refused for flows that look at weights alone", async () => {
     await expect(operateOn(LOAM, join(folder, "x"), { calibration: "book.txt" })).rejects.toMatchObject({
       code: "USAGE_PARAM",

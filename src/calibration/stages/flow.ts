@@ -1,3 +1,4 @@
+import { loadFor } from "../../flow/dynamic.js";
 import type { TubeRows } from "./tube-rows.js";
 
 export interface FlowOptions {
@@ -81,8 +82,8 @@ function directionAtAnyBeta(tubes: TubeRows, load: Float64Array, ramp: number, b
   }
 }
 
-/** λ for a wanted sparsity: (quantile of |y| in the row at that sparsity)²/4, the load under which a tube of that drive just starves at β = 2. */
-export function loadForSparsity(tubes: TubeRows, sparsity: number): Float64Array {
+/** λ for a wanted sparsity: the load under which a tube by itself starves if its drive is below the row's quantile of |y| at that sparsity. */
+export function loadForSparsity(tubes: TubeRows, sparsity: number, beta = 2): Float64Array {
   const { rows, cols, drive } = tubes;
   const sorted = new Float32Array(cols);
   return Float64Array.from({ length: rows }, (_, row) => {
@@ -91,17 +92,16 @@ export function loadForSparsity(tubes: TubeRows, sparsity: number): Float64Array
     const position = Math.min(Math.max(sparsity * (cols - 1), 0), cols - 1);
     const below = Math.floor(position);
     const above = Math.min(below + 1, cols - 1);
-    const quantile = sorted[below] + (sorted[above] - sorted[below]) * (position - below);
-    return quantile ** 2 / 4;
+    return loadFor(sorted[below] + (sorted[above] - sorted[below]) * (position - below), beta);
   });
 }
 
-/** λ of the emergent mode: (survival · mean |y| of the row)²/4. */
-export function loadForSurvival(tubes: TubeRows, survival: number): Float64Array {
+/** λ of the emergent mode: the same for survival · mean |y| of the row. */
+export function loadForSurvival(tubes: TubeRows, survival: number, beta = 2): Float64Array {
   const { rows, cols, drive } = tubes;
   return Float64Array.from({ length: rows }, (_, row) => {
     let sum = 0;
     for (let at = row * cols, end = at + cols; at < end; at++) sum += Math.abs(drive[at]);
-    return ((survival * sum) / cols) ** 2 / 4;
+    return loadFor((survival * sum) / cols, beta);
   });
 }
