@@ -4,30 +4,14 @@
 // The text holds documents separated by <|endoftext|>; those of at least a window are cut to it, and split into scored and calibrating ones.
 import { parseArgs } from "node:util";
 import { activationFlow } from "../dist/calibration/activation.js";
-import { compareMethods } from "../dist/calibration/compare/comparison.js";
-import { parsePattern } from "../dist/calibration/stages/select.js";
+import { compareOnce, DAMAGE_FLAGS, meanAndSpread, seedsOf, targetsOf } from "./damage.mjs";
 import { printMachine } from "./machine.mjs";
 
 const { values: flags, positionals } = parseArgs({
   allowPositionals: true,
-  options: {
-    text: { type: "string" },
-    targets: { type: "string", default: "0.5,2:4" },
-    seeds: { type: "string", default: "1,2,3" },
-    samples: { type: "string", default: "256" },
-    limit: { type: "string", default: "512" },
-    window: { type: "string", default: "128" },
-    threads: { type: "string", default: "1" },
-    only: { type: "string" },
-  },
+  options: { ...DAMAGE_FLAGS, only: { type: "string" } },
 });
-const targets = flags.targets
-  .split(",")
-  .map((text) =>
-    text.includes(":")
-      ? { kind: "pattern", pattern: parsePattern(text) }
-      : { kind: "sparsity", sparsity: Number(text) },
-  );
+const targets = targetsOf(flags.targets);
 const flow = (options) => ({ method: activationFlow(options) });
 const cases = [
   ["as it is", flow({})],
@@ -51,6 +35,7 @@ const cases = [
   ["15 iterations", flow({ iterations: 15 })],
   ["60 iterations", flow({ iterations: 60 })],
   ["no sprouting", flow({ sproutRounds: 0 })],
+  ["no sprouting, no flow: select by |y|", flow({ sproutRounds: 0, iterations: 0 })],
   ["5 rounds of sprouting", flow({ sproutRounds: 5 })],
   ["20 rounds of sprouting", flow({ sproutRounds: 20 })],
   ["last healing 0 steps", flow({ healSteps: 0 })],
@@ -67,26 +52,17 @@ const cases = [
 ].filter(([name]) => new RegExp(flags.only ?? "").test(name));
 
 printMachine();
-const seeds = flags.seeds.split(",").map(Number);
 console.log(`| changed | ${flags.targets.split(",").join(" | ")} |\n|---|${targets.map(() => "---:").join("|")}|`);
 for (const [name, { method, pipeline, allocation, share = 1 }] of cases) {
   // A pattern leaves nothing to allocate.
   const asked = allocation === undefined ? targets : targets.filter(({ kind }) => kind === "sparsity");
   const damages = asked.map(() => []);
-  for (const seed of seeds) {
-    // The scored sequences follow `samples`, so a smaller calibration is a part of the same one and the score stays comparable.
-    const samples = Number(flags.samples);
-    const { rows } = await compareMethods(positionals[0], {
-      text: flags.text,
-      calibration: flags.text,
+  for (const seed of seedsOf(flags)) {
+    const { rows } = await compareOnce(positionals[0], flags, seed, {
       methods: [method],
       targets: asked,
-      protocol: { protocol: "documents", window: Number(flags.window), limit: Number(flags.limit) },
-      minTokens: Number(flags.window),
-      samples,
-      calibrate: Math.round(samples * share),
-      seed,
-      threads: Number(flags.threads),
+      // The scored sequences follow `samples`, so a smaller calibration is a part of the same one and the score stays comparable.
+      calibrate: Math.round(Number(flags.samples) * share),
       ...(pipeline === undefined ? {} : { pipeline }),
       ...(allocation === undefined ? {} : { allocation }),
     });
@@ -96,10 +72,7 @@ for (const [name, { method, pipeline, allocation, share = 1 }] of cases) {
   }
   const cells = targets.map((target) => {
     const all = damages[asked.indexOf(target)];
-    if (all === undefined) return "–";
-    const mean = all.reduce((sum, damage) => sum + damage, 0) / all.length;
-    const spread = Math.sqrt(all.reduce((sum, damage) => sum + (damage - mean) ** 2, 0) / Math.max(1, all.length - 1));
-    return `${mean.toFixed(4)} ± ${spread.toFixed(4)}`;
+    return all === undefined ? "–" : meanAndSpread(all);
   });
   console.log(`| ${name} | ${cells.join(" | ")} |`);
 }
