@@ -12,7 +12,7 @@ export type Allocation = "uniform" | "owl" | "emergent";
 
 /** OWL: a weight's score above this many times the layer's mean is an outlier; the authors' M. */
 const OUTLIER_FACTOR = 5;
-/** Layers' sparsities stay within this of the target; the authors' λ. */
+/** Layers' sparsities span twice this; the authors' λ. */
 const OWL_SPREAD = 0.08;
 /** The same for tensors under `emergent`: further away the relative error of a tensor says too little about the model's. */
 const EMERGENT_SPREAD = 0.08;
@@ -127,7 +127,7 @@ function shareByOutliers(profiles: readonly TensorProfile[], sparsity: number): 
   const width = Math.max(...ratios) - low;
   const dense = ratios.map((ratio) => (width > 0 ? ((ratio - low) / width) * 2 * OWL_SPREAD : 0));
   const wanted = new Map(profiles.map(({ name, layer }) => [name, -dense[layers.indexOf(layer)]]));
-  return shiftTo(profiles, sparsity, (name) => wanted.get(name)!, OWL_SPREAD);
+  return shiftTo(profiles, sparsity, (name) => wanted.get(name)!, 1);
 }
 
 /** One threshold on relative drives for all, within the spread. */

@@ -154,6 +154,20 @@ describe("sparsegpt", () => {
   });
 });
 
+test("sparsegpt: weights of an input that never fires go first", async () => {
+  const task = syntheticTask(4, 32, 6);
+  const gram = task.inputs!.gram.slice();
+  const weights = task.weights.slice();
+  for (let at = 0; at < 32; at++) {
+    gram[5 * 32 + at] = 0;
+    gram[at * 32 + 5] = 0;
+  }
+  for (let row = 0; row < 4; row++) weights[row * 32 + 5] = 1e3;
+  const found = await sparsegpt.prune({ ...task, weights, inputs: { ...task.inputs!, gram } });
+  for (let row = 0; row < 4; row++) expect(found.weights[row * 32 + 5]).toBe(0);
+  expect(found.weights.every(Number.isFinite)).toBe(true);
+});
+
 /** ALPS by rows and plain arrays, each (C + ρI) system solved on its own. */
 function plainAlps(task: PruneTask, perRow: boolean): number[] {
   const { rows, cols: n } = task;
@@ -209,7 +223,7 @@ function plainAlps(task: PruneTask, perRow: boolean): number[] {
       }
     }
     last = mask;
-    if (iteration >= 30 && changed / kept < 0.0003) break;
+    if (iteration - 1 >= 30 && changed / kept < 0.0003) break;
   }
   return choose(dense);
 }

@@ -65,6 +65,23 @@ describe("flow", () => {
     }
   });
 
+  test.each([1.5, 2, 4, 8, 16])("who starves does not depend on the unit of the drives (beta %d)", async (beta) => {
+    const n = 64;
+    const identity = new Float32Array(n * n);
+    for (let at = 0; at < n; at++) identity[at * n + at] = 1;
+    const dead = [];
+    for (const unit of [1, 2 ** -6, 2 ** -10]) {
+      const drive = gaussWeights(1, n, 5).map((value) => value * unit);
+      const tubes = openTubes(drive, 1, n, await plainEngine.bind(identity, n, n));
+      const load = loadForSurvival(tubes, 0.7, beta);
+      await runFlow(tubes, load, { iterations: 30, beta });
+      selectEmergent(tubes, load, beta);
+      dead.push([...tubes.alive].join(""));
+    }
+    expect(dead[0]).toContain("0");
+    expect(dead).toEqual([dead[0], dead[0], dead[0]]);
+  });
+
   test("loads: of the row's quantile or mean, at beta 2 squared over four", async () => {
     const tubes = openTubes(Float32Array.of(4, -1, 3, -2, 0), 1, 5, await plainEngine.bind(new Float32Array(25), 5, 5));
     expect(loadForSparsity(tubes, 0.5)[0]).toBe(1);

@@ -11,6 +11,7 @@ import { gramOf, type Scope, selectByScores } from "./scores.js";
 const FIRST_RHO = 0.1;
 const MAX_ITERATIONS = 300;
 const UPDATE_EVERY = 3;
+/** Their loop counts from 0 and asks `i_admm >= 30`: the 31st. */
 const SWITCH_ITERATION = 30;
 const MAX_RHO = 1e6;
 const BACK_SOLVE_STEPS = 10;
@@ -115,7 +116,7 @@ async function admm(
       }
       lastAlive = alive;
       rho = Math.min(rho, MAX_RHO);
-      if (iteration >= SWITCH_ITERATION && changed / kept < 0.0003) break;
+      if (iteration > SWITCH_ITERATION && changed / kept < 0.0003) break;
       if (rho !== before) {
         await inverse.release();
         inverse = await bindShiftedInverse(task, gram, rho);

@@ -21,7 +21,14 @@ export const sparsegpt: PruneMethod = {
   async prune(task) {
     const { rows, cols, target, engine } = task;
     const weights = task.weights.slice();
-    const upper = inverseFactor(task);
+    const gram = gramOf(task).slice();
+    // Inputs that never fire: their weights go first, and stand in nobody's way.
+    for (let col = 0; col < cols; col++) {
+      if (gram[col * cols + col] !== 0) continue;
+      gram[col * cols + col] = 1;
+      for (let row = 0; row < rows; row++) weights[row * cols + col] = 0;
+    }
+    const upper = inverseFactor(gram, cols);
     const alive = new Uint8Array(rows * cols);
     // A group of a pattern never straddles two blocks.
     const block = target.kind === "pattern" ? Math.max(BLOCK - (BLOCK % target.pattern.of), target.pattern.of) : BLOCK;
@@ -79,10 +86,8 @@ export const sparsegpt: PruneMethod = {
  * U, upper triangular, with (G + ρI)⁻¹ = Uᵀ U. Flipping rows and columns turns the wanted factor into the inverse of an ordinary one: with
  * J(G + ρI)J = L Lᵀ, U = J L⁻¹ J.
  */
-function inverseFactor(task: PruneTask): Float64Array {
-  const { cols: n } = task;
-  const gram = gramOf(task);
-  const damping = dampingOf(gram, n) || 1;
+function inverseFactor(gram: Float32Array, n: number): Float64Array {
+  const damping = dampingOf(gram, n);
   const flipped = new Float64Array(n * n);
   for (let row = 0; row < n; row++) {
     for (let col = 0; col < n; col++) flipped[(n - 1 - row) * n + (n - 1 - col)] = gram[row * n + col];

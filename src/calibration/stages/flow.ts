@@ -7,11 +7,11 @@ export interface FlowOptions {
   readonly beta: number;
 }
 
-/** Below this a flow counts as nothing: its square would leave f32, and a starved tube never comes back by itself. */
+/** A flow |Q| below this counts as nothing: its square would leave f32, and a starved tube never comes back by itself. */
 const STARVED = 1e-15;
 
 /**
- * Let the tubes compete: `iterations` times one Jacobi-preconditioned conjugate-gradient step on (√D C √D + λI) z = √D C y,
+ * Let the tubes compete: `iterations` times one Jacobi-preconditioned step of steepest descent (the first of conjugate gradients) on (√D C √D + λI) z = √D C y,
  * Q = √D z, then D ← |Q|^β, with λ rising linearly to `load`.
  *
  * Warm start: the step begins from the z that gives the present Q under the new D (z = Q/√D), so the pressure stays valid from step to
@@ -67,7 +67,7 @@ function directionAtAnyBeta(tubes: TubeRows, load: Float64Array, ramp: number, b
     let norm = 0;
     for (let at = row * cols, end = at + cols; at < end; at++) {
       const width = Math.abs(flow[at]) ** (beta / 2);
-      if (width < STARVED) {
+      if (Math.abs(flow[at]) < STARVED) {
         direction[at] = 0;
         continue;
       }
