@@ -5,8 +5,8 @@
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
 import { activationFlow } from "../dist/calibration/activation.js";
-import { gramModeFor } from "../dist/calibration/activation-surgery.js";
 import { peakMemory } from "../dist/calibration/compare/peak-memory.js";
+import { gramModeFor } from "../dist/calibration/memory.js";
 import { openOnnxEngine } from "../dist/calibration/onnx-engine.js";
 import { operateLayers } from "../dist/calibration/pipeline.js";
 import { randomNumbers } from "../dist/calibration/random.js";

@@ -1,15 +1,13 @@
-import { availableParallelism, totalmem } from "node:os";
+import { availableParallelism } from "node:os";
 import type { Donor } from "../checkpoint/donor.js";
 import { PhysariumError } from "../errors.js";
 import { LayerRunner } from "../probe/layer-runner.js";
 import { ACTIVATION_DEFAULTS, type ActivationOptions, activationFlow } from "./activation.js";
 import { type Allocation, allocate } from "./allocation.js";
+import { COPIES_SHARE, checkMemory, defaultMemoryBytes, type GramMode, gramModeFor, ROWS_SHARE } from "./memory.js";
 import type { PruneTarget } from "./method.js";
 import { openOnnxEngine } from "./onnx-engine.js";
 import { type LayerResult, operateLayers } from "./pipeline.js";
-
-/** How the Gram of a place is used: whole, in tiles of 256 columns, or as memory allows. */
-export type GramMode = "full" | "tile" | "auto";
 
 /** Tensors that an interrupted run finished, and their stored bytes. */
 export interface StoredTensors {
@@ -21,7 +19,7 @@ export interface ActivationSurgeryOptions extends StoredTensors {
   /** Calibration token ids; see calibration-source.ts. */
   readonly sequences: readonly (readonly number[])[];
   readonly target: PruneTarget;
-  /** Shares a sparsity between tensors; default uniform, which measured best. */
+  /** Shares a sparsity between tensors; default uniform (docs/flows.md has the table). */
   readonly allocation?: Allocation;
   readonly gram?: GramMode;
   /** Budget of the whole operation in bytes; default half of the machine's memory. */
@@ -31,6 +29,7 @@ export interface ActivationSurgeryOptions extends StoredTensors {
   readonly targets?: ReadonlySet<string>;
   /** The method's constants; `heal: false` keeps survivors' bits. */
   readonly settings?: Partial<ActivationOptions>;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /**
@@ -44,13 +43,14 @@ export async function* operateWithActivations(
   donor: Donor,
   options: ActivationSurgeryOptions,
 ): AsyncGenerator<LayerResult> {
-  const memoryBytes = options.memoryBytes ?? totalmem() / 2;
+  const memoryBytes = options.memoryBytes ?? defaultMemoryBytes();
   const threads = options.threads ?? availableParallelism();
-  const runner = await LayerRunner.open(donor, { threads, memoryBytes: memoryBytes / 2 });
+  const runner = await LayerRunner.open(donor, { threads, memoryBytes: memoryBytes * COPIES_SHARE });
   const engine = await openOnnxEngine(threads);
   try {
     checkTargets(runner, options.targets);
-    checkMemory(runner, options.sequences, memoryBytes);
+    const tokens = options.sequences.reduce((sum, { length }) => sum + length, 0);
+    checkMemory(runner, tokens, memoryBytes);
     const isTarget = (tensor: string): boolean => options.targets?.has(tensor) ?? true;
     const { target, allocation = "uniform" } = options;
     let targetOf: (tensor: string) => PruneTarget = () => target;
@@ -58,12 +58,13 @@ export async function* operateWithActivations(
       const shares = await allocate(allocation, runner, options.sequences, target.sparsity, isTarget);
       targetOf = (tensor) => ({ kind: "sparsity", sparsity: shares.get(tensor) ?? target.sparsity });
     }
-    const blockBytes = Math.min(ACTIVATION_DEFAULTS.blockBytes, memoryBytes / 8);
+    const blockBytes = Math.min(ACTIVATION_DEFAULTS.blockBytes, memoryBytes * ROWS_SHARE);
     yield* operateLayers(runner, options.sequences, {
       method: activationFlow({ blockBytes, ...options.settings }),
       target: targetOf,
       engine,
       isTarget,
+      signal: options.signal,
       gramOf: (cols) => gramModeFor(cols, options.gram ?? "auto", memoryBytes),
       ...(options.isDone === undefined ? {} : { isDone: options.isDone, stored: options.stored }),
     });
@@ -73,34 +74,8 @@ export async function* operateWithActivations(
   }
 }
 
-/** Matrices of (n, n) in f32 that a whole Gram costs at its peak: Gram and cross-Gram, coupling and pull, and the engine's packed copies of the two. */
-const WHOLE_GRAM_COPIES = 6;
-
-/** `auto`: whole where it fits a third of the budget. */
-export function gramModeFor(cols: number, mode: GramMode, memoryBytes: number): "full" | "tile" {
-  if (mode !== "auto") return mode;
-  return WHOLE_GRAM_COPIES * 4 * cols * cols <= memoryBytes / 3 ? "full" : "tile";
-}
-
-/** Bytes of activations the calibration holds at its widest: residuals and inputs of both streams. */
-export function activationBytes(runner: LayerRunner, tokens: number): number {
-  const { hiddenSize, intermediateSize } = runner.architecture;
-  return tokens * 4 * 2 * (hiddenSize + Math.max(hiddenSize, intermediateSize));
-}
-
-function checkMemory(runner: LayerRunner, sequences: readonly (readonly number[])[], memoryBytes: number): void {
-  const tokens = sequences.reduce((sum, { length }) => sum + length, 0);
-  const needed = activationBytes(runner, tokens);
-  if (needed <= memoryBytes / 2) return;
-  const fit = Math.floor((tokens * (memoryBytes / 2)) / needed);
-  throw new PhysariumError(
-    "USAGE_MEMORY",
-    `${tokens} calibration tokens take ${(needed / 2 ** 30).toFixed(1)} GiB of activations, half of --memory is ${(memoryBytes / 2 ** 31).toFixed(1)} GiB; take at most ${fit} tokens with --samples and --window, or give more --memory`,
-    { needed, memoryBytes, tokens },
-  );
-}
-
-function checkTargets(runner: LayerRunner, targets: ReadonlySet<string> | undefined): void {
+/** Throws `USAGE_TARGET` for targets that the forward pass does not know. */
+export function checkTargets(runner: LayerRunner, targets: ReadonlySet<string> | undefined): void {
   if (targets === undefined) return;
   const known = new Set<string>();
   for (let layer = 0; layer < runner.layerCount; layer++) {

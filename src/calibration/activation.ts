@@ -17,7 +17,14 @@ import { heal } from "./stages/heal.js";
 import { closeDead, selectEmergent, selectPattern, selectPerRow } from "./stages/select.js";
 import { sprout } from "./stages/sprout.js";
 import { TubeArena } from "./stages/tube-arena.js";
-import { BYTES_PER_TUBE, openTubes, rowEnergies, rowLosses, type TubeRows } from "./stages/tube-rows.js";
+import {
+  BYTES_PER_TUBE,
+  openTubes,
+  refreshPressure,
+  rowEnergies,
+  rowLosses,
+  type TubeRows,
+} from "./stages/tube-rows.js";
 
 export interface ActivationOptions {
   /** ρ as a share of the mean of E[x̂²]: what keeps inputs that calibration hardly saw from being trusted. */
@@ -232,6 +239,7 @@ function addScaled(pressure: Float32Array, values: Float32Array, scale: Float64A
 }
 
 interface Rows {
+  /** The donor's weights in the coordinates of the flow, w∘a; left as they are. */
   readonly drive: Float32Array;
   readonly rows: number;
   readonly cols: number;
@@ -290,6 +298,12 @@ async function operateRows(
   }
   await heal(tubes, options.healSteps);
   ledger.add("heal", rowLosses(tubes));
+  if (!options.heal) {
+    // What will be written, and what that costs: the mask with the donor's weights behind it.
+    for (let at = 0; at < tubes.flow.length; at++) tubes.flow[at] = tubes.alive[at] === 1 ? work.drive[at] : 0;
+    await refreshPressure(tubes);
+    ledger.add("donor's bits", rowLosses(tubes));
+  }
   return { tubes, exchanged };
 }
 
@@ -363,10 +377,11 @@ class StageLedger {
   }
 
   records(): StageRecord[] {
-    return [...this.seconds].map(([stage, seconds]) => ({
-      stage,
-      relativeError: this.energy > 0 ? (this.losses.get(stage) ?? 0) / this.energy : 0,
-      seconds,
-    }));
+    return [...this.seconds].map(([stage, seconds]) => {
+      const loss = this.losses.get(stage);
+      return loss === undefined
+        ? { stage, seconds }
+        : { stage, relativeError: this.energy > 0 ? loss / this.energy : 0, seconds };
+    });
   }
 }

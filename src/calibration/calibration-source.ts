@@ -39,12 +39,26 @@ export interface CalibrationRecord {
   window: number;
   tokens: number;
   seed: number;
+  /** Of the token ids that calibrate: a resumed run must see the same. */
+  ids_sha256: string;
+}
+
+/** A calibration that can be had: everything refusable was refused, and what takes long is still to come. */
+export interface CalibrationSource {
+  readonly samples: number;
+  /** Tokens of all samples together. */
+  readonly tokens: number;
+  /** The sequences; without a text this is where the donor writes them. */
+  take(signal?: AbortSignal): Promise<Calibration>;
 }
 
 export const DEFAULT_SAMPLES = 128;
 
-/** Calibration sequences of a donor, from a text or written by itself. Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_CALIBRATION`. */
-export async function openCalibration(donor: Donor, request: CalibrationRequest): Promise<Calibration> {
+/**
+ * Look for calibration sequences of a donor, from a text or to be written by itself. Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_CALIBRATION`,
+ * `USAGE_BOS`, `DONOR_TOKENIZER_*`.
+ */
+export async function openCalibration(donor: Donor, request: CalibrationRequest): Promise<CalibrationSource> {
   const { path, samples = DEFAULT_SAMPLES, seed = 0 } = request;
   if (!Number.isSafeInteger(samples) || samples < 1 || !Number.isSafeInteger(seed)) {
     throw new PhysariumError(
@@ -61,26 +75,41 @@ export async function openCalibration(donor: Donor, request: CalibrationRequest)
         window,
       });
     }
-    const runner = await LayerRunner.open(donor, request.threads === undefined ? {} : { threads: request.threads });
-    try {
-      const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed);
-      return { sequences, record: { text: null, sha256: null, samples, window, tokens: samples * window, seed } };
-    } finally {
-      await runner.close();
-    }
+    return {
+      samples,
+      tokens: samples * window,
+      async take(signal) {
+        const runner = await LayerRunner.open(donor, request.threads === undefined ? {} : { threads: request.threads });
+        try {
+          const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, signal);
+          return { sequences, record: await recordOf(sequences, null, null, window, seed) };
+        } finally {
+          await runner.close();
+        }
+      },
+    };
   }
   const bytes = await readSmallFile(path, undefined, 1 << 30);
   const prepared = prepareText(decodeText(bytes, path), tokenizer, maxPositions, { ...request.protocol, window });
   const sequences = takeSamples(prepared, { samples, seed }).calibration.map(({ ids }) => ids);
+  const record = await recordOf(sequences, basename(path), await sha256(bytes), window, seed);
+  return { samples: record.samples, tokens: record.tokens, take: async () => ({ sequences, record }) };
+}
+
+async function recordOf(
+  sequences: readonly (readonly number[])[],
+  text: string | null,
+  textDigest: string | null,
+  window: number,
+  seed: number,
+): Promise<CalibrationRecord> {
   return {
-    sequences,
-    record: {
-      text: basename(path),
-      sha256: await sha256(bytes),
-      samples: sequences.length,
-      window,
-      tokens: sequences.reduce((sum, { length }) => sum + length, 0),
-      seed,
-    },
+    text,
+    sha256: textDigest,
+    samples: sequences.length,
+    window,
+    tokens: sequences.reduce((sum, { length }) => sum + length, 0),
+    seed,
+    ids_sha256: await sha256(JSON.stringify(sequences)),
   };
 }

@@ -52,10 +52,13 @@ export interface PruneTask {
 }
 
 export interface StageRecord {
-  /** `anchor`, `flow`, `sprout`, `heal`: what was just done. */
+  /** `anchor`, `flow`, `first heal`, `sprout`, `heal`, `donor's bits`: what was just done. */
   readonly stage: string;
-  /** Output error after it, relative to the output's energy. */
-  readonly relativeError: number;
+  /**
+   * Output error after it against what the anchored drive asks for, relative to that output's energy: (y − Q) C (y − Q)ᵀ / y C yᵀ over all rows, tokens weighed as the
+   * Gram weighs them; in tiles a sum over tiles. Absent for `anchor`, which moves what is aimed at.
+   */
+  readonly relativeError?: number;
   readonly seconds: number;
 }
 

@@ -1,9 +1,12 @@
 import { openDonor } from "../checkpoint/donor.js";
 import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
+import { LayerRunner } from "../probe/layer-runner.js";
+import type { ProtocolOptions } from "../probe/protocols.js";
 import type { ActivationOptions } from "./activation.js";
-import { type GramMode, operateWithActivations, type StoredTensors } from "./activation-surgery.js";
+import { checkTargets, operateWithActivations, type StoredTensors } from "./activation-surgery.js";
 import type { Allocation } from "./allocation.js";
-import { type CalibrationRecord, openCalibration } from "./calibration-source.js";
+import { type Calibration, type CalibrationSource, openCalibration } from "./calibration-source.js";
+import { checkMemory, defaultMemoryBytes, type GramMode } from "./memory.js";
 import type { PruneTarget } from "./method.js";
 import type { LayerResult } from "./pipeline.js";
 
@@ -15,6 +18,8 @@ export interface ActivationSettings {
   readonly samples: number;
   /** Tokens of a sample; default: what the model can see, at most 2048. */
   readonly window?: number;
+  /** How the text becomes samples; default one stream, windows side by side. */
+  readonly protocol?: ProtocolOptions;
   readonly seed: number;
   readonly allocation: Allocation;
   readonly gram: GramMode;
@@ -25,44 +30,50 @@ export interface ActivationSettings {
 }
 
 export interface ActivationRun {
-  readonly calibration: CalibrationRecord;
+  /** The samples; takes long where the donor writes them itself. */
+  calibrate(signal?: AbortSignal): Promise<Calibration>;
   /** Layer by layer; `stored` gives what an earlier run finished. */
-  layers(targets: ReadonlySet<string>, stored: StoredTensors): AsyncGenerator<LayerResult>;
+  layers(sequences: Calibration["sequences"], stored: StoredTensors, signal?: AbortSignal): AsyncGenerator<LayerResult>;
 }
 
-/** Open the donor and its calibration for v2. Throws `DONOR_*` for models the forward pass does not know. */
+/**
+ * Look at everything v2 needs before anything is written or takes long: the engine, the forward pass of the donor, its tokenizer, the calibration text, the
+ * targets, memory. Throws `DONOR_*`, `USAGE_*`.
+ *
+ * targets  names of the tensors to operate on
+ */
 export async function openActivationRun(
   donorPath: string,
   settings: ActivationSettings,
+  targets: ReadonlySet<string>,
   files: FileLayer = nodeFiles,
 ): Promise<ActivationRun> {
   const donor = await openDonor(donorPath, files);
-  const {
-    calibration: path,
-    samples,
-    window,
-    seed,
-    threads,
-    memoryBytes,
-    target,
-    allocation,
-    gram,
-    options,
-  } = settings;
+  const { calibration: path, samples, window, protocol, seed, threads, target, allocation, gram, options } = settings;
   const onThreads = threads === undefined ? {} : { threads };
-  const calibration = await openCalibration(donor, {
-    ...(path === undefined ? {} : { path }),
-    ...(window === undefined ? {} : { window }),
-    ...onThreads,
-    samples,
-    seed,
-  });
+  const memoryBytes = settings.memoryBytes ?? defaultMemoryBytes();
+  const runner = await LayerRunner.open(donor, { ...onThreads, memoryBytes: 0 });
+  let source: CalibrationSource;
+  try {
+    checkTargets(runner, targets);
+    source = await openCalibration(donor, {
+      ...(path === undefined ? {} : { path }),
+      ...(window === undefined ? {} : { window }),
+      ...(protocol === undefined ? {} : { protocol }),
+      ...onThreads,
+      samples,
+      seed,
+    });
+    checkMemory(runner, source.tokens, memoryBytes);
+  } finally {
+    await runner.close();
+  }
   return {
-    calibration: calibration.record,
-    layers: (targets, stored) =>
+    calibrate: (signal) => source.take(signal),
+    layers: (sequences, stored, signal) =>
       operateWithActivations(donor, {
-        sequences: calibration.sequences,
-        ...(memoryBytes === undefined ? {} : { memoryBytes }),
+        sequences,
+        memoryBytes,
         ...(options === undefined ? {} : { settings: options }),
         ...onThreads,
         ...stored,
@@ -70,6 +81,7 @@ export async function openActivationRun(
         allocation,
         gram,
         targets,
+        signal,
       }),
   };
 }

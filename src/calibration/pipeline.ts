@@ -1,3 +1,4 @@
+import { PhysariumError } from "../errors.js";
 import type { Activations, LayerRunner, LayerState } from "../probe/layer-runner.js";
 import { type Projection, STEPS, type Step } from "../probe/steps.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
@@ -50,6 +51,8 @@ export interface PipelineOptions {
   /** Tensors an interrupted run has operated on, and their stored bytes: they are run through, not operated on again. */
   readonly isDone?: (tensor: string) => boolean;
   readonly stored?: (tensor: string) => Promise<Uint8Array>;
+  /** Stops between two steps, throwing `STOPPED`: what was yielded before stays good. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** Sequences of one length that go through the model together, in both streams. */
@@ -64,6 +67,7 @@ const CHUNK_TOKENS = 4096;
  * Operate on a model layer by layer, each on the inputs that the already operated part produces; yields a layer's tensors when it is done.
  *
  * sequences  token ids of the calibration text; those of one length are run together
+ * Layers behind the last one with a target are not run.
  * Two streams (the donor's and the operated model's activations) run side by side where the method asks for both. The same
  * sequences, options and engine give the same bytes.
  */
@@ -77,7 +81,10 @@ export async function* operateLayers(
     const residual = await runner.embed(batch);
     chunks.push({ operated: residual, donor: options.method.needs === "both" ? residual : undefined });
   }
-  for (let layer = 0; layer < runner.layerCount; layer++) {
+  const { isTarget = () => true } = options;
+  let last = runner.layerCount - 1;
+  while (last >= 0 && !runner.projections(last).some(({ tensor }) => isTarget(tensor))) last--;
+  for (let layer = 0; layer <= last; layer++) {
     const work = new LayerWork(runner, layer, options, chunks);
     yield await (options.method.steps === "four" ? work.runInFourSteps() : work.runAtOnce());
     await runner.closeLayer(layer);
@@ -98,7 +105,7 @@ class LayerWork {
 
   /** Each step's statistics come from the steps before it, operated on. */
   async runInFourSteps(): Promise<LayerResult> {
-    const { runner, layer, chunks } = this;
+    const { runner, layer, chunks, options } = this;
     const states: { donor: LayerState | undefined; operated: LayerState }[] = [];
     for (const { donor, operated } of chunks) {
       const operatedState = await this.timed("forward", () => runner.begin(layer, operated));
@@ -109,6 +116,7 @@ class LayerWork {
       states.push({ operated: operatedState, donor: donor === undefined ? undefined : (donorState ?? operatedState) });
     }
     for (const step of STEPS) {
+      if (options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
       if (this.isAnyMissing(step)) {
         await this.operate(step, await this.gather(step, states));
       } else await this.takeStored(step);

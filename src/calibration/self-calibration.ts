@@ -1,3 +1,4 @@
+import { PhysariumError } from "../errors.js";
 import type { Activations, KvCache, LayerRunner } from "../probe/layer-runner.js";
 import type { TextTokenizer } from "../probe/tokenizer.js";
 import { randomNumbers } from "./random.js";
@@ -17,6 +18,7 @@ export async function writeOwnCalibration(
   samples: number,
   window: number,
   seed: number,
+  signal?: AbortSignal,
 ): Promise<number[][]> {
   const first = (tokenizer.bos ?? tokenizer.eos)?.id ?? 0;
   const sequences: number[][] = [];
@@ -27,6 +29,7 @@ export async function writeOwnCalibration(
     }));
     let cache: KvCache | undefined;
     while (group[0].ids.length < window) {
+      if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
       const step = await runner.extend(
         group.map(({ ids }) => [ids[ids.length - 1]]),
         cache,

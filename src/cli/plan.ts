@@ -1,5 +1,7 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
+import { defaultMemoryBytes, gramModeFor } from "../calibration/memory.js";
+import type { ActivationSettings } from "../calibration/operate-donor.js";
 import { openDonor } from "../checkpoint/donor.js";
 import { jsonLine, printable } from "../errors.js";
 import { checkOptions } from "../surgery/options.js";
@@ -84,8 +86,9 @@ function toJson(plan: Plan, rate: number) {
       block_size: options.params.blockSize,
       n_iter: options.params.nIter,
       beta: options.params.beta,
-      survival: options.params.survival,
+      survival: isSurvivalInForce(plan) ? options.params.survival : null,
     },
+    activation: options.activation === undefined ? null : activationJson(plan, options.activation),
     target_sparsity: options.targetSparsity ?? null,
     target_tensors: plan.targetTensors,
     target_weights: plan.targetWeights,
@@ -101,7 +104,8 @@ function toJson(plan: Plan, rate: number) {
     bytes_to_read: plan.bytesToRead,
     bytes_to_write: plan.bytesToWrite,
     read_bytes_per_second: rate,
-    estimated_seconds: estimate(plan, rate),
+    // What v2 takes is decided by its products, not by the disk: docs/performance.md has figures.
+    estimated_seconds: options.activation === undefined ? estimate(plan, rate) : null,
     warnings: plan.warnings,
   };
 }
@@ -114,14 +118,11 @@ function estimate(plan: Plan, rate: number): number {
 function describe(plan: Plan, rate: number): string {
   const { donor, options, memory, shards } = plan;
   const n = (value: number) => value.toLocaleString("en-US");
-  const { blockSize, nIter, beta, survival } = options.params;
-  const aim =
-    options.targetSparsity === undefined
-      ? `survival ${survival}`
-      : `survival to be searched for ${100 * options.targetSparsity} % zeros (one more read of the targets)`;
+  const { blockSize, nIter, beta } = options.params;
   const lines = [
     `donor     ${printable(donor.path)}: ${n(donor.tensorCount)} tensors in ${shards.length} ${shards.length === 1 ? "file" : "shards"}, ${n(donor.totalSize)} bytes, ${n(donor.modelWeights)} weights`,
-    `flow      ${options.flow} (${options.flowVersion}), tiles of ${blockSize} × ${blockSize}, ${nIter} iterations, β = ${beta}, ${aim}`,
+    `flow      ${options.flow} (${options.flowVersion}), tiles of ${blockSize} × ${blockSize}, ${nIter} iterations, β = ${beta}, ${aimOf(plan)}`,
+    ...(options.activation === undefined ? [] : activationLines(plan, options.activation)),
     `targets   ${n(plan.targetTensors)} tensors, ${n(plan.targetWeights)} weights (${percent(plan.targetWeights, donor.modelWeights)} of the model) in ${n(plan.tiles)} tiles`,
     ...groupLines(plan, "target"),
     `carried   ${n(donor.tensorCount - plan.targetTensors)} tensors, byte for byte`,
@@ -129,12 +130,61 @@ function describe(plan: Plan, rate: number): string {
     `copied    ${plan.sideFiles.length} side files: ${printable(plan.sideFiles.map(({ file }) => file).join(", ")) || "none"}`,
     ...plan.leftOut.map(({ file, reason }) => `left out  ${printable(file)}: ${reason}`),
     ...plan.warnings.map(({ code, message }) => `warning   ${printable(message)} [${code}]`),
-    `memory    about ${n(Math.round(memory.peakByteLength / 1e6))} MB at most: ${memory.workers} workers × ${memory.slots} pieces of up to ${n(memory.slotByteLength)} bytes`,
+    `${options.activation === undefined ? "memory    " : "copying   "}about ${n(Math.round(memory.peakByteLength / 1e6))} MB at most: ${memory.workers} workers × ${memory.slots} pieces of up to ${n(memory.slotByteLength)} bytes`,
     `bytes     ${n(plan.bytesToRead)} to read, ${n(plan.bytesToWrite)} to write`,
-    `time      about ${duration(estimate(plan, rate))}, if the disk moves ${(rate / 1e9).toFixed(2)} GB/s as it did just now reading a sample`,
+    options.activation === undefined
+      ? `time      about ${duration(estimate(plan, rate))}, if the disk moves ${(rate / 1e9).toFixed(2)} GB/s as it did just now reading a sample`
+      : "time      not estimated: forward passes and matrix products decide, and the first layer will tell",
   ];
   if (plan.targetTensors === 0) lines.push("surgery would refuse this donor: it has no target [DONOR_NO_TARGET]");
   return lines.join("\n");
+}
+
+/** What the flow is told to reach. */
+function aimOf({ options }: Plan): string {
+  const { targetSparsity, activation, params } = options;
+  if (activation?.target.kind === "pattern") {
+    const { keep, of } = activation.target.pattern;
+    return `${keep} of every ${of} inputs kept`;
+  }
+  if (targetSparsity === undefined) return `survival ${params.survival}`;
+  const zeros = `${100 * targetSparsity} % zeros`;
+  return activation === undefined
+    ? `survival to be searched for ${zeros} (one more read of the targets)`
+    : `${zeros}, ${activation.allocation === "uniform" ? "the same in every row" : `shared out by ${activation.allocation}`}`;
+}
+
+function isSurvivalInForce({ options }: Plan): boolean {
+  return options.targetSparsity === undefined && (options.activation?.target.kind ?? "emergent") === "emergent";
+}
+
+/** Calibration, Grams and budget of v2. */
+function activationLines(plan: Plan, settings: ActivationSettings): string[] {
+  const { calibration, samples, window, seed } = settings;
+  const { memory_bytes, grams } = activationJson(plan, settings);
+  const source = calibration === undefined ? "text the donor writes itself" : printable(calibration);
+  const wide = Object.entries(grams).map(([cols, mode]) => `${cols} inputs ${mode}`);
+  return [
+    `calibrate ${samples} samples of ${window === undefined ? "a window (at most 2,048 tokens)" : `${window} tokens`} of ${source}, seed ${seed}`,
+    `budget    ${(memory_bytes / 2 ** 30).toFixed(1)} GiB (--memory); Grams: ${wide.join(", ")}`,
+  ];
+}
+
+function activationJson({ shards }: Plan, settings: ActivationSettings) {
+  const { target, calibration, samples, window, seed, allocation, gram, options } = settings;
+  const memoryBytes = settings.memoryBytes ?? defaultMemoryBytes();
+  const widths = new Set(shards.flatMap(({ tensors }) => tensors.flatMap((tensor) => tensor.target?.cols ?? [])));
+  return {
+    target,
+    calibration: calibration ?? null,
+    samples,
+    window: window ?? null,
+    seed,
+    allocation,
+    heal: options?.heal ?? true,
+    memory_bytes: memoryBytes,
+    grams: Object.fromEntries([...widths].map((cols) => [cols, gramModeFor(cols, gram, memoryBytes)])),
+  };
 }
 
 function percent(part: number, whole: number): string {

@@ -1,8 +1,10 @@
 import type { Command } from "commander";
 import { FLOWS } from "../flow/flows.js";
 import { DEFAULT_PARAMS } from "../flow/params.js";
+import type { ProtocolOptions } from "../probe/protocols.js";
 import type { SurgeryOptions } from "../surgery/options.js";
 import { toInteger, toNumber } from "./arguments.js";
+import { toProtocolOptions } from "./probe-options.js";
 
 /** The options that surgery and plan share. */
 export interface SurgeryFlags {
@@ -25,6 +27,11 @@ export interface SurgeryFlags {
   allocation?: string;
   gram?: string;
   memory?: number;
+  protocol?: string;
+  bos?: boolean | string;
+  rows?: boolean;
+  separator?: string;
+  minTokens?: number;
 }
 
 export function addSurgeryOptions(command: Command): Command {
@@ -54,17 +61,33 @@ export function addSurgeryOptions(command: Command): Command {
     .option("--window <n>", "activation: tokens of a sample (default: what the model can see, at most 2048)", toInteger)
     .option("--seed <n>", "activation: 0 takes samples in the order of the text, another number draws them", toInteger)
     .option("--allocation <name>", "activation: share a target sparsity between tensors: uniform, owl, emergent")
-    .option("--gram <mode>", "activation: full, tile (256 columns at a time) or auto, as --memory allows")
-    .option("--memory <GB>", "activation: budget of the operation (default: half of the machine)", toNumber)
+    .option("--protocol <name>", "activation: read the calibration text as wikitext (one stream) or documents")
+    .option("--bos [token]", "activation: begin the stream with BOS or this token; documents begin with BOS anyway")
+    .option("--no-bos", "activation: begin documents without BOS")
+    .option("--rows", "activation: the text's lines are rows of WikiText, to be joined by a blank line")
+    .option("--separator <text>", "activation: what stands between documents (default: <|endoftext|>)")
+    .option("--min-tokens <n>", "activation: leave out documents of fewer tokens", toInteger)
+    .option("--gram <mode>", "activation: full, tile (--block-size columns at a time) or auto, as --memory allows")
+    .option("--memory <GiB>", "activation: budget of the operation (default: half of the machine)", toNumber)
     .option("--no-heal", "activation: survivors keep the donor's bits");
 }
 
 export function toSurgeryOptions(flags: SurgeryFlags): SurgeryOptions {
   const { flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite } = flags;
   const { pattern, calibration, samples, window, seed, heal, allocation, gram, memory } = flags;
+  const protocol = calibrationProtocol(flags);
   return {
     ...{ flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite },
     ...{ pattern, calibration, samples, window, seed, heal, allocation, gram },
-    ...(memory === undefined ? {} : { memoryBytes: memory * 1e9 }),
+    ...(protocol === undefined ? {} : { protocol }),
+    ...(memory === undefined ? {} : { memoryBytes: memory * 2 ** 30 }),
   };
+}
+
+/** How the calibration text is read, where anything about it was said. */
+function calibrationProtocol({ protocol, bos, rows, separator, minTokens }: SurgeryFlags): ProtocolOptions | undefined {
+  const said = { bos, rows, separator, minTokens };
+  if (protocol === undefined && Object.values(said).every((value) => value === undefined)) return undefined;
+  const given = Object.fromEntries(Object.entries(said).filter(([, value]) => value !== undefined));
+  return toProtocolOptions({ ...given, protocol: protocol ?? "wikitext" });
 }

@@ -10,7 +10,7 @@ import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
 import { planSurgery } from "../surgery/plan.js";
 import { lineProgress } from "./eval.js";
-import { createProgress, type ProgressStyle } from "./progress.js";
+import { createProgress, duration, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
 
@@ -37,13 +37,15 @@ export function registerSurgery(program: Command): void {
       "after",
       `
 The flow looks at tiles of block-size × block-size weights; drives are magnitudes in units of the tile's mean, and
-drives under the survival starve (docs/flows.md). Survivors keep their bits; the dead become +0.
+drives under the survival starve (docs/flows.md). Survivors keep their bits; the dead become +0. The activation flow
+takes its drives from calibration tokens instead and heals the survivors; options that begin with "activation:" are its own.
 
 Examples:
   physarium surgery ./model ./operated
   physarium surgery ./model ./half --target-sparsity 0.5
   physarium surgery ./model ./early-layers --include 'layers\\.[0-7]\\.'
   physarium surgery ./model ./v2 --flow activation --target-sparsity 0.5 --calibration book.txt
+  physarium surgery ./model ./v2 --flow activation --pattern 2:4 --calibration stories.txt --protocol documents --window 512
   physarium surgery ./model ./operated --resume`,
     )
     .action(async (donorPath: string, outputPath: string, flags: Flags) => {
@@ -123,10 +125,13 @@ function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; s
       } else if (event.event === "note") progress.note(event.message);
       else if (event.event === "warning") progress.note(`warning: ${event.message} [${event.code}]`);
       else if (event.event === "layer") {
-        const { layer, layers, loss_before, loss_after } = event;
-        progress.note(
-          `layer ${layer + 1} of ${layers}: relative output error ${loss_before.toPrecision(3)} → ${loss_after.toPrecision(3)}`,
-        );
+        const { layer, layers, loss_before, loss_after, seconds_left } = event;
+        const losses =
+          loss_before === undefined || loss_after === undefined
+            ? "nothing to operate on"
+            : `relative output error ${loss_before.toPrecision(3)} → ${loss_after.toPrecision(3)}`;
+        const left = layer + 1 < layers ? `, about ${duration(seconds_left)} left` : "";
+        progress.note(`layer ${layer + 1} of ${layers}: ${losses}${left}`);
       } else if (event.event === "searched") {
         const expected = (100 * event.expected_sparsity).toFixed(3);
         progress.note(

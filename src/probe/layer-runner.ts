@@ -1,4 +1,3 @@
-import { totalmem } from "node:os";
 import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { PhysariumError } from "../errors.js";
 import type { Architecture } from "./architecture.js";
@@ -7,6 +6,7 @@ import { architectureOf } from "./families/registry.js";
 import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from "./head-graph.js";
 import { maskInput, POSITION_INPUTS, ropesOf } from "./layer-builder.js";
 import { blockGraph, listeningGraph, stepGraph } from "./layer-graph.js";
+import { defaultMemoryBytes } from "./memory.js";
 import { ModelConfig } from "./model-config.js";
 import type { OnnxGraph } from "./onnx-graph.js";
 import { ropeTables } from "./rope.js";
@@ -366,12 +366,6 @@ export async function inspectModel(model: string | Donor): Promise<InspectedMode
   const weights = new Weights(donor);
   checkTensors(architecture, weights);
   return { donor, architecture, weights };
-}
-
-/** What f32 copies may take when nobody says: half of what the machine, or the container around us, has. */
-export function defaultMemoryBytes(): number {
-  const constrained = process.constrainedMemory();
-  return Math.min(constrained > 0 ? constrained : Number.POSITIVE_INFINITY, totalmem()) / 2;
 }
 
 /** Tensors of a layer that a forward pass may leave aside: tables that are computed anew. */

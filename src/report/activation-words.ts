@@ -38,7 +38,7 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
       [percent(sum(group, (tensor) => tensor.exchanged_share * tensor.living) / sum(group, (tensor) => tensor.living))],
       [percent(sum(group, (tensor) => tensor.survivors_changed) / sum(group, (tensor) => tensor.living))],
     ]),
-    note: say`Errors are of a projection's outputs on the calibration text, squared and relative to the outputs' energy, averaged over its tensors; every tensor's own stand in surgery.json.`,
+    note: say`Errors are those of a projection's outputs on the calibration text against what it was made to aim at, squared, tokens weighed as docs/flows.md says, relative to the energy of those outputs and averaged over its tensors; every tensor's own stand in surgery.json.`,
   });
   return blocks;
 }
@@ -52,7 +52,9 @@ function groups(tensors: readonly TensorStages[]): Map<string, TensorStages[]> {
 
 function meanError(group: readonly TensorStages[], stage: string): number | undefined {
   const errors = group.flatMap(({ stages }) =>
-    stages.filter((entry) => entry.stage === stage).map(({ relative_error }) => relative_error),
+    stages.flatMap((entry) =>
+      entry.stage === stage && entry.relative_error !== undefined ? [entry.relative_error] : [],
+    ),
   );
   return errors.length === 0 ? undefined : errors.reduce((total, error) => total + error, 0) / errors.length;
 }

@@ -42,7 +42,8 @@ export function flowBlocks(report: ReportInput): Block[] {
 }
 
 function formula(params: FlowParamsRecord, flow: string): Block {
-  const { beta, survival, n_iter: steps, block_size: block } = params;
+  const { beta, n_iter: steps, block_size: block } = params;
+  const survival = params.survival ?? 0;
   const load = ((survival * (beta - 1)) / beta) ** beta / (beta - 1);
   return {
     kind: "lines",

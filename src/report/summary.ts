@@ -18,7 +18,7 @@ export function renderSummary(report: ReportInput): string {
   const name = plain(say`${foreign(report.flow)} ${foreign(report.flow_version)}`);
   rows.push([
     "flow",
-    `${name}${report.flow === "magnitude" ? " (our reconstruction)" : ""}: block ${params.block_size}, ${params.n_iter} iterations, beta ${params.beta}, survival ${params.survival}`,
+    `${name}${report.flow === "magnitude" ? " (our reconstruction)" : ""}: block ${params.block_size}, ${params.n_iter} iterations, beta ${params.beta}, ${aimOf(report)}`,
   ]);
   rows.push(["killed", `${count(totals.killed)} weights`]);
   rows.push([
@@ -59,6 +59,14 @@ export function renderSummary(report: ReportInput): string {
   if (report.warnings.length > 0) rows.push(["warnings", `${count(report.warnings.length)}, listed in the report`]);
   const width = Math.max(...rows.map(([label]) => label.length));
   return `${rows.map(([label, text]) => `${label.padEnd(width)}  ${text}`).join("\n")}\n`;
+}
+
+/** What the flow was told to reach. */
+function aimOf({ params }: ReportInput): string {
+  const target = (params.activation as { target?: { pattern?: { keep: number; of: number } } } | undefined)?.target;
+  if (target?.pattern !== undefined) return `${target.pattern.keep} of every ${target.pattern.of} inputs kept`;
+  if (params.survival !== null) return `survival ${params.survival}`;
+  return `${percent(params.target_sparsity)} zeros wanted`;
 }
 
 function verdict(integrity: ReportInput["integrity"]): string {

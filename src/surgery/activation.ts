@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import type { CalibrationRecord } from "../calibration/calibration-source.js";
 import type { StageRecord } from "../calibration/method.js";
-import type { ActivationSettings } from "../calibration/operate-donor.js";
+import type { ActivationRun, ActivationSettings } from "../calibration/operate-donor.js";
 import { attempt, closeWritten, type FileLayer, FileSource, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
@@ -21,13 +21,13 @@ export interface ActivationRecord {
   readonly revived: number;
   /** Tubes that sprouted where selection had left none, of the living. */
   readonly exchanged_share: number;
-  /** Relative output error after each stage. */
-  readonly stages: readonly { readonly stage: string; readonly relative_error: number; readonly seconds: number }[];
+  /** Relative output error after each stage, as `StageRecord` defines it. */
+  readonly stages: readonly { readonly stage: string; readonly relative_error?: number; readonly seconds: number }[];
 }
 
 export interface ActivationJob {
   readonly plan: Plan;
-  readonly settings: ActivationSettings;
+  readonly run: ActivationRun;
   readonly folder: string;
   readonly records: ReadonlyMap<string, TensorRecord>;
   readonly digester: Digester;
@@ -48,20 +48,21 @@ export async function operateActivation(
   calibrated: (calibration: CalibrationRecord) => Promise<void>,
   finish: (progress: TensorProgress, more: ActivationRecord) => Promise<void>,
 ): Promise<void> {
-  const { plan, settings, folder, records, digester, files, onEvent, signal } = job;
-  const { openActivationRun } = await import("../calibration/operate-donor.js");
-  const targets = new Map<string, PlannedTensor>();
-  for (const shard of plan.shards)
-    for (const tensor of shard.tensors) if (tensor.target !== undefined) targets.set(tensor.name, tensor);
+  const { plan, run, folder, records, digester, files, onEvent, signal } = job;
+  const targets = targetsOf(plan);
   const layers = 1 + [...targets.values()].reduce((last, tensor) => Math.max(last, tensor.layer), 0);
-  const run = await openActivationRun(plan.donor.path, settings, files);
-  const { text, samples, tokens } = run.calibration;
-  const source = text ?? "text the donor wrote itself";
-  onEvent({ event: "note", message: `calibrating on ${samples} samples, ${tokens} tokens of ${source}` });
-  await calibrated(run.calibration);
+  const { sequences, record } = await run.calibrate(signal);
+  const source = record.text ?? "text the donor wrote itself";
+  onEvent({
+    event: "note",
+    message: `calibrating on ${record.samples} samples, ${record.tokens} tokens of ${source}`,
+  });
+  await calibrated(record);
+  const started = performance.now();
+  let operated = 0;
   const isDone = (name: string) => records.has(name);
   const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);
-  for await (const { layer, tensors, seconds } of run.layers(new Set(targets.keys()), { isDone, stored })) {
+  for await (const { layer, tensors, seconds } of run.layers(sequences, { isDone, stored }, signal)) {
     for (const { name, bytes, stages, exchangedShare = 0 } of tensors) {
       // A step with one tensor missing is done whole again, to the same bytes.
       if (records.has(name)) continue;
@@ -76,14 +77,54 @@ export async function operateActivation(
         exchanged_share: exchangedShare,
         stages: stages.map(({ stage, relativeError, seconds: spent }) => ({
           stage,
-          relative_error: relativeError,
+          ...(relativeError === undefined ? {} : { relative_error: relativeError }),
           seconds: spent,
         })),
       });
     }
-    onEvent({ event: "layer", layer, layers, seconds, ...losses(tensors) });
+    if (tensors.length > 0) operated++;
+    const perLayer = (performance.now() - started) / 1000 / Math.max(operated, 1);
+    onEvent({
+      event: "layer",
+      layer,
+      layers,
+      seconds,
+      seconds_left: perLayer * (layers - layer - 1),
+      ...(tensors.length === 0 ? {} : losses(tensors)),
+    });
     if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
   }
+}
+
+/** Everything v2 could refuse, refused before the first byte is written. Throws `DONOR_*`, `USAGE_*`. */
+export async function openActivation(
+  plan: Plan,
+  settings: ActivationSettings,
+  files: FileLayer,
+): Promise<ActivationRun> {
+  const { openActivationRun } = await import("../calibration/operate-donor.js");
+  return openActivationRun(plan.donor.path, settings, new Set(targetsOf(plan).keys()), files);
+}
+
+/** Layers calibrated on one text must not stand beside layers calibrated on another. Throws `USAGE_RESUME_MISMATCH`. */
+export function checkSameCalibration(
+  stopped: CalibrationRecord | undefined,
+  now: CalibrationRecord,
+  outputPath: string,
+): void {
+  if (stopped === undefined || stopped.ids_sha256 === now.ids_sha256) return;
+  throw new PhysariumError(
+    "USAGE_RESUME_MISMATCH",
+    `${outputPath}: the run that stands there was calibrated on other tokens (${stopped.tokens}, ${stopped.ids_sha256.slice(0, 12)}…) than this one (${now.tokens}, ${now.ids_sha256.slice(0, 12)}…); resume on the machine and with the tokenizer it began with, or start over with --overwrite`,
+    { stopped: stopped.ids_sha256, now: now.ids_sha256 },
+  );
+}
+
+function targetsOf(plan: Plan): Map<string, PlannedTensor> {
+  const targets = new Map<string, PlannedTensor>();
+  for (const { tensors } of plan.shards)
+    for (const tensor of tensors) if (tensor.target !== undefined) targets.set(tensor.name, tensor);
+  return targets;
 }
 
 /** A layer's relative output error as selection leaves it and after the last stage, averaged over its tensors. */

@@ -36,9 +36,11 @@ export type SurgeryEvent =
       readonly layer: number;
       readonly layers: number;
       readonly seconds: { readonly forward: number; readonly gram: number; readonly methods: number };
-      /** Mean relative output error of the layer's tensors as selection leaves it, and after sprouting and healing. */
-      readonly loss_before: number;
-      readonly loss_after: number;
+      /** At the pace of the layers so far. */
+      readonly seconds_left: number;
+      /** Mean relative output error of the tensors operated on as selection leaves it, and after the last stage; absent where there were none. */
+      readonly loss_before?: number;
+      readonly loss_after?: number;
     }
   | { readonly event: "finishing"; readonly step: string };
 

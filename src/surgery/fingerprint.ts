@@ -1,3 +1,4 @@
+import { defaultMemoryBytes } from "../calibration/memory.js";
 import type { ActivationSettings } from "../calibration/operate-donor.js";
 import { type FileLayer, FileSource, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
@@ -52,18 +53,20 @@ async function activationFingerprint(
   files: FileLayer,
 ): Promise<Fingerprint["activation"]> {
   if (settings === undefined) return null;
-  const { target, calibration, samples, window, seed, options, allocation, gram, memoryBytes } = settings;
+  const { target, calibration, samples, window, protocol, seed, options, allocation, gram, memoryBytes } = settings;
   return {
     target: { ...target },
     calibration:
       calibration === undefined ? "self-written" : digester.digest(await readSmallFile(calibration, files, 1 << 30)),
     samples,
     window: window ?? null,
+    protocol: protocol === undefined ? null : { ...protocol },
     seed,
     heal: options?.heal ?? true,
     allocation,
     gram,
-    memory_bytes: memoryBytes ?? null,
+    // The budget decides between whole Grams and tiles, so another machine's default would be another operation.
+    memory_bytes: gram === "auto" ? (memoryBytes ?? defaultMemoryBytes()) : null,
   };
 }
 

@@ -54,6 +54,7 @@ export interface ActivationFingerprint {
   readonly calibration: string;
   readonly samples: number;
   readonly window: number | null;
+  readonly protocol: { readonly [option: string]: unknown } | null;
   readonly seed: number;
   readonly heal: boolean;
   readonly allocation: string;

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import type { ActivationRun } from "../calibration/operate-donor.js";
 import { attempt, type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
@@ -6,7 +7,7 @@ import type { FlowParams } from "../flow/params.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { type RunnableJob, runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
-import { type ActivationRecord, operateActivation } from "./activation.js";
+import { type ActivationRecord, checkSameCalibration, openActivation, operateActivation } from "./activation.js";
 import { completeOperation, type MeasureSections, type RenderDocuments, readReport } from "./completion.js";
 import { createDigester, type Digester } from "./digest.js";
 import type { OnEvent, Progress } from "./events.js";
@@ -61,6 +62,8 @@ export interface OperationResult {
 export async function operate(plan: Plan, options: OperateOptions): Promise<OperationResult> {
   const { files = nodeFiles, onEvent = () => {}, resume = false, overwrite = false, outputPath } = options;
   const digester = await createDigester();
+  const { activation } = plan.options;
+  const activationRun = activation === undefined ? undefined : await openActivation(plan, activation, files);
   const opened = await openWorkspace(plan, { outputPath, resume, overwrite }, digester, files, onEvent);
   if (opened.state === "already finished") {
     return {
@@ -69,7 +72,7 @@ export async function operate(plan: Plan, options: OperateOptions): Promise<Oper
       report: await readReport(opened.output.path, files),
     };
   }
-  const operation = new Operation(plan, options, opened.workspace, digester, files, onEvent);
+  const operation = new Operation(plan, options, opened.workspace, digester, files, onEvent, activationRun);
   return operation.run();
 }
 
@@ -90,6 +93,7 @@ class Operation {
     private readonly digester: Digester,
     private readonly files: FileLayer,
     private readonly onEvent: OnEvent,
+    private readonly activationRun: ActivationRun | undefined,
   ) {
     this.folder = workspace.output.partialPath;
   }
@@ -276,25 +280,26 @@ class Operation {
       remaining.set(record.shard, remaining.get(record.shard)! - 1);
       await boundary.pass();
     };
-    const { plan, folder, digester, files } = this;
-    const { activation } = plan.options;
+    const { plan, folder, digester, files, activationRun } = this;
     async function* jobs(operation: Operation): AsyncGenerator<PieceWork> {
       for (const shard of plan.shards) {
         // Kept shards get their header again, too: a ledger may outlive what a power cut took from the file.
         boundary.headerDigests.set(shard.file, await prepareShard(shard, folder, digester, files));
         await boundary.pass();
         const open = shard.tensors.filter(({ name }) => !operation.records.has(name));
-        const byKernels = activation === undefined ? open : open.filter(({ role }) => role === "carried");
+        const byKernels = activationRun === undefined ? open : open.filter(({ role }) => role === "carried");
         yield* operation.jobs(byKernels, "operate", (progress) => finishTensor(progress));
       }
     }
     await runJobs(jobs(this), pool, this.options.signal);
-    if (activation !== undefined) {
+    if (activationRun !== undefined && todo.some(({ role }) => role === "target")) {
       const { records, onEvent } = this;
+      const known = this.workspace.stopped?.calibration;
       await operateActivation(
-        { plan, settings: activation, folder, records, digester, files, onEvent, signal: this.options.signal },
+        { plan, run: activationRun, folder, records, digester, files, onEvent, signal: this.options.signal },
         async (calibration) => {
-          if (this.workspace.stopped?.calibration !== undefined) return;
+          checkSameCalibration(known, calibration, this.workspace.output.path);
+          if (known !== undefined) return;
           await this.ledger.append({ kind: "calibration", at: new Date().toISOString(), ...calibration });
         },
         finishTensor,

@@ -7,6 +7,7 @@ import { PhysariumError } from "../errors.js";
 import { FLOWS, findFlow } from "../flow/flows.js";
 import { checkParams, DEFAULT_PARAMS, type FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
+import type { ProtocolOptions } from "../probe/protocols.js";
 
 /** What a user may ask of surgery; every member has a default. */
 export interface SurgeryOptions {
@@ -25,6 +26,8 @@ export interface SurgeryOptions {
   readonly pattern?: string;
   /** v2: UTF-8 text whose activations drive the flow; without it the donor writes its own. */
   readonly calibration?: string;
+  /** v2: how the calibration text becomes samples; default one stream, windows side by side. */
+  readonly protocol?: ProtocolOptions;
   /** v2: calibration samples (128), tokens of each, and which are drawn (0: in order). */
   readonly samples?: number;
   readonly window?: number;
@@ -33,7 +36,7 @@ export interface SurgeryOptions {
   readonly heal?: boolean;
   /** v2: how a target sparsity is shared between tensors: uniform, owl or emergent. */
   readonly allocation?: string;
-  /** v2: Grams whole (full), in tiles of 256 columns (tile), or as `memoryBytes` allows (auto). */
+  /** v2: Grams whole (full), in tiles of `blockSize` columns (tile), or as `memoryBytes` allows (auto). */
   readonly gram?: string;
   readonly memoryBytes?: number;
   /** Worker threads; 0 works in this thread. Default: the processors, as memory allows. */
@@ -103,9 +106,28 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
 }
 
 function activationSettings(options: SurgeryOptions, params: FlowParams): ActivationSettings {
-  const { pattern, targetSparsity, calibration, samples = 128, window, seed = 0, heal = true } = options;
+  const { pattern, targetSparsity, calibration, protocol, samples = 128, window, seed = 0, heal = true } = options;
+  const { memoryBytes, workers } = options;
   if (pattern !== undefined && targetSparsity !== undefined) {
     throw new PhysariumError("USAGE_PARAM", "--pattern and --target-sparsity exclude each other; leave one out");
+  }
+  if (pattern !== undefined && options.survival !== undefined) {
+    throw new PhysariumError(
+      "USAGE_PARAM",
+      "--pattern says how many weights live, --survival has no say; leave one out",
+    );
+  }
+  if (options.allocation !== undefined && targetSparsity === undefined) {
+    throw new PhysariumError("USAGE_PARAM", "--allocation shares out a --target-sparsity; give one, or leave it out");
+  }
+  if (protocol !== undefined && calibration === undefined) {
+    throw new PhysariumError(
+      "USAGE_PARAM",
+      "--protocol, --bos, --separator, --rows and --min-tokens say how a --calibration text is read; give one, or leave them out",
+    );
+  }
+  if (memoryBytes !== undefined && !(memoryBytes > 0)) {
+    throw new PhysariumError("USAGE_PARAM", `--memory is ${memoryBytes / 2 ** 30}, expected more than 0 GiB`);
   }
   if (options.allowNonFinite) {
     throw new PhysariumError(
@@ -130,7 +152,9 @@ function activationSettings(options: SurgeryOptions, params: FlowParams): Activa
     seed,
     allocation: oneOf("allocation", options.allocation ?? "uniform", ["uniform", "owl", "emergent"]),
     gram: oneOf("gram", options.gram ?? "auto", ["auto", "full", "tile"]),
-    ...(options.memoryBytes === undefined ? {} : { memoryBytes: options.memoryBytes }),
+    ...(memoryBytes === undefined ? {} : { memoryBytes }),
+    ...(protocol === undefined ? {} : { protocol }),
+    ...(workers === undefined || workers === 0 ? {} : { threads: workers }),
     options: { heal, beta: params.beta, iterations: params.nIter, tileWidth: params.blockSize },
   };
 }
@@ -142,7 +166,17 @@ function oneOf<T extends string>(flag: string, value: string, allowed: readonly 
 
 /** Options of v2 mean nothing to a flow that looks at weights alone; taking them in silence would claim otherwise. */
 function refuseActivationOptions(options: SurgeryOptions): undefined {
-  for (const name of ["pattern", "calibration", "samples", "window", "seed", "allocation", "gram"] as const) {
+  if (options.heal === false) {
+    throw new PhysariumError(
+      "USAGE_PARAM",
+      "--no-heal belongs to --flow activation: this flow's survivors keep their bits",
+    );
+  }
+  const own = ["pattern", "calibration", "protocol", "samples", "window", "seed", "allocation", "gram"] as const;
+  if (options.memoryBytes !== undefined) {
+    throw new PhysariumError("USAGE_PARAM", "--memory belongs to --flow activation; other flows stay under 512 MiB");
+  }
+  for (const name of own) {
     if (options[name] !== undefined) {
       throw new PhysariumError("USAGE_PARAM", `--${name} belongs to --flow activation; add that, or leave it out`);
     }

@@ -20,7 +20,7 @@ export function summarise(ledger: Ledger, runs: readonly RunEntry[], outputPath:
       block_size: fingerprint.block_size,
       n_iter: fingerprint.n_iter,
       beta: fingerprint.beta,
-      survival: search?.survival ?? fingerprint.survival ?? 0,
+      survival: search?.survival ?? fingerprint.survival,
       ...(fingerprint.target_sparsity === null ? {} : { target_sparsity: fingerprint.target_sparsity }),
       ...(fingerprint.activation === null ? {} : { activation: fingerprint.activation }),
       ...(fingerprint.include === null ? {} : { include: fingerprint.include }),
@@ -163,7 +163,8 @@ function perLayer(rows: readonly TensorRow[]): LayerRow[] {
         weights,
         killed,
         already_zero,
-        sparsity: weights === 0 ? 0 : (killed + already_zero) / weights,
+        // Not (killed + already_zero) / weights: what was zero may live again under v2.
+        sparsity: weights === 0 ? 0 : sum(group, (row) => row.sparsity * row.weights) / weights,
         min,
         max,
       };

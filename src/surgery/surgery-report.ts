@@ -39,7 +39,8 @@ export interface FlowParamsRecord {
   block_size: number;
   n_iter: number;
   beta: number;
-  survival: number;
+  /** Null where v2 aims at a rate or a pattern. */
+  survival: number | null;
   /** Present when the survival was searched for a global rate. */
   target_sparsity?: number;
   include?: string;
@@ -66,7 +67,7 @@ export interface ActivationSection {
     /** Tubes that sprouted where selection had left none, of the living. */
     exchanged_share: number;
     /** Relative output error after each stage. */
-    stages: { stage: string; relative_error: number; seconds: number }[];
+    stages: { stage: string; relative_error?: number; seconds: number }[];
   }[];
 }
 

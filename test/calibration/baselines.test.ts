@@ -259,7 +259,7 @@ describe("order on correlated inputs", () => {
     const { stages, weights, exchangedShare } = await activationFlow({ alpha: 0 }).prune(task);
     expect(stages.map(({ stage }) => stage)).toEqual(["flow", "first heal", "sprout", "heal"]);
     for (let at = 1; at < stages.length; at++) {
-      expect(stages[at].relativeError).toBeLessThan(stages[at - 1].relativeError);
+      expect(stages[at].relativeError).toBeLessThan(stages[at - 1].relativeError!);
     }
     expect(stages.at(-1)!.relativeError).toBeCloseTo(relativeError(task, weights), 5);
     expect(exchangedShare).toBeGreaterThan(0);

@@ -91,9 +91,21 @@ describe("compare", () => {
       onRow: (_, __, isEarlier) => void taken.push(isEarlier),
     });
     expect(taken).toEqual([true, true]);
-    expect(again.rows.map(({ perplexity }) => perplexity)).toEqual(
-      ["magnitude", "activation"].map((name) => record.rows.find(({ method }) => method === name)!.perplexity),
-    );
+    expect(again.rows).toEqual(record.rows);
+
+    const later = await compareMethods(LOAM, {
+      ...options,
+      methods: chooseMethods(["balanced"]),
+      targets: [{ kind: "sparsity", sparsity: 0.25 }],
+      earlier: record,
+    });
+    expect(later.rows.map(({ method, sparsity }) => [method, sparsity])).toEqual([
+      ...record.rows.map(({ method }) => [method, 0.5]),
+      ["balanced", 0.25],
+    ]);
+    await expect(compareMethods(LOAM, { ...options, seed: 9, earlier: record })).rejects.toMatchObject({
+      code: "USAGE_OUTPUT",
+    });
 
     const titles = { activation: "activation flow (v2)" };
     expect(renderComparison(record, titles)).toContain("| 50 % | activation flow (v2) |");

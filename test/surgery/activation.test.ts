@@ -1,8 +1,11 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { verify } from "../../dist/audit/verify.js";
+import { openCalibration } from "../../dist/calibration/calibration-source.js";
+import { openDonor } from "../../dist/checkpoint/donor.js";
+import { checkSameCalibration } from "../../dist/surgery/activation.js";
 import type { SurgeryEvent } from "../../dist/surgery/events.js";
 import type { TensorRecord } from "../../dist/surgery/ledger.js";
 import type { SurgeryOptions } from "../../dist/surgery/options.js";
@@ -45,7 +48,7 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
     expect(records).toHaveLength(8);
     for (const { survivors_changed, stages } of records) {
       expect(survivors_changed).toBeGreaterThan(0);
-      const errors = stages!.filter(({ stage }) => stage !== "anchor").map(({ relative_error }) => relative_error);
+      const errors = stages!.filter(({ stage }) => stage !== "anchor").map(({ relative_error }) => relative_error!);
       expect(errors.at(-1)).toBeLessThan(errors[0]);
     }
   });
@@ -98,18 +101,68 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
     expect(new Set(digests).size).toBe(4);
   });
 
-  test("what the forward pass cannot carry is refused before anything is written", async () => {
-    const output = join(folder, "non-finite");
-    await expect(operateOn(LOAM, output, { ...OPTIONS, allowNonFinite: true })).rejects.toMatchObject({
-      code: "USAGE_PARAM",
-      message: expect.stringContaining("--allow-non-finite"),
-    });
+  test.each<[string, SurgeryOptions, string]>([
+    ["NaN kept", { allowNonFinite: true }, "USAGE_PARAM"],
+    ["a pattern and a survival", { targetSparsity: undefined, pattern: "2:4", survival: 0.3 }, "USAGE_PARAM"],
+    ["nothing to allocate", { targetSparsity: undefined, allocation: "owl" }, "USAGE_PARAM"],
+    ["a protocol without a text", { protocol: { protocol: "documents" } }, "USAGE_PARAM"],
+    ["no memory", { memoryBytes: 0 }, "USAGE_PARAM"],
+    ["too little memory for the samples", { memoryBytes: 1e5 }, "USAGE_MEMORY"],
+    ["a window the model cannot see", { window: 4096 }, "USAGE_WINDOW"],
+    ["a text too short", { calibration: "LICENSE", window: 128, protocol: { protocol: "documents", minTokens: 500 } }, "USAGE_TEXT_SHORT"],
+    ["a matrix that is no projection", { include: "embed_tokens" }, "USAGE_TARGET"],
+  ])("refused before anything is written: %s", async (name, more, code) => {
+    const output = join(folder, name);
+    await expect(operateOn(LOAM, output, { ...OPTIONS, ...more })).rejects.toMatchObject({ code });
+    expect(existsSync(output)).toBe(false);
     expect(existsSync(`${output}.partial`)).toBe(false);
+  });
+
+  test("calibrates as compare does: on documents, each from BOS", async () => {
+    const text = join(folder, "documents.txt");
+    const donor = await openDonor(LOAM);
+    writeFileSync(text, ["Once upon a time", "There was a little red house", "The end"].join("<|endoftext|>"));
+    const source = await openCalibration(donor, {
+      path: text,
+      samples: 8,
+      window: 8,
+      protocol: { protocol: "documents" },
+    });
+    const { sequences, record } = await source.take();
+    expect(sequences).toHaveLength(3);
+    const output = join(folder, "documents");
+    await operateOn(LOAM, output, { ...OPTIONS, calibration: text, window: 8, protocol: { protocol: "documents" } });
+    const ledger = readFileSync(join(output, "physarium/ledger.jsonl"), "utf8");
+    expect(ledger).toContain(`"ids_sha256":"${record.ids_sha256}"`);
+  });
+
+  test("a run calibrated on other tokens is not gone on with", () => {
+    const record = { text: null, sha256: null, samples: 1, window: 8, tokens: 8, seed: 0, ids_sha256: "a".repeat(64) };
+    expect(() => checkSameCalibration(record, record, "out")).not.toThrow();
+    expect(() => checkSameCalibration(record, { ...record, ids_sha256: "b".repeat(64) }, "out")).toThrow(
+      /other tokens/,
+    );
+  });
+
+  test("a donor with zeros: what lives again is no longer counted as zero, in tensors and layers alike", async () => {
+    const [sparse, output] = [join(folder, "sparse"), join(folder, "sparse-v2")];
+    await operateOn(LOAM, sparse, { include: "self_attn\\.[kv]_proj\\.weight", survival: 0.355 });
+    const { report } = await operateOn(sparse, output, { ...OPTIONS, targetSparsity: 0.5 });
+    const revived = tensorRecords(output).reduce((sum, record) => sum + (record.revived ?? 0), 0);
+    expect(revived).toBeGreaterThan(0);
+    for (const { sparsity, min, max } of report.per_layer) {
+      expect(sparsity).toBeCloseTo(0.5, 3);
+      expect(sparsity).toBeGreaterThanOrEqual(min - 1e-12);
+      expect(sparsity).toBeLessThanOrEqual(max + 1e-12);
+    }
+    expect((await verify(output, { donorPath: sparse, workers: 0 })).differences).toEqual([]);
   });
 
   test("options of v2 are refused for flows that look at weights alone", async () => {
     await expect(operateOn(LOAM, join(folder, "x"), { calibration: "book.txt" })).rejects.toMatchObject({
       code: "USAGE_PARAM",
     });
+    for (const options of [{ heal: false }, { memoryBytes: 2 ** 30 }, { protocol: { protocol: "documents" } }] as const)
+      await expect(operateOn(LOAM, join(folder, "x"), options)).rejects.toMatchObject({ code: "USAGE_PARAM" });
   });
 });

@@ -13,6 +13,7 @@ import {
   type ScoredSequence,
 } from "../../probe/protocols.js";
 import { TextTokenizer } from "../../probe/tokenizer.js";
+import { PHYSARIUM_VERSION } from "../../version.js";
 import { type Allocation, allocate } from "../allocation.js";
 import { longEnough, splitText, takeSamples } from "../calibration-text.js";
 import { decodeFloats } from "../float-bits.js";
@@ -43,7 +44,7 @@ export interface ComparisonOptions {
   readonly allocation?: Allocation;
   /** For experiments: other ways of the pipeline. */
   readonly pipeline?: Pick<PipelineOptions, "gramOf" | "weighTokens">;
-  /** Rows an earlier run finished: those made the same way are taken over. */
+  /** What an earlier run finished: its rows are taken over. Made another way it is refused (`USAGE_OUTPUT`). */
   readonly earlier?: ComparisonRecord;
   /** Called with the record so far after every row, for whoever keeps it. */
   readonly onRow?: (record: ComparisonRecord, row: ComparisonRow, isEarlier: boolean) => void | Promise<void>;
@@ -67,6 +68,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     const dense = await scorer.scoreDonor();
     const fingerprint = await sha256(
       JSON.stringify([
+        PHYSARIUM_VERSION,
         donor.shards.map(({ file, byteLength, modifiedNs }) => [file, byteLength, `${modifiedNs}`]),
         text.sha256,
         from.sha256,
@@ -90,12 +92,20 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       dense: scoreFields(dense),
       rows: [],
     };
-    const earlier = options.earlier?.fingerprint === fingerprint ? options.earlier.rows : [];
+    if (options.earlier !== undefined && options.earlier.fingerprint !== fingerprint) {
+      throw new PhysariumError(
+        "USAGE_OUTPUT",
+        "the comparison that stands in --out was made with another donor, text, calibration, protocol, sample count or seed, or by another version; give another --out",
+        { earlier: options.earlier.fingerprint, fingerprint },
+      );
+    }
+    // Rows that nobody asks for this time stay in the table.
+    record.rows.push(...(options.earlier?.rows ?? []));
     for (const target of options.targets) {
       for (const method of options.methods) {
-        const known = earlier.find((row) => row.method === method.name && isSameTarget(row, target));
+        const known = record.rows.find((row) => row.method === method.name && isSameTarget(row, target));
         const row = known ?? (await measure(method, target));
-        record.rows.push(row);
+        if (known === undefined) insertRow(record.rows, row);
         await options.onRow?.(record, row, known !== undefined);
       }
     }
@@ -220,6 +230,12 @@ function scoredOf(text: NamedText, { minTokens, protocol }: ComparisonOptions): 
 
 function scoreFields({ perplexity, klMean, sameTop, tokens }: Score) {
   return { perplexity, kl_mean: klMean, same_top: sameTop, tokens };
+}
+
+/** Behind the last row of its target, or at the end: the table stays in groups. */
+function insertRow(rows: ComparisonRow[], row: ComparisonRow): void {
+  const last = rows.findLastIndex(({ sparsity, pattern }) => sparsity === row.sparsity && pattern === row.pattern);
+  rows.splice(last < 0 ? rows.length : last + 1, 0, row);
 }
 
 function isSameTarget(row: ComparisonRow, target: PruneTarget): boolean {

@@ -1,0 +1,44 @@
+import { PhysariumError } from "../errors.js";
+import type { LayerRunner } from "../probe/layer-runner.js";
+
+export { defaultMemoryBytes } from "../probe/memory.js";
+
+/** How the Gram of a place is used: whole, in tiles of columns, or as memory allows. */
+export type GramMode = "full" | "tile" | "auto";
+
+/** Matrices of (n, n) in f32 that a whole Gram costs at its peak: Gram and cross-Gram, coupling and pull, and the engine's packed copies of the two. */
+const WHOLE_GRAM_COPIES = 6;
+
+/** How the budget is shared out: f32 copies of weights, whole Grams, the rows in work; half of it is for activations. */
+export const COPIES_SHARE = 1 / 8;
+const GRAM_SHARE = 1 / 4;
+export const ROWS_SHARE = 1 / 8;
+const ACTIVATIONS_SHARE = 1 / 2;
+
+/** `auto`: whole where it fits its share of the budget. */
+export function gramModeFor(cols: number, mode: GramMode, memoryBytes: number): "full" | "tile" {
+  if (mode !== "auto") return mode;
+  return WHOLE_GRAM_COPIES * 4 * cols * cols <= memoryBytes * GRAM_SHARE ? "full" : "tile";
+}
+
+/**
+ * Bytes of activations the calibration holds at its widest, before down: of both streams the layer's input, the residual stream and the input, and the drift
+ * between the residuals.
+ */
+export function activationBytes(runner: LayerRunner, tokens: number): number {
+  const { hiddenSize, intermediateSize } = runner.architecture;
+  return tokens * 4 * (5 * hiddenSize + 2 * Math.max(hiddenSize, intermediateSize));
+}
+
+/** Throws `USAGE_MEMORY` where so many calibration tokens do not fit. */
+export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: number): void {
+  const needed = activationBytes(runner, tokens);
+  const room = memoryBytes * ACTIVATIONS_SHARE;
+  if (needed <= room) return;
+  const fit = Math.floor((tokens * room) / needed);
+  throw new PhysariumError(
+    "USAGE_MEMORY",
+    `${tokens} calibration tokens take ${(needed / 2 ** 30).toFixed(1)} GiB of activations, and half of --memory, ${(room / 2 ** 30).toFixed(1)} GiB, is for them; take at most ${fit} tokens with --samples and --window, or give more --memory`,
+    { needed, memoryBytes, tokens },
+  );
+}
