@@ -109,7 +109,11 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
     ["no memory", { memoryBytes: 0 }, "USAGE_PARAM"],
     ["too little memory for the samples", { memoryBytes: 1e5 }, "USAGE_MEMORY"],
     ["a window the model cannot see", { window: 4096 }, "USAGE_WINDOW"],
-    ["a text too short", { calibration: "LICENSE", window: 128, protocol: { protocol: "documents", minTokens: 500 } }, "USAGE_TEXT_SHORT"],
+    [
+      "a text too short",
+      { calibration: "LICENSE", window: 128, protocol: { protocol: "documents", minTokens: 500 } },
+      "USAGE_TEXT_SHORT",
+    ],
     ["a matrix that is no projection", { include: "embed_tokens" }, "USAGE_TARGET"],
   ])("refused before anything is written: %s", async (name, more, code) => {
     const output = join(folder, name);
