@@ -46,7 +46,8 @@ const cases = [
   ["calibration: an eighth", { ...flow({}), share: 1 / 8 }],
   ["calibration: a quarter", { ...flow({}), share: 1 / 4 }],
   ["calibration: half", { ...flow({}), share: 1 / 2 }],
-  ["Gram in tiles of 256", { ...flow({}), pipeline: { gramOf: () => "tile" } }],
+  ["Gram in tiles of 64", { ...flow({ tileWidth: 64 }), pipeline: { gramOf: () => "tile" } }],
+  ["Gram in tiles of 32", { ...flow({ tileWidth: 32 }), pipeline: { gramOf: () => "tile" } }],
   ["allocation owl", { ...flow({}), allocation: "owl" }],
   ["allocation emergent", { ...flow({}), allocation: "emergent" }],
 ].filter(([name]) => new RegExp(flags.only ?? "").test(name));

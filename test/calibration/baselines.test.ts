@@ -8,6 +8,7 @@ import { relativeImportanceOnly, ria } from "../../dist/calibration/baselines/ri
 import { sparsegpt } from "../../dist/calibration/baselines/sparsegpt.js";
 import { wanda } from "../../dist/calibration/baselines/wanda.js";
 import { keepPerRow, type PruneMethod, type PruneTask } from "../../dist/calibration/method.js";
+import { METHODS } from "../../dist/calibration/methods.js";
 import { relativeError, syntheticTask } from "./synthetic.js";
 
 const half = { kind: "sparsity", sparsity: 0.5 } as const;
@@ -276,4 +277,23 @@ describe("order on correlated inputs", () => {
       expect(weight).toBe(kept.alive[at] === 1 ? task.weights[at] : 0);
     });
   });
+});
+
+test("every method keeps two of four, and of a last group of two one", async () => {
+  const task = syntheticTask(5, 30, 12, twoOfFour);
+  for (const method of METHODS) {
+    const { alive, weights } = await method.prune(task);
+    for (let row = 0; row < 5; row++) {
+      for (let start = 0; start < 30; start += 4) {
+        const width = Math.min(4, 30 - start);
+        const kept = alive.subarray(row * 30 + start, row * 30 + start + width);
+        expect(
+          kept.reduce((sum, bit) => sum + bit, 0),
+          `${method.name}, row ${row}, column ${start}`,
+        ).toBe(width / 2);
+        const dead = [...kept.keys()].filter((at) => kept[at] === 0);
+        expect(dead.map((at) => weights[row * 30 + start + at])).toEqual(dead.map(() => 0));
+      }
+    }
+  }
 });
