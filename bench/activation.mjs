@@ -1,8 +1,12 @@
 // Where the time of the activation flow goes on a donor: forward pass, Grams, each stage, and how near the products come to what the engine
 // reaches alone in the same minute. Usage:
-//   node bench/activation.mjs <donor> [--samples 16] [--window 512] [--layers N] [--threads N] [--pattern 2:4]
-// Calibration tokens are random words of the vocabulary: speed does not depend on them.
+//   node bench/activation.mjs <donor> [--samples 16] [--window 512] [--layers N] [--threads N] [--memory GiB] [--gram auto|full|tile]
+//     [--extrapolate <folder of another config.json>]
+// Calibration tokens are random words of the vocabulary: speed does not depend on them. `--extrapolate` scales each part to another model: products by
+// their operations, element-wise work by weights, forward passes by weights × tokens, Grams by their operations.
+import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { activationFlow } from "../dist/calibration/activation.js";
 import { peakMemory } from "../dist/calibration/compare/peak-memory.js";
@@ -11,6 +15,7 @@ import { openOnnxEngine } from "../dist/calibration/onnx-engine.js";
 import { operateLayers } from "../dist/calibration/pipeline.js";
 import { randomNumbers } from "../dist/calibration/random.js";
 import { LayerRunner } from "../dist/probe/layer-runner.js";
+import { printMachine } from "./machine.mjs";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -21,6 +26,7 @@ const { values, positionals } = parseArgs({
     threads: { type: "string", default: `${availableParallelism()}` },
     memory: { type: "string", default: "8" },
     gram: { type: "string", default: "auto" },
+    extrapolate: { type: "string" },
   },
 });
 const threads = Number(values.threads);
@@ -103,6 +109,7 @@ const seconds = (performance.now() - started) / 1000;
 const after = [];
 for (const width of widths) after.push(await alone(width));
 
+printMachine();
 console.log(
   `${layers} of ${runner.layerCount} layers, ${weights.toLocaleString("en")} target weights, ${sequences.length} × ${values.window} tokens, ${threads} threads`,
 );
@@ -120,5 +127,66 @@ console.log(
 widths.forEach((width, at) => {
   console.log(`engine alone, ${width} wide: ${before[at].toFixed(0)} GFLOP/s before, ${after[at].toFixed(0)} after`);
 });
+if (values.extrapolate !== undefined) {
+  const config = JSON.parse(readFileSync(join(values.extrapolate, "config.json"), "utf8"));
+  const tokens = sequences.length * Number(values.window);
+  const here = workOf(runner.architecture, layers, tokens, Number(values.memory) * 2 ** 30);
+  const shape = {
+    hiddenSize: config.hidden_size,
+    intermediateSize: config.intermediate_size,
+    headCount: config.num_attention_heads,
+    kvHeadCount: config.num_key_value_heads,
+    headDim: config.head_dim ?? config.hidden_size / config.num_attention_heads,
+  };
+  const forward = parts.get("forward pass, both streams");
+  const grams = parts.get("Grams");
+  const between = seconds - forward - grams - work.seconds;
+  for (const count of [tokens, 128 * 2048]) {
+    for (const gram of ["auto", "full"]) {
+      const there = workOf(shape, config.num_hidden_layers, count, Number(values.memory) * 2 ** 30, gram);
+      const scaled = [
+        (work.seconds * there.products) / here.products,
+        (between * there.weights) / here.weights,
+        (forward * there.weights * count) / (here.weights * tokens),
+        (grams * there.grams) / here.grams,
+      ].map((value) => value / 3600);
+      const total = scaled.reduce((sum, value) => sum + value, 0);
+      console.log(
+        `extrapolated to ${values.extrapolate}, ${count.toLocaleString("en")} tokens, ${there.tiled ? "down in tiles" : "whole Grams"}: ${total.toFixed(1)} h (products ${scaled[0].toFixed(1)}, between them ${scaled[1].toFixed(1)}, forward ${scaled[2].toFixed(1)}, Grams ${scaled[3].toFixed(1)}); activations ${(there.activations / 2 ** 30).toFixed(1)} GiB`,
+      );
+    }
+  }
+}
 await engine.release();
 await runner.close();
+
+/** Operations of the products (up to a factor common to all models) and of the Grams, weights, bytes of activations. */
+function workOf(architecture, layerCount, tokens, memoryBytes, gram = values.gram) {
+  const { hiddenSize, intermediateSize, headCount, kvHeadCount, headDim } = architecture;
+  const queries = headCount * headDim;
+  const matrices = [
+    [queries + 2 * kvHeadCount * headDim, hiddenSize],
+    [hiddenSize, queries],
+    [2 * intermediateSize, hiddenSize],
+    [hiddenSize, intermediateSize],
+  ];
+  let products = 0;
+  let grams = 0;
+  let weights = 0;
+  let tiled = false;
+  for (const [at, [rows, cols]] of matrices.entries()) {
+    const isTiled = gramModeFor(cols, gram, memoryBytes) === "tile";
+    tiled ||= isTiled;
+    // Some 165 products a matrix; in tiles they are narrow, and two more carry what other tiles left undone.
+    products += isTiled ? rows * cols * (256 + (2 * cols) / 165) : rows * cols * cols;
+    grams += tokens * (2 * cols * cols + (at % 2 === 1 ? hiddenSize * cols : 0));
+    weights += rows * cols;
+  }
+  return {
+    products: layerCount * products,
+    grams: layerCount * grams,
+    weights: layerCount * weights,
+    activations: tokens * 4 * (5 * hiddenSize + 2 * intermediateSize),
+    tiled,
+  };
+}
