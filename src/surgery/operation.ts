@@ -276,6 +276,8 @@ class Operation {
         killed: record.killed ?? 0,
         sparsity: record.sparsity ?? 0,
       });
+      // v2 writes whole tensors; the pieces of other flows have been counted on the way.
+      if (more !== undefined) this.progress.bytes_done += progress.tensor.byteLength;
       this.advance(progress.tensor, record.killed ?? 0);
       remaining.set(record.shard, remaining.get(record.shard)! - 1);
       await boundary.pass();

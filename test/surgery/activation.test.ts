@@ -39,7 +39,11 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
   const whole = join(folder, "whole");
 
   test("operates on every target, verifies, and records what its stages did", async () => {
-    const { report } = await operateOn(LOAM, whole, OPTIONS);
+    const events: SurgeryEvent[] = [];
+    const { report } = await operateOn(LOAM, whole, OPTIONS, { onEvent: (event) => events.push(event) });
+    const last = events.findLast(({ event }) => event === "progress") as SurgeryEvent & { event: "progress" };
+    expect(last.bytes_done).toBe(last.bytes_total);
+    expect(events.filter(({ event }) => event === "layer")).toHaveLength(4);
     expect(report).toMatchObject({ flow: "activation", flow_version: "v2" });
     expect(report.totals.killed_of_target).toBeCloseTo(0.5, 3);
     const { differences } = await verify(whole, { donorPath: LOAM, workers: 0 });
