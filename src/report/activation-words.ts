@@ -18,29 +18,51 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
       paragraph(say`It was calibrated on ${counted(samples, "sample")}, ${count(tokens)} tokens of ${source}.`),
     );
   }
-  // Anchoring only moves what is aimed at: it has no error of its own.
-  const stages = [...new Set(tensors.flatMap((tensor) => tensor.stages.map(({ stage }) => stage)))].filter(
-    (stage) => stage !== "anchor",
-  );
+  const { stages, projections } = meanErrors({ tensors });
   if (tensors.length === 0 || stages.length === 0) return blocks;
   blocks.push({
+    kind: "picture",
+    picture: "stages",
+    title: "What each stage leaves of the error",
+    caption: say`Relative error of each projection's outputs, averaged over its tensors, on a logarithmic scale: selecting closes tubes, sprouting exchanges some, healing moves the survivors.`,
+  });
+  blocks.push({
     kind: "table",
-    caption: "What the stages did, by projection",
+    caption: "Relative error after each stage, and what became of the living",
     columns: [
       { name: "Projection" },
-      ...stages.map((stage) => ({ name: `Error after ${stage}`, numeric: true })),
-      { name: "Sprouted, of the living", numeric: true },
-      { name: "Survivors healed, of the living", numeric: true },
+      ...stages.map((stage) => ({ name: stage[0].toUpperCase() + stage.slice(1), numeric: true })),
+      { name: "Sprouted", numeric: true },
+      { name: "Healed", numeric: true },
     ],
-    rows: [...groups(tensors)].map(([projection, group]) => [
+    rows: projections.map(({ projection, errors, group }) => [
       say`${code(projection)}`,
-      ...stages.map((stage): Text => [significant(meanError(group, stage), 3)]),
+      ...errors.map((error): Text => [significant(error, 3)]),
       [percent(sum(group, (tensor) => tensor.exchanged_share * tensor.living) / sum(group, (tensor) => tensor.living))],
       [percent(sum(group, (tensor) => tensor.survivors_changed) / sum(group, (tensor) => tensor.living))],
     ]),
-    note: say`Errors are those of a projection's outputs on the calibration text against what it was made to aim at, squared, tokens weighed as docs/flows.md says, relative to the energy of those outputs and averaged over its tensors; every tensor's own stand in surgery.json.`,
+    note: say`Errors are those of a projection's outputs on the calibration text against what it was made to aim at, squared, tokens weighed as docs/flows.md says, relative to the energy of those outputs and averaged over its tensors. Sprouted and healed are shares of the living weights. Every tensor's own stand in surgery.json.`,
   });
   return blocks;
+}
+
+/** Mean error of every projection after each stage that has one, in the order of the stages. Anchoring only moves what is aimed at: it has none. */
+export function meanErrors({ tensors }: Pick<ActivationSection, "tensors">): {
+  stages: string[];
+  projections: { projection: string; errors: (number | undefined)[]; group: readonly TensorStages[] }[];
+} {
+  const withErrors = tensors.flatMap((tensor) =>
+    tensor.stages.filter(({ stage, relative_error }) => stage !== "anchor" && relative_error !== undefined),
+  );
+  const stages = [...new Set(withErrors.map(({ stage }) => stage))];
+  return {
+    stages,
+    projections: [...groups(tensors)].map(([projection, group]) => ({
+      projection,
+      errors: stages.map((stage) => meanError(group, stage)),
+      group,
+    })),
+  };
 }
 
 function groups(tensors: readonly TensorStages[]): Map<string, TensorStages[]> {

@@ -7,6 +7,7 @@ import { drives } from "./pictures/drives.js";
 import { formatSizes } from "./pictures/formats.js";
 import { layerMap } from "./pictures/layer-map.js";
 import { divergence, nllCurve } from "./pictures/quality.js";
+import { stageErrors } from "./pictures/stages.js";
 import { tileMaps } from "./pictures/tile-map.js";
 import { timeline } from "./pictures/timeline.js";
 import { MAX_TUBES, veins } from "./pictures/veins.js";
@@ -39,6 +40,7 @@ export function renderHtml(report: ReportInput): string {
     depth: () => depthPanels(grid, remarks),
     distribution: () => distribution(report.per_tensor),
     drives: () => drives(report.figures?.drive_histogram),
+    stages: () => stageErrors(report.activation),
     tiles: () => tileMaps(report.figures?.tile_maps ?? []),
     timeline: () => timeline(report.shards),
     nll: () => (report.quality == null ? "" : nllCurve(report.quality)),

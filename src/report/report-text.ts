@@ -60,6 +60,7 @@ export interface Picture {
 }
 
 export type PictureName =
+  | "stages"
   | "layer-map"
   | "depth"
   | "distribution"

@@ -317,7 +317,8 @@ function layerTable(report: ReportInput): Table {
 function flow(report: ReportInput): Section {
   const blocks = flowBlocks(report);
   const histogram = report.figures?.drive_histogram;
-  if (histogram != null && histogram.sampled_weights > 0) {
+  // Under v2 no cut in magnitudes decides.
+  if (histogram != null && histogram.sampled_weights > 0 && report.activation === undefined) {
     const starved = starvedShare(histogram);
     blocks.push({
       kind: "picture",

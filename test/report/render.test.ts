@@ -326,6 +326,51 @@ describe("what the words say", () => {
   });
 });
 
+describe("v2", () => {
+  const report = loamLike();
+  const activation = {
+    calibration: { text: "book.txt", samples: 8, tokens: 1024 },
+    tensors: report.per_tensor.map(({ name, projection, weights }, at) => ({
+      name,
+      projection,
+      weights,
+      living: weights / 2,
+      survivors_changed: weights / 4,
+      revived: 0,
+      exchanged_share: 0.05,
+      stages: [
+        { stage: "anchor", seconds: 1 },
+        { stage: "flow", relative_error: 0.08 + at / 1000, seconds: 1 },
+        { stage: "heal", relative_error: 0.02 + at / 1000, seconds: 1 },
+      ],
+    })),
+  };
+  const operated = {
+    ...report,
+    flow: "activation",
+    flow_version: "v2",
+    params: { ...report.params, survival: null, target_sparsity: 0.5 },
+    activation,
+  };
+
+  test("shows what its stages did, and no cut in magnitudes that decided nothing", () => {
+    const html = renderHtml(operated);
+    expect(html).toMatch(/aria-label="Relative error of each projection after flow, heal; in the end /);
+    expect(html).not.toContain("Drives and the cut");
+    expect(renderHtml(report)).toContain("Drives and the cut");
+    const markdown = renderMarkdown(operated);
+    expect(markdown).toContain("1,024 tokens of `book.txt`");
+    expect(markdown).toMatch(/\| Projection \| Flow \| Heal \| Sprouted \| Healed \|/);
+    expect(markdown).toMatch(/\| 5\.00 % \| 50\.00 % \|/);
+  });
+
+  test("says what it was told to reach", () => {
+    expect(renderSummary(operated)).toContain("50.00 % zeros wanted");
+    const params = { ...operated.params, activation: { target: { pattern: { keep: 2, of: 4 } } } };
+    expect(renderSummary({ ...operated, params })).toContain("2 of every 4 inputs kept");
+  });
+});
+
 describe("foreign text", () => {
   test("is text and nothing else in HTML", () => {
     const html = renderHtml(hostile() as unknown as SurgeryReport);
