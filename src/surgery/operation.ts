@@ -4,32 +4,30 @@ import { attempt, type FileLayer, nodeFiles } from "../checkpoint/file-layer.js"
 import { isPhysariumError, PhysariumError } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import type { FlowParams } from "../flow/params.js";
-import type { FloatDtype } from "../safetensors/dtypes.js";
-import { type RunnableJob, runJobs } from "../threads/run-jobs.js";
+import { runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
 import { type ActivationRecord, checkSameCalibration, openActivation, operateActivation } from "./activation.js";
 import { completeOperation, type MeasureSections, type RenderDocuments, readReport } from "./completion.js";
 import { createDigester, type Digester } from "./digest.js";
 import type { OnEvent, Progress } from "./events.js";
+import { explain } from "./explain.js";
 import type { LedgerRecord, LedgerWriter, SearchRecord, ShardRecord, TensorRecord } from "./ledger.js";
-import { freeBytes, publish } from "./output-folder.js";
+import { publish } from "./output-folder.js";
 import type { OperatorSetup } from "./piece-operator.js";
 import { createPiecePool, type PiecePool } from "./piece-pool.js";
-import { type Piece, piecesOf } from "./pieces.js";
+import { filterWork, type PieceWork, pieceWork } from "./piece-work.js";
+import type { Piece } from "./pieces.js";
 import { kernelFlow, kernelSizes, type Plan, type PlannedShard, type PlannedTensor, searchesSurvival } from "./plan.js";
-import type { Job, JobResult, PieceJob, PieceResult } from "./protocol.js";
 import { type RunEntry, writeRuns } from "./run-history.js";
 import { ShardBoundaries } from "./shard-boundaries.js";
 import { prepareShard, syncFile } from "./shard-files.js";
 import type { SurgeryReport } from "./surgery-report.js";
 import { searchSurvival } from "./target-search.js";
-import { TensorProgress } from "./tensor-progress.js";
+import type { TensorProgress } from "./tensor-progress.js";
 import {
-  bytesWritten,
   discardWorkspace,
   openWorkspace,
   releaseWorkspace,
-  resumeFlagsOf,
   startLedger,
   type Workspace,
   type WorkspaceOptions,
@@ -141,7 +139,7 @@ class Operation {
     } catch (error) {
       // Weights that are no numbers will be there on a resume, too: nothing to keep, unless an earlier run left something.
       keep = !isPhysariumError(error, "DONOR_NON_FINITE") || workspace.stopped !== undefined;
-      throw await this.explain(error);
+      throw await explain(error, plan, workspace, this.records.size, files);
     } finally {
       await this.ledger?.close().catch(() => {});
       if (keep) await releaseWorkspace(workspace, files).catch(() => {});
@@ -175,7 +173,7 @@ class Operation {
     for (const shard of this.plan.shards) if (await readable(shard)) whole.add(shard.file);
     await this.withPool(module, this.plan.options.params, (pool) =>
       runJobs(
-        filterJobs(jobs, (job) => whole.has(job.shard)),
+        filterWork(jobs, (job) => whole.has(job.shard)),
         pool,
         this.options.signal,
       ),
@@ -311,52 +309,16 @@ class Operation {
   }
 
   /** Jobs of tensors, in file order; `finish` is called once a tensor's last piece is in. */
-  private *jobs(
+  private jobs(
     tensors: Iterable<PlannedTensor>,
     kind: "operate" | "check",
     finish: (progress: TensorProgress) => void | Promise<void>,
   ): Generator<PieceWork> {
-    const { blockSize } = this.plan.options.params;
-    for (const tensor of tensors) {
-      const progress = new TensorProgress(tensor, blockSize);
-      if (progress.isDone) {
-        // An empty tensor has no pieces; a job of no bytes keeps its record in the common path.
-        yield { job: this.job(tensor, EMPTY_PIECE, "copy"), done: () => finish(progress) };
-        continue;
-      }
-      let index = 0;
-      for (const piece of piecesOf(tensor.byteLength, tensor.target, blockSize)) {
-        const position = index++;
-        const jobKind = kind === "check" ? "check" : tensor.role === "target" ? "operate" : "copy";
-        yield {
-          job: this.job(tensor, piece, jobKind),
-          done: (result) => {
-            progress.add(position, result as PieceResult);
-            this.progress.bytes_done += piece.byteLength;
-            this.onEvent({ event: "progress", ...this.progress });
-            if (progress.isDone) return finish(progress);
-          },
-        };
-      }
-    }
-  }
-
-  private job(tensor: PlannedTensor, piece: Piece, kind: PieceJob["kind"]): PieceJob {
-    return {
-      kind,
-      shard: tensor.shard,
-      tensor: tensor.name,
-      donorPath: join(this.plan.donor.path, tensor.shard),
-      outputPath: join(this.folder, tensor.shard),
-      byteOffset: tensor.byteOffset + piece.byteOffset,
-      byteLength: piece.byteLength,
-      dtype: tensor.dtype as FloatDtype,
-      rows: piece.rows,
-      cols: tensor.target?.cols ?? 0,
-      rowStart: piece.rowStart,
-      matrix: piece.matrix,
-      matrixCount: tensor.target?.matrixCount ?? 1,
+    const onPiece = ({ byteLength }: Piece) => {
+      this.progress.bytes_done += byteLength;
+      this.onEvent({ event: "progress", ...this.progress });
     };
+    return pieceWork(this.plan, this.folder, tensors, kind, onPiece, finish);
   }
 
   private checkSignal(): void {
@@ -426,40 +388,4 @@ class Operation {
     if (target !== undefined) this.progress.target_weights_done += target.matrixCount * target.rows * target.cols;
     this.onEvent({ event: "progress", ...this.progress });
   }
-
-  /** Tell the user what is kept and how to go on. */
-  private async explain(error: unknown): Promise<unknown> {
-    if (!isPhysariumError(error)) return error;
-    const { path } = this.workspace.output;
-    const resumeFlags = resumeFlagsOf(this.workspace.output);
-    if (error.code === "STOPPED") {
-      return new PhysariumError(
-        "STOPPED",
-        `${path}: stopped; ${this.records.size} of ${this.plan.donor.tensorCount} tensors are done and kept in ${this.folder}; go on with ${resumeFlags}, or start over with --overwrite`,
-        { tensorsDone: this.records.size },
-      );
-    }
-    if (error.code === "IO_DISK_FULL") {
-      const written = await bytesWritten(this.plan, this.folder, this.files).catch(() => 0);
-      const free = await freeBytes(this.folder, this.files).catch(() => 0);
-      const missing = Math.max(1, this.plan.bytesToWrite - written - free);
-      return new PhysariumError(
-        error.code,
-        `${error.message.split("; free some")[0]}; about ${missing} more bytes are needed; free them, then run again with ${resumeFlags} (${this.records.size} of ${this.plan.donor.tensorCount} tensors are done)`,
-        { ...error.details, missingBytes: missing },
-        error,
-      );
-    }
-    return error;
-  }
-}
-
-interface PieceWork extends RunnableJob<Job, JobResult> {
-  readonly job: PieceJob;
-}
-
-const EMPTY_PIECE: Piece = { byteOffset: 0, byteLength: 0, rows: 0, matrix: 0, rowStart: 0 };
-
-function* filterJobs(jobs: Iterable<PieceWork>, keep: (job: PieceJob) => boolean): Generator<PieceWork> {
-  for (const runnable of jobs) if (keep(runnable.job)) yield runnable;
 }
