@@ -7,12 +7,15 @@ export interface Cut {
 /**
  * Where the `count` largest of `values` end (1 ≤ count ≤ length), in linear time on average (Hoare's selection, median of three, no
  * random choice: the same values give the same work). NaN is not expected.
+ *
+ * scratch  overwritten, at least as long; spares the allocation where many rows are cut
  */
-export function cutAfterRank(values: Float32Array, count: number): Cut {
-  const pool = values.slice();
+export function cutAfterRank(values: Float32Array, count: number, scratch?: Float32Array): Cut {
+  const pool = scratch ?? new Float32Array(values.length);
+  pool.set(values);
   const target = count - 1;
   let low = 0;
-  let high = pool.length - 1;
+  let high = values.length - 1;
   while (low < high) {
     const a = pool[low];
     const b = pool[(low + high) >>> 1];

@@ -88,51 +88,118 @@ async function shiftPressure(tubes: TubeRows, before: Float32Array): Promise<voi
   for (let at = 0; at < change.length; at++) pressure[at] -= product[at];
 }
 
+/** Some tubes of a row by what speaks for choosing them: `sizes[i]` of the tube at column `columns[i]`, columns rising, the first `count` of each. */
+class Candidates {
+  readonly sizes: Float32Array;
+  readonly columns: Int32Array;
+  count = 0;
+  private readonly scratch: Float32Array;
+
+  constructor(cols: number) {
+    this.sizes = new Float32Array(cols);
+    this.columns = new Int32Array(cols);
+    this.scratch = new Float32Array(cols);
+  }
+
+  /** Columns of the `count` largest, in order; on a tie the lower column. */
+  largest(count: number): Int32Array {
+    const { sizes, columns, scratch } = this;
+    const cut = cutAfterRank(sizes.subarray(0, this.count), count, scratch);
+    const chosen = new Int32Array(count);
+    let ties = cut.ties;
+    let found = 0;
+    for (let at = 0; found < count; at++) {
+      if (sizes[at] > cut.value || (sizes[at] === cut.value && ties-- > 0)) chosen[found++] = columns[at];
+    }
+    return chosen;
+  }
+
+  /** Column of the one with `rank` larger ones before it; ties in order. */
+  atRank(rank: number): number {
+    const { sizes, columns, scratch } = this;
+    const cut = cutAfterRank(sizes.subarray(0, this.count), rank + 1, scratch);
+    let ties = cut.ties;
+    for (let at = 0; at < this.count; at++) if (sizes[at] === cut.value && --ties === 0) return columns[at];
+    return columns[0];
+  }
+}
+
 /** Chooses and makes the exchange of one row; keeps its working arrays between rows. */
 class Exchange {
-  private readonly cost: Float32Array;
-  private readonly gain: Float32Array;
+  private readonly living: Candidates;
+  private readonly starved: Candidates;
 
   constructor(
     private readonly cols: number,
     private readonly isolation: Float64Array,
     private readonly pattern: Pattern | undefined,
   ) {
-    this.cost = new Float32Array(cols);
-    this.gain = new Float32Array(cols);
+    this.living = new Candidates(cols);
+    this.starved = new Candidates(cols);
   }
 
   apply(flow: Float32Array, pressure: Float32Array, alive: Uint8Array, size: number, passedOver: number): void {
-    const { cols, isolation, cost, gain } = this;
-    let living = 0;
-    for (let col = 0; col < cols; col++) {
-      const isAlive = alive[col] === 1;
-      // Negative, so that the cheapest living tubes are the largest; −∞ takes no part.
-      cost[col] = isAlive ? -Math.abs(flow[col]) * isolation[col] : Number.NEGATIVE_INFINITY;
-      gain[col] = isAlive ? Number.NEGATIVE_INFINITY : Math.abs(pressure[col]) / isolation[col];
-      if (isAlive) living++;
-    }
-    const pairs = this.pattern === undefined ? undefined : pairInGroups(cost, gain, this.pattern);
-    if (pairs !== undefined) {
-      const order = pairs
-        .filter((pair) => pair.profit > Number.NEGATIVE_INFINITY)
-        .sort((a, b) => b.profit - a.profit || a.kill - b.kill);
+    const { living, starved } = this;
+    if (this.pattern !== undefined) {
+      const order = this.pairInGroups(flow, pressure, alive, this.pattern.of).sort(
+        (a, b) => b.profit - a.profit || a.kill - b.kill,
+      );
       for (const pair of order.slice(passedOver, passedOver + size)) swap(flow, alive, pair.kill, pair.grow);
       return;
     }
-    const possible = Math.min(living, cols - living);
+    this.weigh(flow, pressure, alive);
+    const possible = Math.min(living.count, starved.count);
     const count = Math.min(size, possible);
     if (count === 0) return;
     if (passedOver === 0) {
-      const kills = indicesOfLargest(cost, count);
-      const grows = indicesOfLargest(gain, count);
+      const kills = living.largest(count);
+      const grows = starved.largest(count);
       for (let pair = 0; pair < count; pair++) swap(flow, alive, kills[pair], grows[pair]);
       return;
     }
     // Pairs in the order of their ranks' sum: (0,0), (0,1), (1,0), (0,2), (1,1), …
     const [killRank, growRank] = pairOfRanks(passedOver);
     if (killRank >= possible || growRank >= possible) return;
-    swap(flow, alive, indexOfRank(cost, killRank), indexOfRank(gain, growRank));
+    swap(flow, alive, living.atRank(killRank), starved.atRank(growRank));
+  }
+
+  /** −|Q|·d of the living, so that the cheapest are the largest, and |g|/d of the starved. */
+  private weigh(flow: Float32Array, pressure: Float32Array, alive: Uint8Array): void {
+    const { cols, isolation, living, starved } = this;
+    let alives = 0;
+    let deads = 0;
+    for (let col = 0; col < cols; col++) {
+      if (alive[col] === 1) {
+        living.sizes[alives] = -Math.abs(flow[col]) * isolation[col];
+        living.columns[alives++] = col;
+      } else {
+        starved.sizes[deads] = Math.abs(pressure[col]) / isolation[col];
+        starved.columns[deads++] = col;
+      }
+    }
+    living.count = alives;
+    starved.count = deads;
+  }
+
+  /** The best exchange of each group of a pattern that has one: its cheapest living tube for its most pressed starved one. */
+  private pairInGroups(flow: Float32Array, pressure: Float32Array, alive: Uint8Array, of: number): Pair[] {
+    const { cols, isolation } = this;
+    const pairs: Pair[] = [];
+    for (let start = 0; start < cols; start += of) {
+      const end = Math.min(start + of, cols);
+      let [kill, cost] = [-1, Number.NEGATIVE_INFINITY];
+      let [grow, gain] = [-1, Number.NEGATIVE_INFINITY];
+      for (let col = start; col < end; col++) {
+        const weight =
+          alive[col] === 1 ? -Math.abs(flow[col]) * isolation[col] : Math.abs(pressure[col]) / isolation[col];
+        const rounded = Math.fround(weight);
+        if (alive[col] === 1) {
+          if (rounded > cost) [kill, cost] = [col, rounded];
+        } else if (rounded > gain) [grow, gain] = [col, rounded];
+      }
+      if (kill >= 0 && grow >= 0) pairs.push({ kill, grow, profit: gain ** 2 - cost ** 2 });
+    }
+    return pairs;
   }
 }
 
@@ -150,44 +217,8 @@ export function pairOfRanks(n: number): [number, number] {
   return [rest, diagonal - rest];
 }
 
-/** Indices of the `count` largest, in index order; on a tie the lower index. */
-function indicesOfLargest(values: Float32Array, count: number): number[] {
-  const cut = cutAfterRank(values, count);
-  let ties = cut.ties;
-  const indices: number[] = [];
-  for (let at = 0; at < values.length; at++) {
-    if (values[at] > cut.value || (values[at] === cut.value && ties-- > 0)) indices.push(at);
-  }
-  return indices;
-}
-
-/** Index of the value with `rank` larger ones before it; ties in index order. */
-function indexOfRank(values: Float32Array, rank: number): number {
-  const cut = cutAfterRank(values, rank + 1);
-  let ties = cut.ties;
-  for (let at = 0; at < values.length; at++) if (values[at] === cut.value && --ties === 0) return at;
-  return 0;
-}
-
 interface Pair {
   readonly kill: number;
   readonly grow: number;
   readonly profit: number;
-}
-
-/** The best exchange of each group of a pattern: its cheapest living tube for its most pressed starved one. */
-function pairInGroups(cost: Float32Array, gain: Float32Array, pattern: Pattern): Pair[] {
-  const pairs: Pair[] = [];
-  for (let start = 0; start < cost.length; start += pattern.of) {
-    const end = Math.min(start + pattern.of, cost.length);
-    let kill = start;
-    let grow = start;
-    for (let at = start + 1; at < end; at++) {
-      if (cost[at] > cost[kill]) kill = at;
-      if (gain[at] > gain[grow]) grow = at;
-    }
-    if (cost[kill] > Number.NEGATIVE_INFINITY && gain[grow] > Number.NEGATIVE_INFINITY)
-      pairs.push({ kill, grow, profit: gain[grow] ** 2 - cost[kill] ** 2 });
-  }
-  return pairs;
 }
