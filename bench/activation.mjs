@@ -1,7 +1,8 @@
 // Where the time of the activation flow goes on a donor: forward pass, Grams, each stage, and how near the products come to what the engine
 // reaches alone in the same minute. Usage:
-//   node bench/activation.mjs <donor> [--samples 16] [--window 512] [--layers N] [--threads N] [--memory GiB] [--gram auto|full|tile]
+//   node bench/activation.mjs <donor> [--samples 16] [--window 512] [--layers N] [--threads N] [--side N] [--memory GiB] [--gram auto|full|tile]
 //     [--extrapolate <folder of another config.json>]
+// `--side`: blocks of rows worked on side by side, each with its share of the threads; 1 gives all threads to one block's products.
 // Calibration tokens are random words of the vocabulary: speed does not depend on them. `--extrapolate` scales each part to another model: products by
 // their operations, element-wise work by weights, forward passes by weights × tokens, Grams by their operations.
 import { readFileSync } from "node:fs";
@@ -9,8 +10,9 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { activationFlow } from "../dist/calibration/activation.js";
+import { openBlocks } from "../dist/calibration/blocks/runner.js";
 import { peakMemory } from "../dist/calibration/compare/peak-memory.js";
-import { gramModeFor } from "../dist/calibration/memory.js";
+import { blockThreads, gramModeFor } from "../dist/calibration/memory.js";
 import { openOnnxEngine } from "../dist/calibration/onnx-engine.js";
 import { operateLayers } from "../dist/calibration/pipeline.js";
 import { randomNumbers } from "../dist/calibration/random.js";
@@ -24,6 +26,7 @@ const { values, positionals } = parseArgs({
     window: { type: "string", default: "512" },
     layers: { type: "string" },
     threads: { type: "string", default: `${availableParallelism()}` },
+    side: { type: "string" },
     memory: { type: "string", default: "8" },
     gram: { type: "string", default: "auto" },
     extrapolate: { type: "string" },
@@ -32,27 +35,11 @@ const { values, positionals } = parseArgs({
 const threads = Number(values.threads);
 const runner = await LayerRunner.open(positionals[0], { threads });
 const engine = await openOnnxEngine(threads);
-
+const memoryBytes = Number(values.memory) * 2 ** 30;
+const side = Number(values.side ?? blockThreads(runner, values.gram, memoryBytes, threads));
+const blocks = await openBlocks(side, threads, engine);
+/** Products of the method; seconds are those of a thread. */
 const work = { flops: 0, seconds: 0 };
-async function count(flops, run) {
-  const started = performance.now();
-  const result = await run();
-  work.seconds += (performance.now() - started) / 1000;
-  work.flops += flops;
-  return result;
-}
-/** The engine, with every product's size and time written down. */
-const counted = {
-  ...engine,
-  async bind(matrix, rows, cols) {
-    const factor = await engine.bind(matrix, rows, cols);
-    return {
-      ...factor,
-      multiply: (left, leftRows, out) => count(2 * leftRows * rows * cols, () => factor.multiply(left, leftRows, out)),
-    };
-  },
-  multiply: (left, right, m, k, n) => count(2 * m * k * n, () => engine.multiply(left, right, m, k, n)),
-};
 
 /** GFLOP/s of one bound product of this width, the best of a few. */
 async function alone(width) {
@@ -87,14 +74,17 @@ let weights = 0;
 const options = {
   method: activationFlow(),
   target: { kind: "sparsity", sparsity: 0.5 },
-  engine: counted,
-  gramOf: (cols) => gramModeFor(cols, values.gram, Number(values.memory) * 2 ** 30),
+  engine,
+  blocks,
+  gramOf: (cols) => gramModeFor(cols, values.gram, memoryBytes),
 };
 for await (const { layer, tensors, seconds } of operateLayers(runner, sequences, options)) {
   add("forward pass, both streams", seconds.forward);
   add("Grams", seconds.gram);
   let staged = 0;
-  for (const { stages, rows, cols } of tensors) {
+  for (const { stages, rows, cols, products } of tensors) {
+    work.flops += products.flops;
+    work.seconds += products.seconds / side;
     weights += rows * cols;
     for (const { stage, seconds: spent } of stages) {
       add(stage, spent);
@@ -111,7 +101,7 @@ for (const width of widths) after.push(await alone(width));
 
 printMachine();
 console.log(
-  `${layers} of ${runner.layerCount} layers, ${weights.toLocaleString("en")} target weights, ${sequences.length} × ${values.window} tokens, ${threads} threads`,
+  `${layers} of ${runner.layerCount} layers, ${weights.toLocaleString("en")} target weights, ${sequences.length} × ${values.window} tokens, ${threads} threads, ${side} blocks side by side`,
 );
 for (const [name, spent] of parts) {
   console.log(
@@ -130,7 +120,7 @@ widths.forEach((width, at) => {
 if (values.extrapolate !== undefined) {
   const config = JSON.parse(readFileSync(join(values.extrapolate, "config.json"), "utf8"));
   const tokens = sequences.length * Number(values.window);
-  const here = workOf(runner.architecture, layers, tokens, Number(values.memory) * 2 ** 30);
+  const here = workOf(runner.architecture, layers, tokens, memoryBytes);
   const shape = {
     hiddenSize: config.hidden_size,
     intermediateSize: config.intermediate_size,
@@ -143,7 +133,7 @@ if (values.extrapolate !== undefined) {
   const between = seconds - forward - grams - work.seconds;
   for (const count of [tokens, 128 * 2048]) {
     for (const gram of ["auto", "full"]) {
-      const there = workOf(shape, config.num_hidden_layers, count, Number(values.memory) * 2 ** 30, gram);
+      const there = workOf(shape, config.num_hidden_layers, count, memoryBytes, gram);
       const scaled = [
         (work.seconds * there.products) / here.products,
         (between * there.weights) / here.weights,
@@ -157,6 +147,7 @@ if (values.extrapolate !== undefined) {
     }
   }
 }
+await blocks.close();
 await engine.release();
 await runner.close();
 

@@ -4,7 +4,16 @@ import { PhysariumError } from "../errors.js";
 import { LayerRunner } from "../probe/layer-runner.js";
 import { ACTIVATION_DEFAULTS, type ActivationOptions, activationFlow } from "./activation.js";
 import { type Allocation, allocate } from "./allocation.js";
-import { COPIES_SHARE, checkMemory, defaultMemoryBytes, type GramMode, gramModeFor, ROWS_SHARE } from "./memory.js";
+import { openBlocks } from "./blocks/runner.js";
+import {
+  blockThreads,
+  COPIES_SHARE,
+  checkMemory,
+  defaultMemoryBytes,
+  type GramMode,
+  gramModeFor,
+  ROWS_SHARE,
+} from "./memory.js";
 import type { PruneTarget } from "./method.js";
 import { openOnnxEngine } from "./onnx-engine.js";
 import { type LayerResult, operateLayers } from "./pipeline.js";
@@ -47,6 +56,9 @@ export async function* operateWithActivations(
   const threads = options.threads ?? availableParallelism();
   const runner = await LayerRunner.open(donor, { threads, memoryBytes: memoryBytes * COPIES_SHARE });
   const engine = await openOnnxEngine(threads);
+  const { gram = "auto" } = options;
+  const side = blockThreads(runner, gram, memoryBytes, threads);
+  const blocks = await openBlocks(side, threads, engine);
   try {
     checkTargets(runner, options.targets);
     const tokens = options.sequences.reduce((sum, { length }) => sum + length, 0);
@@ -58,17 +70,19 @@ export async function* operateWithActivations(
       const shares = await allocate(allocation, runner, options.sequences, target.sparsity, isTarget);
       targetOf = (tensor) => ({ kind: "sparsity", sparsity: shares.get(tensor) ?? target.sparsity });
     }
-    const blockBytes = Math.min(ACTIVATION_DEFAULTS.blockBytes, memoryBytes * ROWS_SHARE);
+    const blockBytes = Math.min(ACTIVATION_DEFAULTS.blockBytes, (memoryBytes * ROWS_SHARE) / side);
     yield* operateLayers(runner, options.sequences, {
       method: activationFlow({ blockBytes, ...options.settings }),
       target: targetOf,
       engine,
+      blocks,
       isTarget,
       signal: options.signal,
-      gramOf: (cols) => gramModeFor(cols, options.gram ?? "auto", memoryBytes),
+      gramOf: (cols) => gramModeFor(cols, gram, memoryBytes),
       ...(options.isDone === undefined ? {} : { isDone: options.isDone, stored: options.stored }),
     });
   } finally {
+    await blocks.close();
     await engine.release();
     await runner.close();
   }

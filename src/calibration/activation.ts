@@ -1,32 +1,21 @@
-import { DAMPING, meanEnergyOf, scaleGram } from "./algebra/damped.js";
+import type { RunnableJob } from "../threads/run-jobs.js";
+import { DAMPING, meanEnergyOf, type ScaledGram, scaleGram } from "./algebra/damped.js";
 import { isolationOf } from "./algebra/isolation.js";
 import { gramOf } from "./baselines/scores.js";
-import type { RightFactor } from "./engine.js";
+import type { BlockResult, RowBlock, StageOptions } from "./blocks/block.js";
+import { type BlockRunner, inlineBlocks } from "./blocks/runner.js";
 import {
   keepPerRow,
   type PruneMethod,
   type PruneResult,
-  type PruneTarget,
   type PruneTask,
   type StageRecord,
   type TiledStatistics,
 } from "./method.js";
-import { anchor, anchorPull } from "./stages/anchor.js";
-import { loadForSparsity, loadForSurvival, runFlow } from "./stages/flow.js";
-import { heal } from "./stages/heal.js";
-import { closeDead, selectEmergent, selectPattern, selectPerRow } from "./stages/select.js";
-import { sprout } from "./stages/sprout.js";
-import { TubeArena } from "./stages/tube-arena.js";
-import {
-  BYTES_PER_TUBE,
-  openTubes,
-  refreshPressure,
-  rowEnergies,
-  rowLosses,
-  type TubeRows,
-} from "./stages/tube-rows.js";
+import { anchorPull } from "./stages/anchor.js";
+import { BYTES_PER_TUBE } from "./stages/tube-rows.js";
 
-export interface ActivationOptions {
+export interface ActivationOptions extends StageOptions {
   /** ρ as a share of the mean of E[x̂²]: what keeps inputs that calibration hardly saw from being trusted. */
   readonly damping: number;
   /**
@@ -36,21 +25,9 @@ export interface ActivationOptions {
   readonly alpha: number;
   /** Share of `alpha` with which the drift of the residual stream is taken back. */
   readonly drift: number;
-  readonly anchorSteps: number;
-  readonly iterations: number;
-  readonly beta: number;
-  /** Healing steps before sprouting, after each of its rounds, and at the end. */
-  readonly firstHealSteps: number;
-  readonly sproutHealSteps: number;
-  readonly healSteps: number;
-  readonly sproutRounds: number;
-  /** Share of a row exchanged in the first round of sprouting. */
-  readonly sproutShare: number;
-  /** Without healing survivors keep the donor's bits; the mask is the same. */
-  readonly heal: boolean;
   /** Columns of a tile where the Gram is restricted. */
   readonly tileWidth: number;
-  /** Bytes the rows in work may take; more rows at once make larger products. */
+  /** Bytes the rows in work may take on one thread; more rows at once make larger products. */
   readonly blockBytes: number;
 }
 
@@ -68,11 +45,16 @@ export const ACTIVATION_DEFAULTS: ActivationOptions = {
   sproutShare: 0.06,
   heal: true,
   tileWidth: 256,
-  blockBytes: 128 * 2 ** 20,
+  blockBytes: 64 * 2 ** 20,
 };
 
-/** Bytes a tube while sprouting: the tubes themselves, and what the search keeps to go back to (two arrays of f32, two masks). */
-const BLOCK_BYTES_PER_TUBE = BYTES_PER_TUBE + 2 * 4 + 2;
+/**
+ * Bytes a tube of a block: the tubes themselves, what sprouting keeps to go back to (two arrays of f32, two masks), and the block as it came and goes (three
+ * of f32, a mask).
+ */
+const BLOCK_BYTES_PER_TUBE = BYTES_PER_TUBE + (2 * 4 + 2) + (3 * 4 + 1);
+/** Products of fewer rows than this spend more on fetching the coupling than on multiplying. */
+const LEAST_ROWS = 16;
 
 /** v2, the activation-aware flow, for one matrix; DESIGN.md §2 and docs/flows.md tell the mathematics. */
 export function activationFlow(options: Partial<ActivationOptions> = {}): PruneMethod {
@@ -83,75 +65,64 @@ export function activationFlow(options: Partial<ActivationOptions> = {}): PruneM
     reference: "docs/flows.md",
     needs: settings.alpha > 0 ? "both" : "gram",
     steps: "four",
-    prune: (task) => pruneWithActivationFlow(task, settings),
+    prune: async (task) => {
+      const result = new ResultBuilder(task, settings);
+      const runner = task.blocks ?? inlineBlocks(task.engine);
+      if (task.tiled === undefined) await operateWhole(task, settings, runner, result);
+      else await operateTiles(task, task.tiled, settings, runner, result);
+      return result.finish();
+    },
   };
-}
-
-/** Arenas between uses: their memory is as large as the largest block so far, and making one costs a page fault a page. */
-const arenas: TubeArena[] = [];
-
-async function pruneWithActivationFlow(task: PruneTask, options: ActivationOptions): Promise<PruneResult> {
-  const result = new ResultBuilder(task, options);
-  const arena = arenas.pop() ?? new TubeArena();
-  try {
-    if (task.tiled === undefined) await operateWhole(task, options, arena, result);
-    else await operateTiles(task, task.tiled, options, arena, result);
-  } finally {
-    arenas.push(arena);
-  }
-  return result.finish();
 }
 
 /** Every row against the whole Gram. */
 async function operateWhole(
   task: PruneTask,
   options: ActivationOptions,
-  arena: TubeArena,
+  runner: BlockRunner,
   result: ResultBuilder,
 ): Promise<void> {
-  const { rows, cols, engine, inputs, target } = task;
-  const gram = scaleGram(gramOf(task), cols, options.damping * meanEnergyOf(gramOf(task), cols));
-  const isolation = await isolationOf(gram.coupling, cols, engine);
-  const coupling = await engine.bind(gram.coupling, cols, cols);
+  const { rows, cols, engine, inputs, weights } = task;
+  const { gram, isolation } = await couplingOf(task, options.damping);
   const pull =
     inputs?.cross === undefined || options.alpha === 0
       ? undefined
       : await engine.bind(anchorPull(inputs.gram, inputs.cross, gram.scale, options.alpha), cols, cols);
-  const keep = target.kind === "sparsity" ? keepPerRow(rows, cols, target.sparsity) : undefined;
-  try {
-    for (const [top, bottom] of rowBlocks(rows, cols, options.blockBytes)) {
-      const donor = task.weights.subarray(top * cols, bottom * cols);
-      const { tubes, exchanged } = await operateRows(
-        {
-          drive: donor.map((weight, at) => weight * gram.scale[at % cols]),
-          rows: bottom - top,
-          cols,
-          coupling,
-          isolation,
-          target,
-          keep: keep?.subarray(top, bottom),
-          arena,
-          ...(pull === undefined
-            ? {}
-            : {
-                pull: async (pressure: Float32Array) => {
-                  await pull.multiply(donor, bottom - top, pressure);
-                  if (inputs?.drift !== undefined) {
-                    addScaled(pressure, inputs.drift.subarray(top * cols), gram.scale, options.alpha * options.drift);
-                  }
-                },
-              }),
-        },
-        options,
-        result.stages,
-      );
-      result.take(tubes, top, 0, gram.scale, exchanged);
+  const pressureOf = async (top: number, bottom: number): Promise<Float32Array> => {
+    const pressure = new Float32Array((bottom - top) * cols);
+    await pull!.multiply(weights.subarray(top * cols, bottom * cols), bottom - top, pressure);
+    if (inputs?.drift !== undefined) {
+      addScaled(pressure, inputs.drift.subarray(top * cols), gram.scale, options.alpha * options.drift);
     }
+    return pressure;
+  };
+  try {
+    await operateColumns(task, options, runner, result, {
+      left: 0,
+      blocks: rowBlocks(rows, cols, options.blockBytes, runner.width),
+      gram,
+      isolation,
+      ...(pull === undefined ? {} : { pressureOf }),
+    });
   } finally {
-    await coupling.release();
     await pull?.release();
   }
 }
+
+/** C and the isolation of a Gram: projections that read the same input share them. */
+async function couplingOf(task: PruneTask, damping: number): Promise<{ gram: ScaledGram; isolation: Float64Array }> {
+  const gram = gramOf(task);
+  const rho = damping * meanEnergyOf(gram, task.cols);
+  const known = couplings.get(gram);
+  if (known?.gram.damping === rho) return known;
+  const scaled = scaleGram(gram, task.cols, rho);
+  const coupling = { gram: scaled, isolation: await isolationOf(scaled.coupling, task.cols, task.engine) };
+  couplings.set(gram, coupling);
+  return coupling;
+}
+
+/** As long as a Gram lives, what was made of it does. */
+const couplings = new WeakMap<Float32Array, { gram: ScaledGram; isolation: Float64Array }>();
 
 /**
  * Columns in tiles, each against its own Gram alone. What the finished tiles leave undone (their lack W − X, seen through the Gram's strip
@@ -161,7 +132,7 @@ async function operateTiles(
   task: PruneTask,
   statistics: TiledStatistics,
   options: ActivationOptions,
-  arena: TubeArena,
+  runner: BlockRunner,
   result: ResultBuilder,
 ): Promise<void> {
   const { rows, cols, engine, target, weights } = task;
@@ -176,143 +147,106 @@ async function operateTiles(
     const strip = await statistics.strip(left, right);
     const gram = scaleGram(strip.gram.subarray(left * width, right * width), width, damping);
     const isolation = await isolationOf(gram.coupling, width, engine);
-    const coupling = await engine.bind(gram.coupling, width, width);
     const apart = strip.cross?.map((value, at) => options.alpha * (value - strip.gram[at]));
-    const keep = target.kind === "sparsity" ? keepPerRow(rows, width, target.sparsity) : undefined;
-    try {
-      for (const [top, bottom] of rowBlocks(rows, width, options.blockBytes)) {
-        const height = bottom - top;
-        const drive = new Float32Array(height * width);
-        for (let row = 0; row < height; row++) {
-          for (let col = 0; col < width; col++) {
-            drive[row * width + col] = weights[(top + row) * cols + left + col] * gram.scale[col];
-          }
-        }
-        const pull = async (pressure: Float32Array): Promise<void> => {
-          pressure.fill(0);
-          const whole = (matrix: Float32Array) => matrix.subarray(top * cols, bottom * cols);
-          const parts = [await engine.multiply(whole(lack), strip.gram, height, cols, width)];
-          if (apart !== undefined) parts.push(await engine.multiply(whole(weights), apart, height, cols, width));
-          for (const part of parts) addScaled(pressure, part, gram.scale, 1);
-          if (strip.drift !== undefined) {
-            addScaled(pressure, strip.drift.subarray(top * width), gram.scale, options.alpha * options.drift);
-          }
-        };
-        const { tubes, exchanged } = await operateRows(
-          {
-            drive,
-            rows: height,
-            cols: width,
-            coupling,
-            isolation,
-            target,
-            keep: keep?.subarray(top, bottom),
-            arena,
-            ...(left > 0 || apart !== undefined ? { pull } : {}),
-          },
-          options,
-          result.stages,
-        );
-        result.take(tubes, top, left, gram.scale, exchanged);
-        for (let row = 0; row < height; row++) {
-          for (let col = 0; col < width; col++) {
-            const at = (top + row) * cols + left + col;
-            lack[at] = weights[at] - result.weights[at];
-          }
-        }
+    const pressureOf = async (top: number, bottom: number): Promise<Float32Array> => {
+      const height = bottom - top;
+      const pressure = new Float32Array(height * width);
+      const whole = (matrix: Float32Array) => matrix.subarray(top * cols, bottom * cols);
+      const parts = [await engine.multiply(whole(lack), strip.gram, height, cols, width)];
+      if (apart !== undefined) parts.push(await engine.multiply(whole(weights), apart, height, cols, width));
+      for (const part of parts) addScaled(pressure, part, gram.scale, 1);
+      if (strip.drift !== undefined) {
+        addScaled(pressure, strip.drift.subarray(top * width), gram.scale, options.alpha * options.drift);
       }
-    } finally {
-      await coupling.release();
+      return pressure;
+    };
+    await operateColumns(task, options, runner, result, {
+      left,
+      blocks: rowBlocks(rows, width, options.blockBytes, runner.width),
+      gram,
+      isolation,
+      ...(left > 0 || apart !== undefined ? { pressureOf } : {}),
+    });
+    for (let row = 0; row < rows; row++) {
+      for (let at = row * cols + left, end = row * cols + right; at < end; at++) {
+        lack[at] = weights[at] - result.weights[at];
+      }
     }
   }
 }
 
-/** `[top, bottom)` of the rows worked on together. */
-function rowBlocks(rows: number, cols: number, blockBytes: number): [number, number][] {
-  const height = Math.max(1, Math.floor(blockBytes / (cols * BLOCK_BYTES_PER_TUBE)));
-  return Array.from({ length: Math.ceil(rows / height) }, (_, at) => [at * height, Math.min((at + 1) * height, rows)]);
+/** Columns of a matrix from `left` on that are coupled by `gram`, and how their rows are worked on. */
+interface Columns {
+  readonly left: number;
+  /** `[top, bottom)` of the rows worked on together. */
+  readonly blocks: readonly (readonly [number, number])[];
+  readonly gram: ScaledGram;
+  readonly isolation: Float64Array;
+  /** What moves the drive of these rows before anything dies. */
+  readonly pressureOf?: (top: number, bottom: number) => Promise<Float32Array>;
+}
+
+async function operateColumns(
+  { weights, rows, cols, target }: PruneTask,
+  options: ActivationOptions,
+  runner: BlockRunner,
+  result: ResultBuilder,
+  { left, blocks, gram, isolation, pressureOf }: Columns,
+): Promise<void> {
+  const started = performance.now();
+  const width = gram.n;
+  const keep = target.kind === "sparsity" ? keepPerRow(rows, width, target.sparsity) : undefined;
+  const operated: BlockResult[] = [];
+  async function* jobs(): AsyncGenerator<RunnableJob<RowBlock, BlockResult>> {
+    for (const [at, [top, bottom]] of blocks.entries()) {
+      const drive = new Float32Array((bottom - top) * width);
+      for (let row = 0; row < bottom - top; row++) {
+        const from = (top + row) * cols + left;
+        for (let col = 0; col < width; col++) drive[row * width + col] = weights[from + col] * gram.scale[col];
+      }
+      const job: RowBlock = {
+        rows: bottom - top,
+        drive,
+        ...(pressureOf === undefined ? {} : { pressure: await pressureOf(top, bottom) }),
+        ...(keep === undefined ? {} : { keep: keep.slice(top, bottom) }),
+      };
+      const done = (block: BlockResult): void => {
+        operated[at] = block;
+        result.take(block, [top, bottom], left, gram.scale);
+      };
+      yield { job, done };
+    }
+  }
+  await runner.operate({ cols: width, coupling: gram.coupling, isolation, target, options }, jobs());
+  result.count(operated, (performance.now() - started) / 1000);
+}
+
+/** `[top, bottom)` of blocks of equal size: none above `blockBytes`, as many for each of `width` threads, unless that makes them tiny. */
+export function rowBlocks(rows: number, cols: number, blockBytes: number, width = 1): [number, number][] {
+  const fewest = Math.ceil(rows / Math.max(1, Math.floor(blockBytes / (cols * BLOCK_BYTES_PER_TUBE))));
+  const even = Math.ceil(fewest / width) * width;
+  const count = Math.max(fewest, Math.min(even, Math.ceil(rows / LEAST_ROWS)));
+  const start = (block: number): number => Math.floor((block * rows) / count);
+  return Array.from({ length: count }, (_, at) => [start(at), start(at + 1)]);
 }
 
 /** pressure += factor · values / scale, column by column. */
 function addScaled(pressure: Float32Array, values: Float32Array, scale: Float64Array, factor: number): void {
-  for (let at = 0; at < pressure.length; at++) pressure[at] += (factor * values[at]) / scale[at % scale.length];
+  const width = scale.length;
+  for (let from = 0; from < pressure.length; from += width) {
+    for (let col = 0; col < width; col++) pressure[from + col] += (factor * values[from + col]) / scale[col];
+  }
 }
 
-interface Rows {
-  /** The donor's weights in the coordinates of the flow, w∘a; left as they are. */
-  readonly drive: Float32Array;
-  readonly rows: number;
-  readonly cols: number;
-  readonly coupling: RightFactor;
-  readonly isolation: Float64Array;
-  readonly target: PruneTarget;
-  /** Living tubes of each row, where the target is a sparsity. */
-  readonly keep: Int32Array | undefined;
-  readonly arena: TubeArena;
-  /** Fills in the pressure that moves the drive before anything dies. */
-  readonly pull?: (pressure: Float32Array) => Promise<void>;
-}
-
-/** All stages on one block of rows. */
-async function operateRows(
-  work: Rows,
-  options: ActivationOptions,
-  ledger: StageLedger,
-): Promise<{ tubes: TubeRows; exchanged: number }> {
-  const { rows, cols, coupling, isolation, target, keep, arena } = work;
-  ledger.start();
-  const tubes = openTubes(work.drive, rows, cols, coupling, arena);
-  if (work.pull !== undefined) {
-    await work.pull(tubes.pressure);
-    await anchor(tubes, options.anchorSteps);
-    ledger.spent("anchor");
-  }
-  ledger.addEnergy(await rowEnergies(tubes));
-
-  const load =
-    target.kind === "emergent"
-      ? loadForSurvival(tubes, target.survival, options.beta)
-      : loadForSparsity(
-          tubes,
-          target.kind === "pattern" ? 1 - target.pattern.keep / target.pattern.of : target.sparsity,
-          options.beta,
-        );
-  await runFlow(tubes, load, options);
-  if (target.kind === "emergent") selectEmergent(tubes, load, options.beta);
-  else if (target.kind === "pattern") selectPattern(tubes, target.pattern);
-  else selectPerRow(tubes, keep!);
-  await closeDead(tubes);
-  ledger.add("flow", rowLosses(tubes));
-
-  await heal(tubes, options.firstHealSteps);
-  ledger.add("first heal", rowLosses(tubes));
-  let exchanged = 0;
-  if (options.sproutRounds > 0) {
-    ({ exchanged } = await sprout(tubes, isolation, {
-      rounds: options.sproutRounds,
-      share: options.sproutShare,
-      healSteps: options.sproutHealSteps,
-      ...(target.kind === "pattern" ? { pattern: target.pattern } : {}),
-    }));
-    ledger.add("sprout", rowLosses(tubes));
-  }
-  await heal(tubes, options.healSteps);
-  ledger.add("heal", rowLosses(tubes));
-  if (!options.heal) {
-    // What will be written, and what that costs: the mask with the donor's weights behind it.
-    for (let at = 0; at < tubes.flow.length; at++) tubes.flow[at] = tubes.alive[at] === 1 ? work.drive[at] : 0;
-    await refreshPressure(tubes);
-    ledger.add("donor's bits", rowLosses(tubes));
-  }
-  return { tubes, exchanged };
-}
-
-/** Puts blocks together into the matrix they came from. */
+/** Puts blocks together into the matrix they came from, and their losses and seconds into those of its stages. */
 class ResultBuilder {
-  readonly stages = new StageLedger();
   readonly weights: Float32Array;
   private readonly alive: Uint8Array;
+  private readonly losses = new Map<string, number>();
+  private readonly seconds = new Map<string, number>();
+  private energy = 0;
   private exchanged = 0;
+  private readonly products = { flops: 0, seconds: 0 };
 
   constructor(
     private readonly task: PruneTask,
@@ -322,17 +256,36 @@ class ResultBuilder {
     this.alive = new Uint8Array(task.rows * task.cols);
   }
 
-  /** Take a block whose first row and column are `top` and `left`. */
-  take({ rows, cols, flow, alive }: TubeRows, top: number, left: number, scale: Float64Array, exchanged: number): void {
-    const { task, options, weights } = this;
-    this.exchanged += exchanged;
-    for (let row = 0; row < rows; row++) {
-      for (let col = 0; col < cols; col++) {
-        const at = row * cols + col;
-        if (alive[at] === 0) continue;
-        const position = (top + row) * task.cols + left + col;
-        this.alive[position] = 1;
-        weights[position] = options.heal ? flow[at] / scale[col] : task.weights[position];
+  /** Take a block of rows `[top, bottom)` whose first column is `left`. */
+  take(block: BlockResult, [top, bottom]: [number, number], left: number, scale: Float64Array): void {
+    const { task, options, weights, alive } = this;
+    const width = scale.length;
+    for (let row = top; row < bottom; row++) {
+      const from = (row - top) * width;
+      const to = row * task.cols + left;
+      for (let col = 0; col < width; col++) {
+        if (block.alive[from + col] === 0) continue;
+        alive[to + col] = 1;
+        weights[to + col] = options.heal ? block.flow[from + col] / scale[col] : task.weights[to + col];
+      }
+    }
+  }
+
+  /**
+   * Add up blocks that took `elapsed` seconds together: side by side each stage has its share of them. Losses are summed row by row in their order, so that
+   * the sum does not tell how they were shared out.
+   */
+  count(blocks: readonly BlockResult[], elapsed: number): void {
+    let busy = 0;
+    for (const { stages } of blocks) for (const { seconds } of stages) busy += seconds;
+    for (const { energies, exchanged, stages, products } of blocks) {
+      this.products.flops += products.flops;
+      this.products.seconds += products.seconds;
+      this.energy = addInOrder(this.energy, energies);
+      this.exchanged += exchanged;
+      for (const { stage, losses, seconds } of stages) {
+        this.seconds.set(stage, (this.seconds.get(stage) ?? 0) + (seconds / busy) * elapsed);
+        if (losses !== undefined) this.losses.set(stage, addInOrder(this.losses.get(stage) ?? 0, losses));
       }
     }
   }
@@ -342,41 +295,13 @@ class ResultBuilder {
     return {
       weights: this.weights,
       alive: this.alive,
-      stages: this.stages.records(),
+      stages: this.stages(),
       exchangedShare: living === 0 ? 0 : this.exchanged / living,
+      products: this.products,
     };
   }
-}
 
-/** Sums losses and seconds of each stage over the blocks of a matrix. */
-class StageLedger {
-  private readonly losses = new Map<string, number>();
-  private readonly seconds = new Map<string, number>();
-  private energy = 0;
-  private since = 0;
-
-  start(): void {
-    this.since = performance.now();
-  }
-
-  spent(stage: string): void {
-    const now = performance.now();
-    this.seconds.set(stage, (this.seconds.get(stage) ?? 0) + (now - this.since) / 1000);
-    this.since = now;
-  }
-
-  addEnergy(energies: Float64Array): void {
-    for (const energy of energies) this.energy += energy;
-  }
-
-  add(stage: string, losses: Float64Array): void {
-    let sum = this.losses.get(stage) ?? 0;
-    for (const loss of losses) sum += loss;
-    this.losses.set(stage, sum);
-    this.spent(stage);
-  }
-
-  records(): StageRecord[] {
+  private stages(): StageRecord[] {
     return [...this.seconds].map(([stage, seconds]) => {
       const loss = this.losses.get(stage);
       return loss === undefined
@@ -384,4 +309,10 @@ class StageLedger {
         : { stage, relativeError: this.energy > 0 ? loss / this.energy : 0, seconds };
     });
   }
+}
+
+function addInOrder(sum: number, values: Float64Array): number {
+  let total = sum;
+  for (const value of values) total += value;
+  return total;
 }

@@ -9,6 +9,9 @@ export type GramMode = "full" | "tile" | "auto";
 /** Matrices of (n, n) in f32 that a whole Gram costs at its peak: Gram and cross-Gram, coupling and pull, and the engine's packed copies of the two. */
 const WHOLE_GRAM_COPIES = 6;
 
+/** Copies of a coupling that a thread which works on blocks holds while it binds it: as it came, and packed by its engine. */
+const THREAD_COPIES = 2;
+
 /** How the budget is shared out: f32 copies of weights, whole Grams, the rows in work; half of it is for activations. */
 export const COPIES_SHARE = 1 / 8;
 const GRAM_SHARE = 1 / 4;
@@ -19,6 +22,20 @@ const ACTIVATIONS_SHARE = 1 / 2;
 export function gramModeFor(cols: number, mode: GramMode, memoryBytes: number): "full" | "tile" {
   if (mode !== "auto") return mode;
   return WHOLE_GRAM_COPIES * 4 * cols * cols <= memoryBytes * GRAM_SHARE ? "full" : "tile";
+}
+
+/**
+ * Threads that can work on blocks of rows side by side, of `threads`: each has a copy of the coupling, and the widest one that is used whole must fit what the
+ * Grams leave of their share.
+ */
+export function blockThreads(runner: LayerRunner, mode: GramMode, memoryBytes: number, threads: number): number {
+  const { hiddenSize, intermediateSize, headCount, headDim } = runner.architecture;
+  const whole = [hiddenSize, intermediateSize, headCount * headDim].filter(
+    (cols) => gramModeFor(cols, mode, memoryBytes) === "full",
+  );
+  const matrixBytes = 4 * Math.max(1, ...whole) ** 2;
+  const room = memoryBytes * GRAM_SHARE - WHOLE_GRAM_COPIES * matrixBytes;
+  return Math.max(1, Math.min(threads, Math.floor(room / (THREAD_COPIES * matrixBytes))));
 }
 
 /**

@@ -1,3 +1,5 @@
+import type { ProductWork } from "./blocks/block.js";
+import type { BlockRunner } from "./blocks/runner.js";
 import type { MatrixEngine } from "./engine.js";
 import type { Pattern } from "./stages/select.js";
 
@@ -49,6 +51,8 @@ export interface PruneTask {
   /** In place of `inputs` where the Gram is restricted to tiles of columns; only the activation flow knows what to do with it. */
   readonly tiled?: TiledStatistics;
   readonly engine: MatrixEngine;
+  /** Where blocks of rows are worked on, for methods that know them; default one after the other on `engine`. */
+  readonly blocks?: BlockRunner;
 }
 
 export interface StageRecord {
@@ -59,6 +63,7 @@ export interface StageRecord {
    * Gram weighs them; in tiles a sum over tiles. Absent for `anchor`, which moves what is aimed at.
    */
   readonly relativeError?: number;
+  /** Of the matrix's time: where blocks run side by side, this stage's share of it. */
   readonly seconds: number;
 }
 
@@ -70,6 +75,8 @@ export interface PruneResult {
   readonly stages: readonly StageRecord[];
   /** Tubes that sprouted where selection had left none, as a share of the living. */
   readonly exchangedShare?: number;
+  /** Products of blocks with the coupling, for benches: seconds summed over threads. */
+  readonly products?: ProductWork;
 }
 
 /** A way to prune one matrix; all are run by the same pipeline. */

@@ -3,6 +3,8 @@ import type { Activations, LayerRunner, LayerState } from "../probe/layer-runner
 import { type Projection, STEPS, type Step } from "../probe/steps.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { batchesOf } from "./batches.js";
+import type { ProductWork } from "./blocks/block.js";
+import type { BlockRunner } from "./blocks/runner.js";
 import type { MatrixEngine } from "./engine.js";
 import { decodeFloats, encodeFloats } from "./float-bits.js";
 import type { PruneMethod, PruneTarget, PruneTask, StageRecord } from "./method.js";
@@ -25,6 +27,7 @@ export interface OperatedTensor {
   readonly survivorsChanged: number;
   readonly stages: readonly StageRecord[];
   readonly exchangedShare?: number;
+  readonly products?: ProductWork;
   readonly seconds: number;
 }
 
@@ -40,6 +43,8 @@ export interface PipelineOptions {
   /** What a tensor should lose; the same for all, or as an allocation says. */
   readonly target: PruneTarget | ((tensor: string) => PruneTarget);
   readonly engine: MatrixEngine;
+  /** As `PruneTask` has it. */
+  readonly blocks?: BlockRunner | undefined;
   /** Tensors that are operated on; default all projections. */
   readonly isTarget?: (tensor: string) => boolean;
   /** Whether the Gram of a place with so many inputs is held whole or used in tiles; default whole. Only methods in four steps know tiles. */
@@ -265,6 +270,7 @@ class LayerWork {
         target: typeof target === "function" ? target(tensor) : target,
         ...statistics,
         engine: options.engine,
+        ...(options.blocks === undefined ? {} : { blocks: options.blocks }),
       });
       const bytes = encodeFloats(result.weights, dtype);
       const stored = decodeFloats(bytes, dtype);
@@ -290,6 +296,7 @@ class LayerWork {
         survivorsChanged,
         stages: result.stages,
         ...(result.exchangedShare === undefined ? {} : { exchangedShare: result.exchangedShare }),
+        ...(result.products === undefined ? {} : { products: result.products }),
         seconds,
       });
     }

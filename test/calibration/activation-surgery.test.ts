@@ -2,10 +2,11 @@ import { expect, test } from "vitest";
 import { type ActivationSurgeryOptions, operateWithActivations } from "../../dist/calibration/activation-surgery.js";
 import { openCalibration } from "../../dist/calibration/calibration-source.js";
 import { decodeFloats } from "../../dist/calibration/float-bits.js";
-import { gramModeFor } from "../../dist/calibration/memory.js";
+import { blockThreads, gramModeFor } from "../../dist/calibration/memory.js";
 import type { OperatedTensor } from "../../dist/calibration/pipeline.js";
 import { readTensor } from "../../dist/calibration/tensor-reader.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
+import type { LayerRunner } from "../../dist/probe/layer-runner.js";
 
 const donor = await openDonor("examples/donors/loam");
 const calibration = await (await openCalibration(donor, { samples: 4, window: 48, seed: 2, threads: 1 })).take();
@@ -54,6 +55,14 @@ test("the same again, resumed after a layer: the same bytes", async () => {
   for (const [name, { bytes }] of rest) expect(bytes, name).toEqual(whole.get(name)!.bytes);
 });
 
+test("on two threads: the same bytes and errors", async () => {
+  const [alone, beside] = [await run(), await run({ threads: 2 })];
+  for (const [name, { bytes, stages }] of beside) {
+    expect(bytes, name).toEqual(alone.get(name)!.bytes);
+    expect(stages.at(-1)!.relativeError).toBe(alone.get(name)!.stages.at(-1)!.relativeError);
+  }
+});
+
 test("without healing survivors keep their bits; patterns hold; tiles work", async () => {
   const pattern = { kind: "pattern", pattern: { keep: 2, of: 4 } } as const;
   const tensors = await run({
@@ -90,4 +99,16 @@ test("what does not fit or is not known is refused", async () => {
   await expect(run({ targets: new Set(["lm_head.weight"]) })).rejects.toMatchObject({ code: "USAGE_TARGET" });
   expect([512, 18_944].map((cols) => gramModeFor(cols, "auto", 8 * 2 ** 30))).toEqual(["full", "tile"]);
   expect(gramModeFor(18_944, "full", 1)).toBe("full");
+});
+
+test("as many threads take blocks side by side as their copies of the coupling have room", () => {
+  const GiB = 2 ** 30;
+  const runner = { architecture: { hiddenSize: 3584, intermediateSize: 18_944, headCount: 28, headDim: 128 } };
+  const count = (mode: "auto" | "full", memory: number, threads: number) =>
+    blockThreads(runner as unknown as LayerRunner, mode, memory, threads);
+  expect(count("auto", 8 * GiB, 16)).toBe(16);
+  expect(count("auto", 3 * GiB, 16)).toBe(4);
+  // One copy of a Gram of 18,944 inputs is 1.4 GB.
+  expect(count("full", 8 * GiB, 16)).toBe(1);
+  expect(count("full", 64 * GiB, 16)).toBe(2);
 });

@@ -2,6 +2,7 @@ import { scaleGram } from "../../dist/calibration/algebra/damped.js";
 import { plainEngine } from "../../dist/calibration/engine.js";
 import type { PruneTask } from "../../dist/calibration/method.js";
 import { openTubes, type TubeRows } from "../../dist/calibration/stages/tube-rows.js";
+import { StatisticsCollector } from "../../dist/calibration/statistics.js";
 
 /** Numbers that look random and are always the same for a seed (a linear congruential generator, Numerical Recipes). */
 export function randomSource(seed: number): { uniform: () => number; gauss: () => number } {
@@ -100,4 +101,29 @@ export function relativeError(task: PruneTask, weights: Float32Array): number {
     }
   }
   return lost / energy;
+}
+
+/** A task without its statistics, and the two streams, drift and token weights they come from. */
+export function twoStreamTask(rows: number, cols: number, tokens: number, target: PruneTask["target"]) {
+  const donor = correlatedInputs(cols, tokens, 61);
+  const noise = correlatedInputs(cols, tokens, 62);
+  const operated = donor.map((value, at) => 0.95 * value + 0.1 * noise[at]);
+  const drift = correlatedInputs(rows, tokens, 63).map((value) => 0.05 * value);
+  const weights = Float64Array.from({ length: tokens }, (_, token) => 0.5 + (token % 7) / 7);
+  const chunk = { operated, donor, drift, weights };
+  const base = { name: "two streams", rows, cols, weights: gaussWeights(rows, cols, 64), target, engine: plainEngine };
+  return { base, chunk };
+}
+
+export async function collectStatistics(
+  cols: number,
+  rows: number,
+  { operated, donor, drift, weights }: ReturnType<typeof twoStreamTask>["chunk"],
+) {
+  const weigh = (values: Float32Array) =>
+    values.map((value, at) => value * weights[Math.floor((at * weights.length) / values.length)]);
+  const collector = new StatisticsCollector(cols, plainEngine, true);
+  await collector.add(weigh(operated), weigh(donor));
+  await collector.addDrift(weigh(operated), weigh(drift), rows);
+  return collector.finish();
 }

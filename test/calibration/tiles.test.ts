@@ -1,39 +1,14 @@
 import { expect, test } from "vitest";
 import { activationFlow } from "../../dist/calibration/activation.js";
 import { plainEngine } from "../../dist/calibration/engine.js";
-import type { PruneTask } from "../../dist/calibration/method.js";
 import { StatisticsCollector, tiledStatistics } from "../../dist/calibration/statistics.js";
-import { correlatedInputs, gaussWeights, relativeError } from "./synthetic.js";
-
-function taskOf(rows: number, cols: number, tokens: number, target: PruneTask["target"]) {
-  const donor = correlatedInputs(cols, tokens, 61);
-  const noise = correlatedInputs(cols, tokens, 62);
-  const operated = donor.map((value, at) => 0.95 * value + 0.1 * noise[at]);
-  const drift = correlatedInputs(rows, tokens, 63).map((value) => 0.05 * value);
-  const weights = Float64Array.from({ length: tokens }, (_, token) => 0.5 + (token % 7) / 7);
-  const chunk = { operated, donor, drift, weights };
-  const base = { name: "tiles", rows, cols, weights: gaussWeights(rows, cols, 64), target, engine: plainEngine };
-  return { base, chunk };
-}
+import { collectStatistics, correlatedInputs, gaussWeights, relativeError, twoStreamTask } from "./synthetic.js";
 
 const half = { kind: "sparsity", sparsity: 0.5 } as const;
 
-async function collect(
-  cols: number,
-  rows: number,
-  { operated, donor, drift, weights }: ReturnType<typeof taskOf>["chunk"],
-) {
-  const weigh = (values: Float32Array) =>
-    values.map((value, at) => value * weights[Math.floor((at * weights.length) / values.length)]);
-  const collector = new StatisticsCollector(cols, plainEngine, true);
-  await collector.add(weigh(operated), weigh(donor));
-  await collector.addDrift(weigh(operated), weigh(drift), rows);
-  return collector.finish();
-}
-
 test("strips are the columns of the whole statistics", async () => {
-  const { chunk } = taskOf(6, 20, 80, half);
-  const whole = await collect(20, 6, chunk);
+  const { chunk } = twoStreamTask(6, 20, 80, half);
+  const whole = await collectStatistics(20, 6, chunk);
   const strip = await tiledStatistics([chunk], 20, plainEngine).strip(8, 13);
   for (const [name, rows] of [
     ["gram", 20],
@@ -49,8 +24,8 @@ test("strips are the columns of the whole statistics", async () => {
 });
 
 test("a matrix of one tile comes out as with the whole Gram", async () => {
-  const { base, chunk } = taskOf(8, 32, 160, half);
-  const whole = await activationFlow().prune({ ...base, inputs: await collect(32, 8, chunk) });
+  const { base, chunk } = twoStreamTask(8, 32, 160, half);
+  const whole = await activationFlow().prune({ ...base, inputs: await collectStatistics(32, 8, chunk) });
   const tiled = await activationFlow().prune({ ...base, tiled: tiledStatistics([chunk], 32, plainEngine) });
   expect(tiled.alive.filter((bit, at) => bit !== whole.alive[at]).length).toBeLessThanOrEqual(4);
   expect(tiled.stages.at(-1)!.relativeError).toBeCloseTo(whole.stages.at(-1)!.relativeError!, 3);
@@ -93,8 +68,8 @@ test.each([[half], [{ kind: "pattern", pattern: { keep: 2, of: 4 } } as const]])
 
 test("with every tube kept, each tile solves for what donor, drift and the tiles before it ask of it", async () => {
   const [rows, cols, alpha] = [5, 20, 0.6];
-  const { base, chunk } = taskOf(rows, cols, 120, { kind: "sparsity", sparsity: 0 });
-  const { gram, cross, drift } = await collect(cols, rows, chunk);
+  const { base, chunk } = twoStreamTask(rows, cols, 120, { kind: "sparsity", sparsity: 0 });
+  const { gram, cross, drift } = await collectStatistics(cols, rows, chunk);
   const flow = activationFlow({ alpha, damping: 1e-7, tileWidth: 12, anchorSteps: 80, healSteps: 80 });
   const { weights } = await flow.prune({ ...base, tiled: tiledStatistics([chunk], cols, plainEngine) });
   // What is left of (W − X) G + α (W (K − G) + R), the later tile's weights being still the donor's while the first is solved.
@@ -124,9 +99,11 @@ test.each([
   ["whole", 40 * 31 * 3],
   ["in tiles", 16 * 31 * 3],
 ])("blocks of rows change nothing where donor and drift pull (%s)", async (kind, blockBytes) => {
-  const { base, chunk } = taskOf(10, 40, 200, half);
+  const { base, chunk } = twoStreamTask(10, 40, 200, half);
   const statistics =
-    kind === "whole" ? { inputs: await collect(40, 10, chunk) } : { tiled: tiledStatistics([chunk], 40, plainEngine) };
+    kind === "whole"
+      ? { inputs: await collectStatistics(40, 10, chunk) }
+      : { tiled: tiledStatistics([chunk], 40, plainEngine) };
   const once = await activationFlow({ tileWidth: 16 }).prune({ ...base, ...statistics });
   const inBlocks = await activationFlow({ tileWidth: 16, blockBytes }).prune({ ...base, ...statistics });
   expect(inBlocks.weights).toEqual(once.weights);

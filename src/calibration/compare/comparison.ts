@@ -15,8 +15,10 @@ import {
 import { TextTokenizer } from "../../probe/tokenizer.js";
 import { PHYSARIUM_VERSION } from "../../version.js";
 import { type Allocation, allocate } from "../allocation.js";
+import { openBlocks } from "../blocks/runner.js";
 import { longEnough, splitText, takeSamples } from "../calibration-text.js";
 import { decodeFloats } from "../float-bits.js";
+import { blockThreads, defaultMemoryBytes } from "../memory.js";
 import type { PruneMethod, PruneTarget } from "../method.js";
 import { openOnnxEngine } from "../onnx-engine.js";
 import { operateLayers, type PipelineOptions } from "../pipeline.js";
@@ -59,6 +61,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   const threads = options.threads ?? availableParallelism();
   const runner = await LayerRunner.open(donor, { threads });
   const engine = await openOnnxEngine(threads);
+  const blocks = await openBlocks(blockThreads(runner, "full", defaultMemoryBytes(), threads), threads, engine);
   try {
     const maxPositions = runner.architecture.maxPositions;
     const text = await prepare(options.text, tokenizer, maxPositions, options.protocol);
@@ -128,6 +131,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         method,
         target: shares === undefined ? target : (name) => ({ kind: "sparsity", sparsity: shares.get(name)! }),
         engine,
+        blocks,
       })) {
         if (options.signal?.aborted) throw stopped();
         options.onProgress?.(
@@ -155,6 +159,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       };
     }
   } finally {
+    await blocks.close();
     await engine.release();
     await runner.close();
   }

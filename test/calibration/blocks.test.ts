@@ -1,0 +1,93 @@
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { activationFlow, rowBlocks } from "../../dist/calibration/activation.js";
+import { openBlocks, threadedBlocks } from "../../dist/calibration/blocks/runner.js";
+import { plainEngine } from "../../dist/calibration/engine.js";
+import { openOnnxEngine } from "../../dist/calibration/onnx-engine.js";
+import { tiledStatistics } from "../../dist/calibration/statistics.js";
+import { hasEngine } from "../probe/engine-present.js";
+import { collectStatistics, twoStreamTask } from "./synthetic.js";
+
+const half = { kind: "sparsity", sparsity: 0.5 } as const;
+const twoOfFour = { kind: "pattern", pattern: { keep: 2, of: 4 } } as const;
+
+test("blocks cover all rows once, alike in size, within the bytes, as many for each thread", () => {
+  const size = fc.integer({ min: 1, max: 5000 });
+  fc.assert(
+    fc.property(
+      size,
+      size,
+      fc.integer({ min: 1, max: 1 << 24 }),
+      fc.integer({ min: 1, max: 16 }),
+      (rows, cols, bytes, width) => {
+        const blocks = rowBlocks(rows, cols, bytes, width);
+        expect(blocks[0][0]).toBe(0);
+        expect(blocks.at(-1)![1]).toBe(rows);
+        const heights = blocks.map(([top, bottom], at) => {
+          if (at > 0) expect(top).toBe(blocks[at - 1][1]);
+          return bottom - top;
+        });
+        const [least, most] = [Math.min(...heights), Math.max(...heights)];
+        expect(least).toBeGreaterThan(0);
+        expect(most - least).toBeLessThanOrEqual(1);
+        // 44 bytes a tube: what a block holds at its widest.
+        if (most > 1) expect(most * cols * 44).toBeLessThanOrEqual(bytes);
+        if (rows >= 16 * width && bytes >= 44 * cols * 16) expect(blocks.length % width === 0 || least < 16).toBe(true);
+      },
+    ),
+  );
+});
+
+describe.skipIf(!hasEngine)("threads", () => {
+  test.each([
+    ["whole", half],
+    ["whole", twoOfFour],
+    ["in tiles", half],
+  ] as const)("give what one engine gives, bit for bit, records included (%s, %j)", async (kind, target) => {
+    const [rows, cols] = [150, 72];
+    const { base, chunk } = twoStreamTask(rows, cols, 400, target);
+    const statistics =
+      kind === "whole"
+        ? { inputs: await collectStatistics(cols, rows, chunk) }
+        : { tiled: tiledStatistics([chunk], cols, plainEngine) };
+    const flow = activationFlow({ tileWidth: 40 });
+    const engine = await openOnnxEngine(1);
+    const blocks = await threadedBlocks(3, 1);
+    try {
+      const alone = await flow.prune({ ...base, ...statistics, engine });
+      const beside = await flow.prune({ ...base, ...statistics, engine, blocks });
+      expect(beside.weights).toEqual(alone.weights);
+      expect(beside.alive).toEqual(alone.alive);
+      expect(beside.exchangedShare).toBe(alone.exchangedShare);
+      expect(beside.stages.map(({ stage }) => stage)).toEqual(["anchor", "flow", "first heal", "sprout", "heal"]);
+      expect(beside.stages.map(({ relativeError }) => relativeError)).toEqual(
+        alone.stages.map(({ relativeError }) => relativeError),
+      );
+    } finally {
+      await blocks.close();
+      await engine.release();
+    }
+  });
+
+  test("an error on a thread fails the matrix, and does not hang", async () => {
+    const { base, chunk } = twoStreamTask(40, 24, 100, half);
+    const inputs = await collectStatistics(24, 40, chunk);
+    const blocks = await threadedBlocks(2, 1);
+    const broken = {
+      ...blocks,
+      operate: (setup: Parameters<typeof blocks.operate>[0], jobs: Parameters<typeof blocks.operate>[1]) =>
+        blocks.operate({ ...setup, cols: 25 }, jobs),
+    };
+    try {
+      await expect(activationFlow().prune({ ...base, inputs, blocks: broken })).rejects.toThrow();
+    } finally {
+      await blocks.close();
+    }
+  });
+});
+
+test("one thread for blocks is this one", async () => {
+  const blocks = await openBlocks(1, 8, plainEngine);
+  expect(blocks.width).toBe(1);
+  await blocks.close();
+});
