@@ -98,6 +98,11 @@ class WeightChecks {
     return this.setup.flow === undefined;
   }
 
+  /** What the check of the living weights is called. */
+  private get survivorCheck(): string {
+    return this.heals ? "healed survivors counted" : "survivors unchanged";
+  }
+
   async run(): Promise<WeightAudit> {
     const { setup, findings, targets } = this;
     const { blockSize } = setup.params;
@@ -107,7 +112,7 @@ class WeightChecks {
       const promise = this.heals
         ? "every weight is the donor's bits, +0, or one of as many healed survivors as the ledger counts"
         : "every weight is the donor's bits or +0";
-      findings.check("survivors unchanged", `${targets.length} targets: ${promise}`);
+      findings.check(this.survivorCheck, `${targets.length} targets: ${promise}`);
     }
     findings.check("digests equal the ledger's", `${this.tensors.length} tensors`);
     await runJobs(this.pieceJobs(), this.pool, setup.signal);
@@ -199,7 +204,7 @@ class WeightChecks {
       const element = (recount.firstWrong - tensor.info.byteOffset) / bytesPerFloat(target.dtype);
       const row = Math.floor(element / target.cols);
       this.findings.differ(
-        "survivors unchanged",
+        this.survivorCheck,
         place(tensor),
         recount.wrong === 0
           ? `no weight is healed, the ledger counts ${healed}`

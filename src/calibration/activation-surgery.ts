@@ -4,7 +4,7 @@ import { PhysariumError } from "../errors.js";
 import { LayerRunner } from "../probe/layer-runner.js";
 import { ACTIVATION_DEFAULTS, type ActivationOptions, activationFlow } from "./activation.js";
 import { type Allocation, allocate } from "./allocation.js";
-import { openBlocks } from "./blocks/runner.js";
+import { type BlockRunner, openBlocks } from "./blocks/runner.js";
 import {
   blockThreads,
   COPIES_SHARE,
@@ -58,8 +58,9 @@ export async function* operateWithActivations(
   const engine = await openOnnxEngine(threads);
   const { gram = "auto" } = options;
   const side = blockThreads(runner, gram, memoryBytes, threads);
-  const blocks = await openBlocks(side, threads, engine);
+  let blocks: BlockRunner | undefined;
   try {
+    blocks = await openBlocks(side, threads, engine);
     checkTargets(runner, options.targets);
     const tokens = options.sequences.reduce((sum, { length }) => sum + length, 0);
     checkMemory(runner, tokens, memoryBytes);
@@ -82,7 +83,7 @@ export async function* operateWithActivations(
       ...(options.isDone === undefined ? {} : { isDone: options.isDone, stored: options.stored }),
     });
   } finally {
-    await blocks.close();
+    await blocks?.close();
     await engine.release();
     await runner.close();
   }

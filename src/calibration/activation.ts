@@ -187,7 +187,7 @@ interface Columns {
 }
 
 async function operateColumns(
-  { weights, rows, cols, target }: PruneTask,
+  { weights, rows, cols, target, signal }: PruneTask,
   options: ActivationOptions,
   runner: BlockRunner,
   result: ResultBuilder,
@@ -217,7 +217,7 @@ async function operateColumns(
       yield { job, done };
     }
   }
-  await runner.operate({ cols: width, coupling: gram.coupling, isolation, target, options }, jobs());
+  await runner.operate({ cols: width, coupling: gram.coupling, isolation, target, options }, jobs(), signal);
   result.count(operated, (performance.now() - started) / 1000);
 }
 

@@ -1,12 +1,12 @@
 import { basename } from "node:path";
 import { sha256 } from "hash-wasm";
 import type { Donor } from "../checkpoint/donor.js";
-import { readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { architectureOf } from "../probe/families/registry.js";
 import { LayerRunner } from "../probe/layer-runner.js";
 import { ModelConfig } from "../probe/model-config.js";
-import { DEFAULT_MAX_WINDOW, decodeText, type ProtocolOptions, prepareText } from "../probe/protocols.js";
+import { DEFAULT_MAX_WINDOW, type ProtocolOptions, prepareText } from "../probe/protocols.js";
+import { readTextFile } from "../probe/text-file.js";
 import { TextTokenizer } from "../probe/tokenizer.js";
 import { takeSamples } from "./calibration-text.js";
 import { writeOwnCalibration } from "./self-calibration.js";
@@ -89,8 +89,13 @@ export async function openCalibration(donor: Donor, request: CalibrationRequest)
       },
     };
   }
-  const bytes = await readSmallFile(path, undefined, 1 << 30);
-  const prepared = prepareText(decodeText(bytes, path), tokenizer, maxPositions, { ...request.protocol, window });
+  const { bytes, text } = await readTextFile(path);
+  const prepared = prepareText(text, tokenizer, maxPositions, {
+    ...request.protocol,
+    window,
+    // In order, the first samples are all that is needed of a text that may be long.
+    ...(seed === 0 ? { limit: samples } : {}),
+  });
   const sequences = takeSamples(prepared, { samples, seed }).calibration.map(({ ids }) => ids);
   const record = await recordOf(sequences, basename(path), await sha256(bytes), window, seed);
   return { samples: record.samples, tokens: record.tokens, take: async () => ({ sequences, record }) };

@@ -6,7 +6,7 @@ export { defaultMemoryBytes } from "../probe/memory.js";
 /** How the Gram of a place is used: whole, in tiles of columns, or as memory allows. */
 export type GramMode = "full" | "tile" | "auto";
 
-/** Matrices of (n, n) in f32 that a whole Gram costs at its peak: Gram and cross-Gram, coupling and pull, and the engine's packed copies of the two. */
+/** Matrices of (n, n) in f32 that a whole Gram costs at its peak: Gram and cross-Gram, coupling and pull, the pull packed by the engine, and the coupling packed or as threads are handed it. */
 const WHOLE_GRAM_COPIES = 6;
 
 /** Copies of a coupling that a thread which works on blocks holds while it binds it: as it came, and packed by its engine. */

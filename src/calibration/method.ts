@@ -53,6 +53,8 @@ export interface PruneTask {
   readonly engine: MatrixEngine;
   /** Where blocks of rows are worked on, for methods that know them; default one after the other on `engine`. */
   readonly blocks?: BlockRunner;
+  /** Ends a method that takes long, with `STOPPED`. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface StageRecord {

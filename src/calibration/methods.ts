@@ -22,13 +22,15 @@ export const METHODS: readonly PruneMethod[] = [
   activationFlow(),
 ];
 
-/** Methods by name; `all` is every one. Throws `USAGE_METHOD` for a name nobody has. */
+/** Methods by name, each once; `all` is every one. Throws `USAGE_METHOD` for a name nobody has, or no name. */
 export function chooseMethods(names: readonly string[]): PruneMethod[] {
-  if (names.includes("all")) return [...METHODS];
-  return names.map((name) => {
-    const method = METHODS.find((candidate) => candidate.name === name);
-    if (method !== undefined) return method;
-    const known = METHODS.map((candidate) => candidate.name).join(", ");
-    throw new PhysariumError("USAGE_METHOD", `--methods ${name}: known are all, ${known}`, { method: name });
-  });
+  const known = METHODS.map(({ name }) => name);
+  const unknown = names.length === 0 ? "" : names.find((name) => name !== "all" && !known.includes(name));
+  if (unknown !== undefined) {
+    throw new PhysariumError("USAGE_METHOD", `--methods "${unknown}": known are all, ${known.join(", ")}`, {
+      method: unknown,
+    });
+  }
+  const chosen = names.includes("all") ? known : [...new Set(names)];
+  return chosen.map((name) => METHODS.find((method) => method.name === name)!);
 }

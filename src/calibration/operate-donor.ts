@@ -30,6 +30,10 @@ export interface ActivationSettings {
 }
 
 export interface ActivationRun {
+  /** What calibrates: a text may give fewer samples than were asked for. */
+  readonly samplesAsked: number;
+  readonly samples: number;
+  readonly tokens: number;
   /** The samples; takes long where the donor writes them itself. */
   calibrate(signal?: AbortSignal): Promise<Calibration>;
   /** Layer by layer; `stored` gives what an earlier run finished. */
@@ -69,6 +73,9 @@ export async function openActivationRun(
     await runner.close();
   }
   return {
+    samplesAsked: samples,
+    samples: source.samples,
+    tokens: source.tokens,
     calibrate: (signal) => source.take(signal),
     layers: (sequences, stored, signal) =>
       operateWithActivations(donor, {

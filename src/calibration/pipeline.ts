@@ -2,6 +2,7 @@ import { PhysariumError } from "../errors.js";
 import type { Activations, LayerRunner, LayerState } from "../probe/layer-runner.js";
 import { type Projection, STEPS, type Step } from "../probe/steps.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
+import { meanEnergyOf } from "./algebra/damped.js";
 import { batchesOf } from "./batches.js";
 import type { ProductWork } from "./blocks/block.js";
 import type { BlockRunner } from "./blocks/runner.js";
@@ -27,6 +28,8 @@ export interface OperatedTensor {
   readonly survivorsChanged: number;
   readonly stages: readonly StageRecord[];
   readonly exchangedShare?: number;
+  /** How the Gram of its inputs was used. */
+  readonly gram: "whole" | "tiles";
   readonly products?: ProductWork;
   readonly seconds: number;
 }
@@ -56,7 +59,7 @@ export interface PipelineOptions {
   /** Tensors an interrupted run has operated on, and their stored bytes: they are run through, not operated on again. */
   readonly isDone?: (tensor: string) => boolean;
   readonly stored?: (tensor: string) => Promise<Uint8Array>;
-  /** Stops between two steps, throwing `STOPPED`: what was yielded before stays good. */
+  /** Stops the work, throwing `STOPPED`: what was yielded before stays good. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -110,7 +113,7 @@ class LayerWork {
 
   /** Each step's statistics come from the steps before it, operated on. */
   async runInFourSteps(): Promise<LayerResult> {
-    const { runner, layer, chunks, options } = this;
+    const { runner, layer, chunks } = this;
     const states: { donor: LayerState | undefined; operated: LayerState }[] = [];
     for (const { donor, operated } of chunks) {
       const operatedState = await this.timed("forward", () => runner.begin(layer, operated));
@@ -121,9 +124,10 @@ class LayerWork {
       states.push({ operated: operatedState, donor: donor === undefined ? undefined : (donorState ?? operatedState) });
     }
     for (const step of STEPS) {
-      if (options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
       if (this.isAnyMissing(step)) {
-        await this.operate(step, await this.gather(step, states));
+        const statistics = await this.gather(step, states);
+        this.checkFinite(step, statistics);
+        await this.operate(step, statistics);
       } else await this.takeStored(step);
       for (const state of states) {
         const { donor, operated } = state;
@@ -158,9 +162,11 @@ class LayerWork {
     }
     for (const step of STEPS) {
       const collector = collectors.get(step);
-      if (this.isAnyMissing(step))
-        await this.operate(step, collector === undefined ? {} : { inputs: collector.finish() });
-      else await this.takeStored(step);
+      if (this.isAnyMissing(step)) {
+        const statistics = collector === undefined ? {} : { inputs: collector.finish() };
+        this.checkFinite(step, statistics);
+        await this.operate(step, statistics);
+      } else await this.takeStored(step);
     }
     if (options.method.needs !== "weights") {
       for (const chunk of chunks) {
@@ -190,6 +196,18 @@ class LayerWork {
       const { dtype } = await readTensor(this.runner.donor, tensor);
       this.supplied.set(tensor, decodeFloats(await this.options.stored!(tensor), dtype));
     }
+  }
+
+  /** Throws `DONOR_NON_FINITE` where what a step's projections see is no number. */
+  private checkFinite(step: Step, { inputs, tiled }: Pick<PruneTask, "inputs" | "tiled">): void {
+    const size =
+      tiled?.meanEnergy ?? (inputs === undefined ? 0 : meanEnergyOf(inputs.gram, Math.sqrt(inputs.gram.length)));
+    if (Number.isFinite(size)) return;
+    throw new PhysariumError(
+      "DONOR_NON_FINITE",
+      `layer ${this.layer}: the inputs of ${step} are NaN or infinite on the calibration tokens; a weight the forward pass reads before them (embedding, norm, bias) is damaged, or the activations overflow`,
+      { layer: this.layer, step },
+    );
   }
 
   private async gather(
@@ -271,6 +289,7 @@ class LayerWork {
         ...statistics,
         engine: options.engine,
         ...(options.blocks === undefined ? {} : { blocks: options.blocks }),
+        signal: options.signal,
       });
       const bytes = encodeFloats(result.weights, dtype);
       const stored = decodeFloats(bytes, dtype);
@@ -295,6 +314,7 @@ class LayerWork {
         zeros,
         survivorsChanged,
         stages: result.stages,
+        gram: statistics.tiled === undefined ? "whole" : "tiles",
         ...(result.exchangedShare === undefined ? {} : { exchangedShare: result.exchangedShare }),
         ...(result.products === undefined ? {} : { products: result.products }),
         seconds,
@@ -303,6 +323,7 @@ class LayerWork {
   }
 
   private async timed<T>(part: "forward" | "gram", work: () => Promise<T>): Promise<T> {
+    if (this.options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
     const started = performance.now();
     try {
       return await work();

@@ -4,10 +4,10 @@ import { sha256 } from "hash-wasm";
 import { chooseSequences, writeGrams } from "../calibration/collect.js";
 import { modelFingerprint } from "../calibration/gram-file.js";
 import { donorName } from "../checkpoint/donor.js";
-import { readSmallFile } from "../checkpoint/file-layer.js";
 import { printable } from "../errors.js";
 import { inspectModel } from "../probe/layer-runner.js";
-import { decodeText, prepareText } from "../probe/protocols.js";
+import { prepareText } from "../probe/protocols.js";
+import { readTextFile } from "../probe/text-file.js";
 import { TextTokenizer } from "../probe/tokenizer.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { toInteger } from "./arguments.js";
@@ -49,10 +49,10 @@ export function registerCalibrate(program: Command): void {
     .action(async (modelPath: string, flags: CalibrateFlags) => {
       const { text, out, normsOnly, samples, seed, json, device, threads, memory, ...protocol } = flags;
       const { donor, architecture } = await inspectModel(resolve(modelPath));
-      const bytes = await readSmallFile(resolve(text));
+      const file = await readTextFile(resolve(text));
       const tokenizer = await TextTokenizer.open(donor.path);
       const options = toProtocolOptions(protocol);
-      const prepared = prepareText(decodeText(bytes, text), tokenizer, architecture.maxPositions, options);
+      const prepared = prepareText(file.text, tokenizer, architecture.maxPositions, options);
       const sequences = chooseSequences(prepared.sequences, samples, seed);
       const kind = normsOnly ? "norms" : "gram";
       const { name, window, bos } = prepared.record;
@@ -65,7 +65,7 @@ export function registerCalibrate(program: Command): void {
           modelFingerprint: await modelFingerprint(donor),
           modelName: donorName(donor.path),
           textName: basename(text),
-          textSha256: await sha256(bytes),
+          textSha256: await sha256(file.bytes),
           protocol: JSON.stringify({ name, window, bos }),
           seed,
           physariumVersion: PHYSARIUM_VERSION,

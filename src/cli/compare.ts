@@ -1,17 +1,18 @@
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
-import { compareMethods } from "../calibration/compare/comparison.js";
-import type { ComparisonRecord } from "../calibration/compare/comparison-record.js";
+import { type ComparisonOptions, compareMethods } from "../calibration/compare/comparison.js";
+import type { ComparisonRecord, ComparisonRow } from "../calibration/compare/comparison-record.js";
 import type { PruneTarget } from "../calibration/method.js";
 import { chooseMethods, METHODS } from "../calibration/methods.js";
 import { parsePattern } from "../calibration/stages/select.js";
 import { attempt } from "../checkpoint/file-layer.js";
-import { PhysariumError } from "../errors.js";
+import { isPhysariumError, PhysariumError } from "../errors.js";
 import { comparisonCsv, renderComparison, targetOf } from "../report/comparison.js";
 import { comparisonPicture } from "../report/pictures/comparison.js";
+import { refuseInside } from "../surgery/output-folder.js";
 import { toInteger } from "./arguments.js";
-import { addProtocolOptions, type ProtocolFlags, toProtocolOptions } from "./probe-options.js";
+import { addProtocolOptions, checkProtocolFlags, type ProtocolFlags, toProtocolOptions } from "./probe-options.js";
 import { stopSignal } from "./stop-signal.js";
 
 interface Flags extends ProtocolFlags {
@@ -63,11 +64,13 @@ Example:
       const titles = Object.fromEntries(METHODS.map(({ name, title }) => [name, title]));
       const say = flags.quiet || flags.json ? () => {} : (words: string) => process.stderr.write(`${words}\n`);
       const earlier = folder === undefined ? undefined : await readEarlier(folder);
-      const record = await compareMethods(donor, {
+      const targets = targetsOf(flags);
+      if (folder !== undefined) await claim(folder, resolve(donor));
+      const options: ComparisonOptions = {
         text: resolve(flags.text),
         ...(flags.calibration === undefined ? {} : { calibration: resolve(flags.calibration) }),
         methods: chooseMethods(listOf(flags.methods)),
-        targets: targetsOf(flags),
+        targets,
         protocol: toProtocolOptions(protocolOf(flags)),
         samples: positive("--samples", flags.samples),
         seed: flags.seed,
@@ -81,16 +84,34 @@ Example:
           say(`${targetOf(row)} ${row.method}: perplexity ${row.perplexity.toFixed(3)} (${words})`);
           if (folder !== undefined) await keep(folder, soFar, titles);
         },
+      };
+      const record = await compareMethods(donor, options).catch((error: unknown) => {
+        throw isPhysariumError(error, "STOPPED") ? stopped(folder) : error;
       });
       process.stdout.write(flags.json ? `${JSON.stringify(record)}\n` : renderComparison(record, titles));
     });
 }
 
-function protocolOf({ protocol, window, stride, bos, rows, separator, limit }: Flags): ProtocolFlags {
-  return { protocol, window, stride, bos, rows, separator, limit };
+function stopped(folder: string | undefined): PhysariumError {
+  const advice =
+    folder === undefined
+      ? "nothing was kept: with --out a stopped comparison can go on"
+      : "give the same command again to go on from the last row";
+  return new PhysariumError("STOPPED", `stopped; ${advice}`);
+}
+
+/** Without the least length: calibration and scoring ask for that where they choose sequences. */
+function protocolOf(flags: Flags): ProtocolFlags {
+  checkProtocolFlags(flags);
+  const { protocol, window, stride, bos, rows, separator, skip, limit } = flags;
+  return { protocol, window, stride, bos, rows, separator, skip, limit };
 }
 
 function targetsOf(flags: Flags): PruneTarget[] {
+  const texts = [...listOf(flags.sparsity ?? ""), ...listOf(flags.pattern ?? "")];
+  if (texts.length === 0 && (flags.sparsity ?? flags.pattern) !== undefined) {
+    throw new PhysariumError("USAGE_SPARSITY", "--sparsity and --pattern are empty: expected lists as 0.5,0.6 and 2:4");
+  }
   const targets: PruneTarget[] = [
     ...listOf(flags.sparsity ?? (flags.pattern === undefined ? "0.5" : "")).map((text): PruneTarget => {
       const sparsity = Number(text);
@@ -104,11 +125,10 @@ function targetsOf(flags: Flags): PruneTarget[] {
   return targets;
 }
 
+/** The parts between commas, each once. */
 function listOf(text: string): string[] {
-  return text
-    .split(",")
-    .map((part) => part.trim())
-    .filter((part) => part !== "");
+  const parts = text.split(",").map((part) => part.trim());
+  return [...new Set(parts.filter((part) => part !== ""))];
 }
 
 function positive(flag: string, value: number): number {
@@ -136,9 +156,28 @@ async function readEarlier(folder: string): Promise<ComparisonRecord | undefined
   throw new PhysariumError("USAGE_OUTPUT", `${path}: this is no record of a comparison; give another --out`, { path });
 }
 
-/** Every row is on disk before the next begins; each file is replaced whole. */
-async function keep(folder: string, record: ComparisonRecord, titles: Record<string, string>): Promise<void> {
+/** Make the folder before anything takes long. Throws `USAGE_OUTPUT_OVERLAP` inside the donor, `USAGE_OUTPUT` where others' files would be replaced. */
+async function claim(folder: string, donor: string): Promise<void> {
+  await refuseInside(folder, donor);
   await attempt("making the folder", folder, () => mkdir(folder, { recursive: true }));
+  const found = await attempt("listing", folder, () => readdir(folder));
+  const foreign = found.filter((name) => name.startsWith("compare.") && !found.includes(FILE));
+  if (foreign.length > 0) {
+    throw new PhysariumError(
+      "USAGE_OUTPUT",
+      `${folder}: ${foreign.join(", ")} would be replaced, and no ${FILE} says that they are ours; give another --out`,
+      { foreign },
+    );
+  }
+}
+
+/** Every row is on disk before the next begins; each file is replaced whole. Rows that another run has added meanwhile stay. */
+async function keep(folder: string, made: ComparisonRecord, titles: Record<string, string>): Promise<void> {
+  const beside = await readEarlier(folder);
+  const others = beside?.fingerprint === made.fingerprint ? beside.rows : [];
+  const isSame = (a: ComparisonRow, b: ComparisonRow) => a.method === b.method && targetOf(a) === targetOf(b);
+  const missing = others.filter((other) => !made.rows.some((row) => isSame(row, other)));
+  const record = { ...made, rows: [...made.rows, ...missing] };
   const files: [string, string][] = [
     [FILE, `${JSON.stringify(record, undefined, 2)}\n`],
     ["compare.md", renderComparison(record, titles)],

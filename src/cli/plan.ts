@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { defaultMemoryBytes, gramModeFor } from "../calibration/memory.js";
 import type { ActivationSettings } from "../calibration/operate-donor.js";
 import { openDonor } from "../checkpoint/donor.js";
+import { nodeFiles } from "../checkpoint/file-layer.js";
 import { jsonLine, printable } from "../errors.js";
 import { checkOptions } from "../surgery/options.js";
 import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
@@ -29,14 +30,29 @@ Examples:
       const donor = await openDonor(resolve(donorPath));
       const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)), true);
       const rate = await measureReadRate(plan);
-      if (flags.json) for (const text of jsonOf(plan, rate)) process.stdout.write(text);
-      else process.stdout.write(`${describe(plan, rate)}\n`);
+      const calibrated = await calibratedOn(plan);
+      if (flags.json) for (const text of jsonOf(plan, rate, calibrated)) process.stdout.write(text);
+      else process.stdout.write(`${describe(plan, rate, calibrated)}\n`);
     });
 }
 
+/** What v2 would calibrate on. Throws what surgery would: a plan that surgery refuses is none. */
+async function calibratedOn(plan: Plan): Promise<Calibrated | undefined> {
+  const { activation } = plan.options;
+  if (activation === undefined || plan.targetTensors === 0) return undefined;
+  const { openActivation } = await import("../surgery/activation.js");
+  const { samples, tokens } = await openActivation(plan, activation, nodeFiles, false);
+  return { samples, tokens };
+}
+
+interface Calibrated {
+  readonly samples: number;
+  readonly tokens: number;
+}
+
 /** The plan as one line of JSON, in pieces: that of 100,000 tensors takes 30 MB, and several times that as objects. */
-function* jsonOf(plan: Plan, rate: number): Generator<string> {
-  yield jsonLine(toJson(plan, rate)).replace(/\}\n$/, ',"tensors":[');
+function* jsonOf(plan: Plan, rate: number, calibrated: Calibrated | undefined): Generator<string> {
+  yield jsonLine(toJson(plan, rate, calibrated)).replace(/\}\n$/, ',"tensors":[');
   let separator = "";
   for (const { tensors } of plan.shards) {
     for (let start = 0; start < tensors.length; start += TENSORS_PER_WRITE) {
@@ -70,7 +86,7 @@ function tensorToJson(tensor: PlannedTensor) {
 }
 
 /** All but the tensors, in snake_case as every JSON of ours. */
-function toJson(plan: Plan, rate: number) {
+function toJson(plan: Plan, rate: number, calibrated: Calibrated | undefined) {
   const { donor, options, memory } = plan;
   return {
     donor: {
@@ -88,7 +104,7 @@ function toJson(plan: Plan, rate: number) {
       beta: options.params.beta,
       survival: isSurvivalInForce(plan) ? options.params.survival : null,
     },
-    activation: options.activation === undefined ? null : activationJson(plan, options.activation),
+    activation: options.activation === undefined ? null : activationJson(plan, options.activation, calibrated),
     target_sparsity: options.targetSparsity ?? null,
     target_tensors: plan.targetTensors,
     target_weights: plan.targetWeights,
@@ -115,14 +131,14 @@ function estimate(plan: Plan, rate: number): number {
   return (plan.bytesToRead + plan.bytesToWrite) / rate;
 }
 
-function describe(plan: Plan, rate: number): string {
+function describe(plan: Plan, rate: number, calibrated: Calibrated | undefined): string {
   const { donor, options, memory, shards } = plan;
   const n = (value: number) => value.toLocaleString("en-US");
   const { blockSize, nIter, beta } = options.params;
   const lines = [
     `donor     ${printable(donor.path)}: ${n(donor.tensorCount)} tensors in ${shards.length} ${shards.length === 1 ? "file" : "shards"}, ${n(donor.totalSize)} bytes, ${n(donor.modelWeights)} weights`,
-    `flow      ${options.flow} (${options.flowVersion}), tiles of ${blockSize} × ${blockSize}, ${nIter} iterations, β = ${beta}, ${aimOf(plan)}`,
-    ...(options.activation === undefined ? [] : activationLines(plan, options.activation)),
+    `flow      ${options.flow} (${options.flowVersion}), ${options.activation === undefined ? `tiles of ${blockSize} × ${blockSize}, ` : ""}${nIter} iterations, β = ${beta}, ${aimOf(plan)}`,
+    ...(options.activation === undefined ? [] : activationLines(plan, options.activation, calibrated)),
     `targets   ${n(plan.targetTensors)} tensors, ${n(plan.targetWeights)} weights (${percent(plan.targetWeights, donor.modelWeights)} of the model) in ${n(plan.tiles)} tiles`,
     ...groupLines(plan, "target"),
     `carried   ${n(donor.tensorCount - plan.targetTensors)} tensors, byte for byte`,
@@ -159,26 +175,32 @@ function isSurvivalInForce({ options }: Plan): boolean {
 }
 
 /** Calibration, Grams and budget of v2. */
-function activationLines(plan: Plan, settings: ActivationSettings): string[] {
-  const { calibration, samples, window, seed } = settings;
-  const { memory_bytes, grams } = activationJson(plan, settings);
+function activationLines(plan: Plan, settings: ActivationSettings, calibrated: Calibrated | undefined): string[] {
+  const { calibration, seed, protocol, options } = settings;
+  const { memory_bytes, grams, samples, tokens } = activationJson(plan, settings, calibrated);
   const source = calibration === undefined ? "text the donor writes itself" : printable(calibration);
-  const wide = Object.entries(grams).map(([cols, mode]) => `${cols} inputs ${mode}`);
+  const wide = Object.entries(grams).map(
+    ([cols, mode]) => `${cols} inputs ${mode === "tile" ? `in tiles of ${plan.options.params.blockSize}` : "whole"}`,
+  );
+  const read = Object.entries(protocol ?? {}).map(([name, value]) => `, ${name} ${value}`);
   return [
-    `calibrate ${samples} samples of ${window === undefined ? "a window (at most 2,048 tokens)" : `${window} tokens`} of ${source}, seed ${seed}`,
+    `calibrate ${samples} samples${tokens === null ? "" : `, ${tokens.toLocaleString("en-US")} tokens`} of ${source}, seed ${seed}${printable(read.join(""))}`,
+    `survivors ${options?.heal === false ? "keep the donor's bits (--no-heal)" : "are healed by least squares"}`,
     `budget    ${(memory_bytes / 2 ** 30).toFixed(1)} GiB (--memory); Grams: ${wide.join(", ")}`,
   ];
 }
 
-function activationJson({ shards }: Plan, settings: ActivationSettings) {
-  const { target, calibration, samples, window, seed, allocation, gram, options } = settings;
+function activationJson({ shards }: Plan, settings: ActivationSettings, calibrated: Calibrated | undefined) {
+  const { target, calibration, window, protocol, seed, allocation, gram, options } = settings;
   const memoryBytes = settings.memoryBytes ?? defaultMemoryBytes();
   const widths = new Set(shards.flatMap(({ tensors }) => tensors.flatMap((tensor) => tensor.target?.cols ?? [])));
   return {
     target,
     calibration: calibration ?? null,
-    samples,
+    samples: calibrated?.samples ?? settings.samples,
+    tokens: calibrated?.tokens ?? null,
     window: window ?? null,
+    protocol: protocol ?? null,
     seed,
     allocation,
     heal: options?.heal ?? true,

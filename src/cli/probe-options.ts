@@ -56,6 +56,7 @@ export function addProtocolOptions(command: Command): Command {
 }
 
 export function toProtocolOptions(flags: ProtocolFlags): ProtocolOptions {
+  checkProtocolFlags(flags);
   const { protocol, ...rest } = flags;
   if (protocol !== "wikitext" && protocol !== "documents") {
     throw new PhysariumError("USAGE_PROTOCOL", `--protocol ${protocol}: known are wikitext and documents`, {
@@ -63,4 +64,24 @@ export function toProtocolOptions(flags: ProtocolFlags): ProtocolOptions {
     });
   }
   return { ...rest, protocol };
+}
+
+/** Throws `USAGE_PROTOCOL` for numbers that cannot be, and flags that the protocol would not look at: taken in silence they would claim otherwise. */
+export function checkProtocolFlags({ protocol, separator, rows, skip, limit, minTokens }: ProtocolFlags): void {
+  const least = { "--skip": [skip, 0], "--limit": [limit, 1], "--min-tokens": [minTokens, 1] } as const;
+  for (const [flag, [value, smallest]] of Object.entries(least)) {
+    if (value !== undefined && value < smallest) {
+      throw new PhysariumError("USAGE_PROTOCOL", `${flag} ${value}: expected at least ${smallest}`, { value });
+    }
+  }
+  const isDocuments = protocol === "documents";
+  const idle = [
+    ["--separator", separator !== undefined && !isDocuments, "documents"],
+    ["--min-tokens", minTokens !== undefined && !isDocuments, "documents"],
+    ["--rows", rows === true && isDocuments, "wikitext"],
+  ] as const;
+  for (const [flag, isIdle, needed] of idle) {
+    if (isIdle)
+      throw new PhysariumError("USAGE_PROTOCOL", `${flag} goes with --protocol ${needed}; add that, or leave it out`);
+  }
 }

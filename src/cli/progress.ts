@@ -9,8 +9,11 @@ export interface ProgressStyle {
 
 /** Progress of anything measured in bytes, on stderr. */
 export interface ByteProgress {
-  /** `words` stand behind the figures: what the bytes are. */
-  update(bytesDone: number, bytesTotal: number, words?: string): void;
+  /**
+   * `words` stand behind the figures: what the bytes are. `left`: the time left by someone who knows better than the bytes' pace; the pace is not shown
+   * then.
+   */
+  update(bytesDone: number, bytesTotal: number, words?: string, left?: string): void;
   /** A line of its own that stays. */
   note(line: string): void;
   stop(): void;
@@ -29,20 +32,20 @@ function barProgress(title: string): ByteProgress {
   let bar: SingleBar | undefined;
   const meter = new Meter();
   return {
-    update(bytesDone, bytesTotal, words = "") {
-      const { rate, left } = meter.measure(bytesDone, bytesTotal);
+    update(bytesDone, bytesTotal, words = "", known = undefined) {
+      const pace = meter.words(bytesDone, bytesTotal, known);
       if (bar === undefined) {
         bar = new SingleBar({
           stream: process.stderr,
           hideCursor: true,
           clearOnComplete: true,
           fps: 10,
-          format: `${title} {bar} {percentage}% · {rate} · {left} left {words}`,
+          format: `${title} {bar} {percentage}% · {pace} left {words}`,
           barsize: 24,
         });
-        bar.start(bytesTotal, bytesDone, { rate, left, words });
+        bar.start(bytesTotal, bytesDone, { pace, words });
       }
-      bar.update(bytesDone, { rate, left, words: words === "" ? "" : `· ${words}` });
+      bar.update(bytesDone, { pace, words: words === "" ? "" : `· ${words}` });
     },
     note(line) {
       bar?.stop();
@@ -60,15 +63,13 @@ function lineProgress(title: string): ByteProgress {
   const meter = new Meter();
   let lastLine = performance.now() - LINE_EVERY_MS + PATIENCE_MS;
   return {
-    update(bytesDone, bytesTotal, words = "") {
+    update(bytesDone, bytesTotal, words = "", known = undefined) {
       const now = performance.now();
       if (now - lastLine < LINE_EVERY_MS) return;
       lastLine = now;
-      const { rate, left } = meter.measure(bytesDone, bytesTotal);
+      const pace = meter.words(bytesDone, bytesTotal, known);
       const percent = bytesTotal === 0 ? 100 : (100 * bytesDone) / bytesTotal;
-      process.stderr.write(
-        `${title} ${percent.toFixed(0)} %, ${rate}, ${left} left${words === "" ? "" : `, ${words}`}\n`,
-      );
+      process.stderr.write(`${title} ${percent.toFixed(0)} %, ${pace} left${words === "" ? "" : `, ${words}`}\n`);
     },
     note(line) {
       process.stderr.write(`${printable(line)}\n`);
@@ -80,13 +81,13 @@ function lineProgress(title: string): ByteProgress {
 class Meter {
   private readonly startMs = performance.now();
 
-  measure(bytesDone: number, bytesTotal: number): { rate: string; left: string } {
+  /** Rate and time left, or the time left alone where it is known otherwise. */
+  words(bytesDone: number, bytesTotal: number, known: string | undefined): string {
+    if (known !== undefined) return known;
     const seconds = (performance.now() - this.startMs) / 1000;
     const bytesPerSecond = seconds === 0 ? 0 : bytesDone / seconds;
-    return {
-      rate: `${(bytesPerSecond / 1e9).toFixed(2)} GB/s`,
-      left: bytesPerSecond === 0 ? "…" : duration((bytesTotal - bytesDone) / bytesPerSecond),
-    };
+    const left = bytesPerSecond === 0 ? "…" : duration((bytesTotal - bytesDone) / bytesPerSecond);
+    return `${(bytesPerSecond / 1e9).toFixed(2)} GB/s, ${left}`;
   }
 }
 

@@ -44,7 +44,7 @@ export function addSurgeryOptions(command: Command): Command {
     .option("--survival <x>", `drive below which a tube starves (default: ${survival})`, toNumber)
     .option(
       "--target-sparsity <fraction>",
-      "search the survival that leaves this fraction of zeros over all targets; reads the targets once more",
+      "leave this fraction of zeros over all targets: magnitude and balanced search the survival, which reads them once more; activation keeps so many a row",
       toNumber,
     )
     .option("--include <regexp>", "operate on the matrices whose names match, and on no others")

@@ -2,8 +2,9 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
 import { addSections, renderDocuments } from "../documents.js";
-import { jsonLine, printable } from "../errors.js";
+import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { estimateWorth } from "../pack/worth.js";
+import { readTextFile } from "../probe/text-file.js";
 import { type ReportInput, renderSummary } from "../report/index.js";
 import type { SurgeryEvent } from "../surgery/events.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
@@ -50,6 +51,7 @@ Examples:
     )
     .action(async (donorPath: string, outputPath: string, flags: Flags) => {
       const signal = stopSignal();
+      if (flags.eval !== undefined) await checkText(resolve(flags.eval));
       const donor = await openDonor(resolve(donorPath));
       const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)));
       const show = createEventPrinter(flags);
@@ -64,7 +66,14 @@ Examples:
           measure: async (folder) => ({ worth: await estimateWorth(await openDonor(folder)) }),
         });
         show.stop();
-        const report = await addQuality(result, donor.path, flags);
+        let report: ReportInput = result.report;
+        let unmeasured: unknown;
+        try {
+          report = await addQuality(result, donor.path, flags, signal);
+        } catch (error) {
+          // The output stands all the same: say so first.
+          unmeasured = error;
+        }
         if (flags.json) {
           process.stdout.write(jsonLine({ event: "finished", state: result.state, output: result.outputPath, report }));
         } else if (!flags.quiet) {
@@ -74,10 +83,27 @@ Examples:
             );
           process.stdout.write(`${renderSummary(report)}\n`);
         }
+        if (unmeasured !== undefined) throw afterwards(unmeasured, result.outputPath, donor.path);
       } finally {
         show.stop();
       }
     });
+}
+
+/** A text that cannot be measured on is refused before surgery, not after it. Throws `IO_*`, `USAGE_TEXT_*`. */
+async function checkText(path: string): Promise<void> {
+  const { text } = await readTextFile(path);
+  if (text.trim() !== "") return;
+  throw new PhysariumError("USAGE_TEXT_EMPTY", `${path}: the text is empty; there is nothing to predict`, { path });
+}
+
+/** An error of the measurement behind a finished operation. */
+function afterwards(error: unknown, output: string, donor: string): unknown {
+  if (!isPhysariumError(error, "STOPPED")) return error;
+  return new PhysariumError(
+    "STOPPED",
+    `${output}: the operation is finished, measuring it was stopped; physarium eval ${output} --text FILE --against ${donor} does that again`,
+  );
 }
 
 /** With `--eval`: what surgery cost, measured on the finished output and added to its report. */
@@ -85,11 +111,16 @@ async function addQuality(
   { outputPath, report }: OperationResult,
   donorPath: string,
   flags: Flags,
+  signal: AbortSignal,
 ): Promise<ReportInput> {
   if (flags.eval === undefined) return report;
   const { evaluate } = await import("../probe/evaluate.js");
   const onProgress = flags.quiet || flags.json ? {} : { onProgress: lineProgress() };
-  const { quality } = await evaluate(outputPath, resolve(flags.eval), { against: donorPath, ...onProgress });
+  const { quality } = await evaluate(outputPath, resolve(flags.eval), {
+    against: donorPath,
+    signal,
+    ...onProgress,
+  });
   return addSections(outputPath, { quality });
 }
 
@@ -110,6 +141,8 @@ function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; s
     };
   }
   const progress = createProgress("physarium", flags);
+  // Bytes written say nothing about v2's pace, layers do.
+  let left = flags.flow === "activation" ? "…" : undefined;
   return {
     event(event) {
       if (event.event === "progress") {
@@ -121,17 +154,21 @@ function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; s
           event.bytes_done,
           event.bytes_total,
           `${event.phase} ${event.tensors_done}/${event.tensors_total} tensors${killed}`,
+          left,
         );
       } else if (event.event === "note") progress.note(event.message);
       else if (event.event === "warning") progress.note(`warning: ${event.message} [${event.code}]`);
       else if (event.event === "layer") {
-        const { layer, layers, loss_before, loss_after, seconds_left } = event;
+        const { layer, layers, loss_before, loss_after, seconds_left, is_done } = event;
+        left = duration(seconds_left);
         const losses =
           loss_before === undefined || loss_after === undefined
-            ? "nothing to operate on"
+            ? is_done
+              ? "done by an earlier run"
+              : "nothing to operate on"
             : `relative output error ${loss_before.toPrecision(3)} → ${loss_after.toPrecision(3)}`;
-        const left = layer + 1 < layers ? `, about ${duration(seconds_left)} left` : "";
-        progress.note(`layer ${layer + 1} of ${layers}: ${losses}${left}`);
+        const more = layer + 1 < layers ? `, about ${left} left` : "";
+        progress.note(`layer ${layer + 1} of ${layers}: ${losses}${more}`);
       } else if (event.event === "searched") {
         const expected = (100 * event.expected_sparsity).toFixed(3);
         progress.note(

@@ -1,15 +1,15 @@
 import { basename, join } from "node:path";
 import { sha256 } from "hash-wasm";
 import { type Donor, donorName } from "../checkpoint/donor.js";
-import { readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
 import { Engine } from "./engine.js";
 import { type Activations, inspectModel, LayerRunner, type RunnerOptions } from "./layer-runner.js";
 import { defaultMemoryBytes } from "./memory.js";
-import { decodeText, type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./protocols.js";
+import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./protocols.js";
 import type { ModelQuality, QualitySection } from "./quality.js";
 import { Scorer } from "./scorer.js";
+import { readTextFile } from "./text-file.js";
 import { readOptionalJson, TextTokenizer } from "./tokenizer.js";
 
 export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
@@ -18,6 +18,8 @@ export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
   /** Tokens in one run of the engine (at least one sequence); default 2048. More share the cost of casts, and need more memory. */
   readonly batchTokens?: number;
   readonly onProgress?: (done: number, total: number) => void;
+  /** Ends the run between two batches, with `STOPPED`. */
+  readonly signal?: AbortSignal;
 }
 
 export interface Evaluation {
@@ -30,9 +32,6 @@ export interface Evaluation {
   readonly unknownTokens: number;
 }
 
-/** Texts longer than this are refused: they would be tokens of weeks. */
-const MAX_TEXT_BYTES = 1 << 30;
-
 /**
  * Perplexity of a model on a text file, and with `against` its divergence from the donor.
  *
@@ -44,8 +43,7 @@ export async function evaluate(
   textPath: string,
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
-  const bytes = await readSmallFile(textPath, undefined, MAX_TEXT_BYTES);
-  const text = decodeText(bytes, textPath);
+  const { bytes, text } = await readTextFile(textPath);
   const inspected = await inspectModel(modelPath);
   const models = [inspected.donor];
   if (options.against !== undefined) models.unshift((await inspectModel(options.against)).donor);
@@ -102,6 +100,7 @@ export async function runModels(
     const offsets = offsetsOf(sequences);
     let done = 0;
     for (const batch of batches) {
+      if (options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
       const { ids, places, targets, positions } = layOut(sequences, batch, offsets);
       const residuals: Activations[] = [];
       for (const runner of runners) residuals.push(await runner.forward(await runner.embed(ids)));

@@ -72,7 +72,11 @@ export function prepareText(
   if (isDocuments) return documents(text, tokenizer, window, bos, options);
 
   const whole = options.rows ? joinRows(text) : text;
-  const stream = [...(bos === undefined ? [] : [bos.id]), ...tokenizer.encode(whole)];
+  const wanted =
+    options.limit === undefined || options.stride !== undefined
+      ? Number.POSITIVE_INFINITY
+      : ((options.skip ?? 0) + options.limit) * window;
+  const stream = firstTokens(whole, tokenizer, bos, wanted);
   const unknownTokens = countUnknown(stream, tokenizer);
   const sequences = options.stride === undefined ? sideBySide(stream, window) : strided(stream, window, options.stride);
   if (sequences.length === 0) {
@@ -90,6 +94,33 @@ export function prepareText(
     joiner: options.rows ? ROW_JOINER : null,
     separator: null,
   });
+}
+
+/**
+ * BOS and the text's tokens, the first `wanted` of them: of a long text only as much is encoded as that takes. What is cut off begins a line, and tokens near the
+ * cut are not used: they might be others had the text gone on.
+ */
+function firstTokens(
+  text: string,
+  tokenizer: TextTokenizer,
+  bos: SpecialToken | undefined,
+  wanted: number,
+): readonly number[] {
+  const start = bos === undefined ? [] : [bos.id];
+  for (let length = 8 * (wanted + NEAR_A_CUT); length < text.length; length *= 2) {
+    const ids = start.concat(tokenizer.encode(text.slice(0, lineStartBefore(text, length))));
+    if (ids.length >= wanted + NEAR_A_CUT) return ids.slice(0, wanted);
+  }
+  const ids = start.concat(tokenizer.encode(text));
+  return ids.length > wanted ? ids.slice(0, wanted) : ids;
+}
+
+const NEAR_A_CUT = 256;
+
+/** The last place up to `end` where a line begins with something else than white space; `end` if there is none. */
+function lineStartBefore(text: string, end: number): number {
+  for (let at = end; at > 1; at--) if (text[at - 1] === "\n" && text[at].trim() !== "") return at;
+  return end;
 }
 
 const ROW_JOINER = "\n\n";
@@ -208,39 +239,4 @@ function countUnknown(ids: readonly number[], tokenizer: TextTokenizer, isWhole 
     );
   }
   return unknown;
-}
-
-/** Decode a text file; throws `USAGE_TEXT_ENCODING` with the first byte that is no UTF-8. */
-export function decodeText(bytes: Uint8Array, name: string): string {
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-  } catch (error) {
-    const at = firstInvalidByte(bytes);
-    throw new PhysariumError(
-      "USAGE_TEXT_ENCODING",
-      `${name}: the text is not UTF-8 (byte ${at}); convert it, for example with iconv`,
-      { name, byteOffset: at },
-      error,
-    );
-  }
-}
-
-/** The longest valid prefix, by bisection: a prefix is valid when decoding it as a stream does not throw. */
-function firstInvalidByte(bytes: Uint8Array): number {
-  const isValid = (length: number): boolean => {
-    try {
-      new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, length), { stream: true });
-      return true;
-    } catch {
-      return false;
-    }
-  };
-  let valid = 0;
-  let invalid = bytes.length + 1;
-  while (invalid - valid > 1) {
-    const middle = (valid + invalid) >>> 1;
-    if (isValid(middle)) valid = middle;
-    else invalid = middle;
-  }
-  return valid;
 }

@@ -6,9 +6,13 @@ type TensorStages = ActivationSection["tensors"][number];
 
 /** What v2 did: its calibration, and what each of its stages left of the error, by projection. */
 export function activationBlocks({ calibration, tensors }: ActivationSection): Block[] {
+  const keepsBits = tensors.some((tensor) => tensor.stages.some(({ stage }) => stage === "donor's bits"));
+  const end = keepsBits
+    ? "the mask is chosen as if the survivors healed by least squares, but they keep the donor's bits (--no-heal), which costs more than healing them"
+    : "the survivors are healed by least squares so that a layer's outputs stay the donor's";
   const blocks: Block[] = [
     paragraph(
-      say`This flow consumes activations. Every weight is a tube fed by what the calibration text drives through it, and tubes are coupled by how their inputs are correlated; those that starve die, some sprout again where pressure builds up, and the survivors are healed by least squares so that a layer's outputs stay the donor's. Layers are operated in order, each on what the operated layers before it now compute.`,
+      say`This flow consumes activations. Every weight is a tube fed by what the calibration text drives through it, and tubes are coupled by how their inputs are correlated; those that starve die, some sprout again where pressure builds up, and ${end}. Layers are operated in order, each on what the operated layers before it now compute.`,
     ),
   ];
   if (calibration !== undefined) {
@@ -18,13 +22,21 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
       paragraph(say`It was calibrated on ${counted(samples, "sample")}, ${count(tokens)} tokens of ${source}.`),
     );
   }
+  const inTiles = tensors.filter(({ gram }) => gram === "tiles").length;
+  if (inTiles > 0) {
+    blocks.push(
+      paragraph(
+        say`The Grams of ${counted(inTiles, "tensor")} of ${count(tensors.length)} were used in tiles of columns: tubes of different tiles are coupled only by what a finished tile leaves undone for those behind it.`,
+      ),
+    );
+  }
   const { stages, projections } = meanErrors({ tensors });
   if (tensors.length === 0 || stages.length === 0) return blocks;
   blocks.push({
     kind: "picture",
     picture: "stages",
     title: "What each stage leaves of the error",
-    caption: say`Relative error of each projection's outputs, averaged over its tensors, on a logarithmic scale: selecting closes tubes, sprouting exchanges some, healing moves the survivors.`,
+    caption: say`Relative error of each projection's outputs, averaged over its tensors, on a logarithmic scale: selecting closes tubes, sprouting exchanges some, healing moves the survivors${keepsBits ? ", and going back to the donor's bits undoes that" : ""}.`,
   });
   blocks.push({
     kind: "table",

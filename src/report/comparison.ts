@@ -16,7 +16,7 @@ export function renderComparison(record: ComparisonRecord, titles: ComparisonTit
   return [
     `# Methods compared on ${cell(record.donor)}`,
     "",
-    `Dense perplexity ${fixed(dense.perplexity, 3)}. Scored: ${count(dense.tokens)} predictions in ${count(protocol.windows)} sequences of at most ${count(protocol.window)} tokens of ${cell(baseName(record.text))} (${protocol.name}, BOS ${cell(protocol.bos ?? "none")}). Calibrated: ${count(calibration.samples)} sequences, ${count(calibration.tokens)} tokens of ${cell(baseName(calibration.text))}, seed ${calibration.seed}; nothing scored was calibrated on.`,
+    `Dense perplexity ${fixed(dense.perplexity, 3)}. Scored: ${count(dense.tokens)} predictions in ${count(protocol.windows)} sequences of at most ${count(protocol.window)} tokens of ${cell(baseName(record.text))} (${protocol.name}, BOS ${cell(protocol.bos ?? "none")}). Calibrated: ${count(calibration.samples)} sequences, ${count(calibration.tokens)} tokens of ${cell(baseName(calibration.text))}, seed ${calibration.seed}.${sharedWords(record)}`,
     "",
     "Damage is ln perplexity − ln dense perplexity; KL is the mean divergence from the donor in nats; time is calibration and operation together.",
     "",
@@ -25,6 +25,13 @@ export function renderComparison(record: ComparisonRecord, titles: ComparisonTit
     ...rows.map(line),
     "",
   ].join("\n");
+}
+
+function sharedWords({ calibration, protocol }: ComparisonRecord): string {
+  const { scored_too: shared } = calibration;
+  if (shared === undefined) return "";
+  if (shared === 0) return " No scored sequence was calibrated on.";
+  return ` **${count(shared)} of the ${count(protocol.windows)} scored sequences were calibrated on, too: methods that calibrate look better here than they are.**`;
 }
 
 /** The same numbers unrounded, one line a row. */

@@ -1,10 +1,13 @@
+import { zerosOf } from "./layer-grid.js";
 import { byteSize, count, counted, isNumber, percent, percentRange, share } from "./number-words.js";
-import { evalCommand, qualitySentence } from "./quality-section.js";
+import { evalCommand, isCalibrationText, qualitySentence } from "./quality-section.js";
 import type { ReportInput } from "./report-input.js";
 import { code, command, type List, say, shellQuote, strong } from "./report-text.js";
 
 /** A perplexity up to a twentieth over the donor's reads as "holds", more as a warning; where to draw the line is a matter of taste. */
 const GENTLE = 1.05;
+/** A target sparsity missed by more than a tenth of a point is said. */
+const MISSED = 0.001;
 
 type Item = List["items"][number];
 
@@ -24,6 +27,10 @@ export function notInThisReport(report: ReportInput): List {
   if (integrity == null) {
     items.push({
       text: say`${strong("Verification.")} The output was not re-read from disk after the run; the counts are the run's own.`,
+    });
+  } else if (report.flow === "activation") {
+    items.push({
+      text: say`${strong("The choice repeated.")} Verification holds zeros, healed survivors and digests to the ledger; that the same calibration leads to the same choice again is shown only by running the operation again.`,
     });
   } else if (integrity.parity.tiles_checked < integrity.parity.tiles_total) {
     items.push({
@@ -79,12 +86,15 @@ export function assessment(report: ReportInput): List {
     );
   }
   if (isNumber(totals.min_sparsity) && totals.tensors > 0) {
-    good(
+    const asked = report.params.target_sparsity;
+    const reached = share(zerosOf(report.per_tensor), totals.target_weights) ?? 0;
+    const missed = asked !== undefined && Math.abs(reached - asked) > MISSED;
+    (missed ? warning : good)(
       say`${percent(share(totals.killed, totals.target_weights))} of the target projection weights were killed (${percent(share(totals.killed, totals.model_weights))} of the full model), with ${percentRange(totals.min_sparsity, totals.max_sparsity)} zeros a tensor${
-        report.params.target_sparsity === undefined
+        asked === undefined
           ? "; no rate was set, it emerged from the weights"
-          : `, asked for ${percent(report.params.target_sparsity)} zeros over all targets`
-      }.`,
+          : `, asked for ${percent(asked)} zeros over all targets`
+      }.${missed ? ` It came to ${percent(reached)}: a place that was to live holds a zero, as where the donor's weight was 0 and nothing healed it.` : ""}`,
     );
   }
   if (quality == null) {
@@ -97,7 +107,9 @@ export function assessment(report: ReportInput): List {
     const { perplexity_ratio: ratio, ln_ratio: ln, ln_ratio_stderr: error } = quality.divergence;
     const noise = Math.abs(ln) < 2 * error ? ", within the noise of this text" : "";
     const text = say`${qualitySentence(quality)} That is one text${noise}: ${code(quality.text.name)} is no proof for others.`;
-    if (ratio <= GENTLE) good(text);
+    if (isCalibrationText(report)) {
+      warning(say`${text} It is also the text that the operation was calibrated on, which flatters it.`);
+    } else if (ratio <= GENTLE) good(text);
     else warning(text);
   }
   if (worth == null) {

@@ -1,5 +1,5 @@
 import { escapeHtml } from "./escape-html.js";
-import { type LayerGrid, layerGrid, shortProjection } from "./layer-grid.js";
+import { type LayerGrid, layerGrid, shortProjection, zerosOf } from "./layer-grid.js";
 import { count, percent, percentRange, share } from "./number-words.js";
 import { depthPanels } from "./pictures/depth.js";
 import { distribution } from "./pictures/distribution.js";
@@ -143,12 +143,13 @@ function veinsCaption(grid: LayerGrid): string {
 
 /** One bar, two denominators: the model, within it the targets, within them what was killed. */
 function denominators(report: ReportInput): string {
-  const { model_weights: model, target_weights: target, killed, already_zero: zero } = report.totals;
+  const { model_weights: model, target_weights: target, killed } = report.totals;
+  const zeros = zerosOf(report.per_tensor);
   if (!(model > 0)) return "";
   const parts: [kind: string, label: string, weights: number][] = [
     ["killed", "killed", killed],
-    ["was-zero", "zero before", zero],
-    ["alive", "alive in the targets", Math.max(0, target - killed - zero)],
+    ["was-zero", "zero before and still", Math.max(0, zeros - killed)],
+    ["alive", "alive in the targets", Math.max(0, target - zeros)],
     ["carried", "carried over untouched", Math.max(0, model - target)],
   ];
   const shown = parts.filter(([, , weights]) => weights > 0);

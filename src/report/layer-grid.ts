@@ -56,7 +56,7 @@ export function layerGrid(rows: readonly TensorRow[]): LayerGrid {
     const cell = sums[p][l];
     cell.tensors++;
     cell.weights += row.weights;
-    cell.dead += row.killed + row.already_zero;
+    cell.dead += zerosOf([row]);
   }
   let min = Number.POSITIVE_INFINITY;
   let max = Number.NEGATIVE_INFINITY;
@@ -80,6 +80,11 @@ export function layerGrid(rows: readonly TensorRow[]): LayerGrid {
     leftOutLayers: allLayers.length - layers.length,
     leftOutProjections: weightsOf.size - projections.length,
   };
+}
+
+/** Zeros that were written: not killed + already_zero, for what was zero may live again under v2. */
+export function zerosOf(rows: readonly Pick<TensorRow, "sparsity" | "weights">[]): number {
+  return rows.reduce((sum, { sparsity, weights }) => sum + Math.round(sparsity * weights), 0);
 }
 
 const ORDER = ["q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"];

@@ -30,6 +30,13 @@ export function qualitySection(report: ReportInput): Section {
   }
   const { model, donor, divergence, protocol, engine, text } = quality;
   const blocks: Block[] = [paragraph(qualitySentence(quality))];
+  if (isCalibrationText(report)) {
+    blocks.push(
+      paragraph(
+        say`${strong("This is the text the operation was calibrated on.")} A model fits what it was healed on: another text will show a higher cost. Measure on one that it has not seen.`,
+      ),
+    );
+  }
   const row = (name: string, of: (m: ModelNumbers) => string): Text[] => [
     say`${name}`,
     say`${of(model)}`,
@@ -106,6 +113,12 @@ export function qualitySentence({ text, protocol, model, donor, divergence }: Qu
   return say`${where} surgery ${moved} perplexity by ${strong(percent(Math.abs(change)))} of the donor's, from ${fixed(donor.perplexity, 2)} to ${fixed(model.perplexity, 2)}; both models put the same token first at ${percent(divergence.same_top)} of the places.`;
 }
 
+/** Whether quality was measured on the very text that drove the operation. */
+export function isCalibrationText({ quality, activation }: ReportInput): boolean {
+  const calibrated = activation?.calibration?.sha256;
+  return calibrated != null && calibrated === quality?.text.sha256;
+}
+
 type Histogram = NonNullable<QualityNumbers["kl_histogram"]>;
 
 /** The bins from the first to the last that holds anything: the probe's span every case, a text's few of them. */
@@ -145,6 +158,6 @@ function histogramTable(whole: Histogram): Table {
 
 export function evalCommand(report: ReportInput): ReturnType<typeof command> {
   return command(
-    `physarium eval ${shellQuote(report.output.path)} --text FILE --against ${shellQuote(report.donor.path)} --save`,
+    `physarium eval ${shellQuote(report.output.path)} --text FILE --against ${shellQuote(report.donor.path)}`,
   );
 }

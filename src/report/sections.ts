@@ -1,6 +1,6 @@
 import { flowBlocks } from "./flow-words.js";
 import { assessment, notInThisReport } from "./honest-words.js";
-import { type LayerGrid, layerGrid, sortProjections } from "./layer-grid.js";
+import { type LayerGrid, layerGrid, sortProjections, zerosOf } from "./layer-grid.js";
 import {
   byteSize,
   count,
@@ -76,7 +76,7 @@ export function ledeOf(report: ReportInput): Text {
 
 function inputs(report: ReportInput): Section {
   const { donor, totals, params } = report;
-  const settings = Object.entries(params).filter(([, value]) => value !== undefined && value !== null);
+  const settings = flatten(params);
   const rows: Text[][] = [
     [say`Donor`, say`${code(donor.path)}`],
     [
@@ -89,7 +89,7 @@ function inputs(report: ReportInput): Section {
       say`${byteSize(donor.total_size)}: headers, offsets and index are the donor's, so every byte count is too`,
     ],
     [say`Flow`, say`${foreign(report.flow)} ${foreign(report.flow_version)}`],
-    [say`Parameters`, settings.flatMap(([key, value], i) => [i === 0 ? "" : ", ", code(`${key}=${setting(value)}`)])],
+    [say`Parameters`, settings.flatMap(([key, value], i) => [i === 0 ? "" : ", ", code(`${key}=${value}`)])],
     [
       say`Operated on`,
       say`${counted(totals.tensors, "target tensor")}, ${count(totals.target_weights)} of ${count(totals.model_weights)} weights (${percent(share(totals.target_weights, totals.model_weights))} of the model)`,
@@ -116,21 +116,27 @@ function inputs(report: ReportInput): Section {
   };
 }
 
-function setting(value: unknown): string {
-  return typeof value === "object" ? JSON.stringify(value) : String(value);
+/** Every parameter by its name, those within another as `activation.seed`; what is not in force is left out. */
+function flatten(params: object, prefix = ""): [name: string, value: string][] {
+  return Object.entries(params).flatMap(([key, value]): [string, string][] => {
+    if (value === undefined || value === null) return [];
+    return typeof value === "object" ? flatten(value, `${prefix}${key}.`) : [[`${prefix}${key}`, String(value)]];
+  });
 }
 
 function aggregate(report: ReportInput): Section {
   const { totals } = report;
-  const dead = totals.killed + totals.already_zero;
+  const zeros = zerosOf(report.per_tensor);
+  const revived = totals.killed + totals.already_zero - zeros;
   const rows: Text[][] = [
     [say`Model weights, all tensors`, say`${count(totals.model_weights)}`],
     [say`Target projection weights`, say`${count(totals.target_weights)}`],
     [say`Already zero in the targets`, say`${count(totals.already_zero)}`],
     [say`Killed: non-zero before, zero now`, say`${count(totals.killed)}`],
+    ...(revived > 0 ? [[say`Revived: zero before, alive now`, say`${count(revived)}`]] : []),
     [say`Killed, of the target projection weights`, say`${percent(share(totals.killed, totals.target_weights))}`],
     [say`Killed, of the full model`, say`${percent(share(totals.killed, totals.model_weights))}`],
-    [say`Zero now, of the target projection weights`, say`${percent(share(dead, totals.target_weights))}`],
+    [say`Zero now, of the target projection weights`, say`${percent(share(zeros, totals.target_weights))}`],
     [say`Target tensors`, say`${count(totals.tensors)}`],
     [say`Least sparse tensor`, say`${percent(totals.min_sparsity)}`],
     [say`Most sparse tensor`, say`${percent(totals.max_sparsity)}`],
@@ -406,7 +412,9 @@ function integrity(report: ReportInput): Section {
       paragraph(verdict),
       paragraph(
         parity.tiles_checked === 0
-          ? say`Parity with the reference was not probed.`
+          ? report.flow === "activation"
+            ? say`Which tubes this flow leaves is not worked out again from the donor: that would be the operation over again. Its zeros, its healed survivors and its bytes are held to the ledger.`
+            : say`Parity with the reference was not probed.`
           : say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)}, ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}${parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""}.`,
       ),
       table(

@@ -21,8 +21,15 @@ export interface ActivationRecord {
   readonly revived: number;
   /** Tubes that sprouted where selection had left none, of the living. */
   readonly exchanged_share: number;
+  /** How the Gram of its inputs was used: all columns coupled, or those of a tile. */
+  readonly gram: "whole" | "tiles";
   /** Relative output error after each stage, as `StageRecord` defines it. */
   readonly stages: readonly { readonly stage: string; readonly relative_error?: number; readonly seconds: number }[];
+}
+
+interface Warning {
+  readonly code: string;
+  readonly message: string;
 }
 
 export interface ActivationJob {
@@ -45,7 +52,7 @@ export interface ActivationJob {
  */
 export async function operateActivation(
   job: ActivationJob,
-  calibrated: (calibration: CalibrationRecord) => Promise<void>,
+  calibrated: (calibration: CalibrationRecord, warnings: readonly Warning[]) => Promise<void>,
   finish: (progress: TensorProgress, more: ActivationRecord) => Promise<void>,
 ): Promise<void> {
   const { plan, run, folder, records, digester, files, onEvent, signal } = job;
@@ -57,24 +64,24 @@ export async function operateActivation(
     event: "note",
     message: `calibrating on ${record.samples} samples, ${record.tokens} tokens of ${source}`,
   });
-  await calibrated(record);
+  await calibrated(record, shortages(record, run.samplesAsked, plan));
   const started = performance.now();
   let operated = 0;
   const isDone = (name: string) => records.has(name);
   const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);
   for await (const { layer, tensors, seconds } of run.layers(sequences, { isDone, stored }, signal)) {
-    for (const { name, bytes, stages, exchangedShare = 0 } of tensors) {
+    for (const { name, bytes, stages, gram, exchangedShare = 0 } of tensors) {
       // A step with one tensor missing is done whole again, to the same bytes.
       if (records.has(name)) continue;
       const tensor = targets.get(name)!;
       const donorBytes = await readTensor(join(plan.donor.path, tensor.shard), tensor, files);
-      refuseNonFinite(tensor, donorBytes);
       const { progress, changed, revived } = count(tensor, donorBytes, bytes, plan.options.params.blockSize, digester);
       await writeTensor(join(folder, tensor.shard), tensor, bytes, files);
       await finish(progress, {
         survivors_changed: changed,
         revived,
         exchanged_share: exchangedShare,
+        gram,
         stages: stages.map(({ stage, relativeError, seconds: spent }) => ({
           stage,
           ...(relativeError === undefined ? {} : { relative_error: relativeError }),
@@ -90,19 +97,42 @@ export async function operateActivation(
       layers,
       seconds,
       seconds_left: perLayer * (layers - layer - 1),
-      ...(tensors.length === 0 ? {} : losses(tensors)),
+      ...(tensors.length > 0
+        ? losses(tensors)
+        : { is_done: [...targets.values()].some((tensor) => tensor.layer === layer) }),
     });
     if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
   }
 }
 
-/** Everything v2 could refuse, refused before the first byte is written. Throws `DONOR_*`, `USAGE_*`. */
+/** A calibration that says little, said. */
+function shortages({ samples, tokens }: CalibrationRecord, asked: number, plan: Plan): Warning[] {
+  const widest = [...targetsOf(plan).values()].reduce((most, { target }) => Math.max(most, target!.cols), 0);
+  const warnings: Warning[] = [];
+  if (samples < asked) {
+    warnings.push({
+      code: "CALIBRATION_SHORT",
+      message: `the calibration text gives ${samples} of the ${asked} samples asked for`,
+    });
+  }
+  if (tokens < widest) {
+    warnings.push({
+      code: "CALIBRATION_SHORT",
+      message: `${tokens} calibration tokens cannot tell the ${widest} inputs of the widest projection apart; more samples make a better choice`,
+    });
+  }
+  return warnings;
+}
+
+/** Everything v2 could refuse, refused before the first byte is written; a NaN only where it `readsWeights`. Throws `DONOR_*`, `USAGE_*`. */
 export async function openActivation(
   plan: Plan,
   settings: ActivationSettings,
   files: FileLayer,
+  readsWeights = true,
 ): Promise<ActivationRun> {
   const { openActivationRun } = await import("../calibration/operate-donor.js");
+  if (readsWeights) await refuseNonFinite(plan, files);
   return openActivationRun(plan.donor.path, settings, new Set(targetsOf(plan).keys()), files);
 }
 
@@ -161,19 +191,35 @@ async function writeTensor(path: string, tensor: PlannedTensor, bytes: Uint8Arra
   }
 }
 
-function refuseNonFinite(tensor: PlannedTensor, donorBytes: Uint8Array): void {
-  const { magnitudeMask, infinity } = magnitudeFormat(tensor.target!.dtype);
-  const position = weightPatterns(donorBytes, tensor.target!.dtype).findIndex(
-    (pattern) => (pattern & magnitudeMask) >= infinity,
-  );
-  if (position < 0) return;
-  const { cols } = tensor.target!;
-  throw new PhysariumError(
-    "DONOR_NON_FINITE",
-    `${tensor.shard}: tensor "${tensor.name}" is NaN or infinite at row ${Math.floor(position / cols)}, column ${position % cols}; the weights are damaged`,
-    { shard: tensor.shard, tensor: tensor.name },
-  );
+/** A NaN would go through the forward pass into everything behind it: all targets are read once before anything else. Throws `DONOR_NON_FINITE`. */
+async function refuseNonFinite(plan: Plan, files: FileLayer): Promise<void> {
+  for (const { path, tensors } of plan.shards) {
+    const source = await FileSource.open(path, files);
+    try {
+      for (const { name, shard, target, byteOffset, byteLength } of tensors) {
+        if (target === undefined) continue;
+        const { magnitudeMask, infinity, bytes } = magnitudeFormat(target.dtype);
+        for (let start = 0; start < byteLength; start += SCAN_BYTES) {
+          const end = Math.min(start + SCAN_BYTES, byteLength);
+          const patterns = weightPatterns(await source.read(byteOffset + start, byteOffset + end), target.dtype);
+          for (let at = 0; at < patterns.length; at++) {
+            if ((patterns[at] & magnitudeMask) < infinity) continue;
+            const position = start / bytes + at;
+            throw new PhysariumError(
+              "DONOR_NON_FINITE",
+              `${shard}: tensor "${name}" is NaN or infinite at row ${Math.floor(position / target.cols)}, column ${position % target.cols}; the weights are damaged, and a forward pass would carry that into everything`,
+              { shard, tensor: name },
+            );
+          }
+        }
+      }
+    } finally {
+      await source.close();
+    }
+  }
 }
+
+const SCAN_BYTES = 16 << 20;
 
 /** Count a tensor piece by piece as the kernels count theirs; −0 becomes +0 in place. */
 function count(

@@ -41,6 +41,8 @@ export type SurgeryEvent =
       /** Mean relative output error of the tensors operated on as selection leaves it, and after the last stage; absent where there were none. */
       readonly loss_before?: number;
       readonly loss_after?: number;
+      /** Where there were none: whether an earlier run had done them, or the layer has no target. */
+      readonly is_done?: boolean;
     }
   | { readonly event: "finishing"; readonly step: string };
 

@@ -29,7 +29,11 @@ export async function gatherFigures(
 ): Promise<Figures> {
   const targets = plan.shards.flatMap((shard) => shard.tensors.filter(({ target }) => target !== undefined));
   return {
-    drive_histogram: await countDrives(plan, params, targets, module, files, checkSignal),
+    // v2 cuts no drives at a threshold: there is no cut to draw.
+    drive_histogram:
+      plan.options.activation === undefined
+        ? await countDrives(plan, params, targets, module, files, checkSignal)
+        : null,
     tile_maps: await mapExtremes(params, targets, outputFolder, rows, files, checkSignal),
   };
 }

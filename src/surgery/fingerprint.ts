@@ -73,9 +73,11 @@ async function activationFingerprint(
 /** Refuse to mix two operations in one output. Throws `USAGE_RESUME_MISMATCH`, saying everything that differs. */
 export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outputPath: string): void {
   const differences: string[] = [];
-  for (const key of Object.keys(now) as (keyof Fingerprint)[]) {
-    if (key === "shards" || JSON.stringify(stopped[key]) === JSON.stringify(now[key])) continue;
-    differences.push(`${key} was ${JSON.stringify(stopped[key])} and is ${JSON.stringify(now[key])}`);
+  const [was, is] = [flatten({ ...stopped, shards: null }), flatten({ ...now, shards: null })];
+  for (const key of new Set([...was.keys(), ...is.keys()])) {
+    if (was.get(key) !== is.get(key)) {
+      differences.push(`${key} was ${was.get(key) ?? "not given"} and is ${is.get(key) ?? "not given"}`);
+    }
   }
   const before = new Map(stopped.shards.map((shard) => [shard.file, shard]));
   for (const shard of now.shards) {
@@ -94,4 +96,13 @@ export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outpu
     `${outputPath}: the run that stands there is another operation: ${differences.join("; ")}; give the same donor and parameters, or start over with --overwrite`,
     { differences },
   );
+}
+
+/** Every leaf by its name, as `activation.seed`, as JSON. */
+function flatten(value: object, prefix = "", into = new Map<string, string>()): Map<string, string> {
+  for (const [key, inner] of Object.entries(value)) {
+    if (typeof inner === "object" && inner !== null) flatten(inner, `${prefix}${key}.`, into);
+    else into.set(`${prefix}${key}`, JSON.stringify(inner));
+  }
+  return into;
 }

@@ -139,6 +139,7 @@ class Operation {
     } catch (error) {
       // Weights that are no numbers will be there on a resume, too: nothing to keep, unless an earlier run left something.
       keep = !isPhysariumError(error, "DONOR_NON_FINITE") || workspace.stopped !== undefined;
+      if (keep) await this.recordRun(true).catch(() => {});
       throw await explain(error, plan, workspace, this.records.size, files);
     } finally {
       await this.ledger?.close().catch(() => {});
@@ -198,6 +199,9 @@ class Operation {
         kept.push(record);
       }
     }
+    // What the plan warns of is said again below; what came up on the way stays.
+    const planned = new Set(this.plan.warnings.map(({ message }) => message));
+    kept.push(...(stopped?.warnings.filter(({ message }) => !planned.has(message)) ?? []));
     const at = new Date().toISOString();
     for (const { code, message } of this.plan.warnings) {
       kept.push({ kind: "warning", at, code, message });
@@ -297,8 +301,14 @@ class Operation {
       const known = this.workspace.stopped?.calibration;
       await operateActivation(
         { plan, run: activationRun, folder, records, digester, files, onEvent, signal: this.options.signal },
-        async (calibration) => {
+        async (calibration, warnings) => {
           checkSameCalibration(known, calibration, this.workspace.output.path);
+          for (const { code, message } of warnings) {
+            onEvent({ event: "warning", code, message });
+            if (known === undefined) {
+              await this.ledger.append({ kind: "warning", at: new Date().toISOString(), code, message });
+            }
+          }
           if (known !== undefined) return;
           await this.ledger.append({ kind: "calibration", at: new Date().toISOString(), ...calibration });
         },

@@ -83,7 +83,7 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
     if (options.survival !== undefined) {
       throw new PhysariumError(
         "USAGE_PARAM",
-        "--target-sparsity searches the survival, so --survival cannot be given with it; leave one out",
+        "--target-sparsity says how many weights die, so --survival has no say; leave one out",
       );
     }
   }
@@ -154,7 +154,7 @@ function activationSettings(options: SurgeryOptions, params: FlowParams): Activa
     gram: oneOf("gram", options.gram ?? "auto", ["auto", "full", "tile"]),
     ...(memoryBytes === undefined ? {} : { memoryBytes }),
     ...(protocol === undefined ? {} : { protocol }),
-    ...(workers === undefined || workers === 0 ? {} : { threads: workers }),
+    ...(workers === undefined ? {} : { threads: Math.max(1, workers) }),
     options: { heal, beta: params.beta, iterations: params.nIter, tileWidth: params.blockSize },
   };
 }

@@ -103,6 +103,18 @@ async function refuseOverlap(output: string, donorPath: string, files: FileLayer
   }
 }
 
+/** Throws `USAGE_OUTPUT_OVERLAP` where `output` is the donor's folder or within it. */
+export async function refuseInside(output: string, donorPath: string, files: FileLayer = nodeFiles): Promise<void> {
+  const donor = await identify(donorPath, files);
+  const place = await identify(output, files);
+  if (!place.chain.includes(donor.chain[0])) return;
+  throw new PhysariumError(
+    "USAGE_OUTPUT_OVERLAP",
+    `${output}: this is equal to or inside the donor (${donorPath}); the donor is never written to, choose another folder`,
+    { output, donor: donorPath },
+  );
+}
+
 /** Device and inode of the folders directly in a folder. */
 async function subFolders(path: string, files: FileLayer): Promise<string[]> {
   const ids: string[] = [];

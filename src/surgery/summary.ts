@@ -65,7 +65,14 @@ function activationSection(ledger: Ledger): ActivationSection {
   return {
     ...(calibration === undefined
       ? {}
-      : { calibration: { text: calibration.text, samples: calibration.samples, tokens: calibration.tokens } }),
+      : {
+          calibration: {
+            text: calibration.text,
+            sha256: calibration.sha256,
+            samples: calibration.samples,
+            tokens: calibration.tokens,
+          },
+        }),
     tensors: targetRecords(ledger).map((record) => {
       const { name, projection = "", weights = 0, sparsity = 0, survivors_changed = 0, revived = 0 } = record;
       return {
@@ -76,6 +83,7 @@ function activationSection(ledger: Ledger): ActivationSection {
         survivors_changed,
         revived,
         exchanged_share: record.exchanged_share ?? 0,
+        ...(record.gram === undefined ? {} : { gram: record.gram }),
         stages: [...(record.stages ?? [])],
       };
     }),

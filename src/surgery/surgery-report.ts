@@ -2,8 +2,8 @@
  * `physarium/surgery.json`: every number of an operation, as plain data (JSON, hence snake_case).
  *
  * Rates are unrounded fractions 0…1. `model_weights` counts all elements of all tensors; the other totals count targets.
- * `killed`: non-zero before, zero now. `already_zero`: ±0 before. `sparsity` = (killed + already_zero) / weights, recounted
- * from what was written.
+ * `killed`: non-zero before, zero now. `already_zero`: ±0 before. `sparsity`: zeros now over weights, recounted from what was written; under v2, where
+ * a weight that was zero may live, that is (killed + already_zero − revived) / weights.
  */
 export interface SurgeryReport {
   physarium_version: string;
@@ -53,6 +53,8 @@ export interface ActivationSection {
   calibration?: {
     /** File name; null for text the donor wrote itself. */
     text: string | null;
+    /** SHA-256 of the file. */
+    sha256?: string | null;
     samples: number;
     tokens: number;
   };
@@ -66,6 +68,8 @@ export interface ActivationSection {
     revived: number;
     /** Tubes that sprouted where selection had left none, of the living. */
     exchanged_share: number;
+    /** How the Gram of its inputs was used. */
+    gram?: "whole" | "tiles";
     /** Relative output error after each stage. */
     stages: { stage: string; relative_error?: number; seconds: number }[];
   }[];
@@ -117,7 +121,7 @@ export interface LayerRow {
   weights: number;
   killed: number;
   already_zero: number;
-  /** (killed + already_zero) / weights over the layer. */
+  /** Zeros now over weights. */
   sparsity: number;
   min: number;
   max: number;

@@ -69,7 +69,7 @@ export async function openWorkspace(
   const fingerprint = await fingerprintOf(plan, digester, files);
   // Before anything is said about what stands there: it may be growing just now.
   if (output.partial === "ours") await refuseLocked(output.partialPath, files);
-  refuseOccupied(output, options, plan);
+  refuseOccupied(output, options);
 
   if (output.occupied === "operated" && options.resume && output.partial === "nothing") {
     const finished = await readLedger(join(output.path, RECORD_FOLDER, LEDGER_FILE), files);
@@ -105,7 +105,7 @@ export async function openWorkspace(
     else await clearPartial(output.partialPath, files);
     await removeTemporaries(recordFolder, files);
     const header: HeaderRecord = stopped?.header ?? newHeader(plan, fingerprint);
-    const earlierRuns = stopped === undefined ? [] : await readRuns(output.partialPath, files);
+    const earlierRuns = stopped === undefined ? [] : measureKilled(await readRuns(output.partialPath, files), stopped);
     return { state: "ready", workspace: { output, lock, header, stopped, earlierRuns } };
   } catch (error) {
     await lock.release().catch(() => {});
@@ -113,7 +113,17 @@ export async function openWorkspace(
   }
 }
 
-function refuseOccupied(output: OutputFolder, { resume, overwrite }: WorkspaceOptions, plan: Plan): void {
+/** A run that was killed could not say how long it worked: at least until its last ledger record. */
+function measureKilled(runs: readonly RunEntry[], { tensors, shards, calibration }: Ledger): RunEntry[] {
+  const records = [...tensors.values(), ...shards.values(), ...(calibration === undefined ? [] : [calibration])];
+  const last = records.reduce((latest, { at }) => Math.max(latest, Date.parse(at)), 0);
+  return runs.map((run, position) => {
+    if (run.wall_seconds !== undefined || position < runs.length - 1) return run;
+    return { ...run, wall_seconds: Math.max(0, (last - Date.parse(run.started_at)) / 1000) };
+  });
+}
+
+function refuseOccupied(output: OutputFolder, { resume, overwrite }: WorkspaceOptions): void {
   const { path, partialPath } = output;
   // A stopped run that replaces a finished output needs both flags to go on: --overwrite is the leave to replace.
   const resumeFlags = resumeFlagsOf(output);
@@ -132,10 +142,9 @@ function refuseOccupied(output: OutputFolder, { resume, overwrite }: WorkspaceOp
     );
   }
   if (output.partial === "ours" && !resume && !overwrite) {
-    const command = `physarium surgery ${plan.donor.path} ${path}`;
     throw new PhysariumError(
       "USAGE_UNFINISHED",
-      `${path}: an unfinished run stands in ${partialPath}; go on with \`${command} ${resumeFlags}\` or start over with \`${command} --overwrite\``,
+      `${path}: an unfinished run stands in ${partialPath}; give the command that began it once more with ${resumeFlags} to go on, or any command with --overwrite to throw it away and start over`,
       { path },
     );
   }

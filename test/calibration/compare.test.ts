@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -113,6 +113,51 @@ describe("compare", () => {
     expect(comparisonPicture(record, titles)).toMatch(/^<svg xmlns="http:\/\/www.w3.org\/2000\/svg".*activation flow/s);
   });
 
+  test("scored sequences that calibrate, too, are counted and said; --skip makes another comparison", async () => {
+    const copy = join(folder, "copy.txt");
+    await writeFile(copy, `${await readFile(options.text, "utf8")}\n`);
+    const small = { ...options, samples: 4, methods: chooseMethods(["magnitude"]) };
+    const shared = await compareMethods(LOAM, { ...small, calibration: copy });
+    expect(shared.calibration.scored_too).toBe(4);
+    expect(renderComparison(shared, {})).toContain("**4 of the 8 scored sequences were calibrated on, too");
+    const apart = await compareMethods(LOAM, small);
+    expect(renderComparison(apart, {})).toContain("No scored sequence was calibrated on.");
+    const later = await compareMethods(LOAM, { ...small, protocol: { ...small.protocol, skip: 2 } });
+    expect(later.fingerprint).not.toBe(apart.fingerprint);
+    expect(later.dense.perplexity).not.toBe(apart.dense.perplexity);
+  });
+
+  test("documents are counted as scored", async () => {
+    const text = join(folder, "documents.txt");
+    const story = "Once upon a time there was a little red house by the sea, and nobody lived in it.";
+    await writeFile(text, Array.from({ length: 12 }, (_, at) => `${story} It was house ${at}.`).join("<|endoftext|>"));
+    const { protocol } = await compareMethods(LOAM, {
+      ...options,
+      text,
+      calibration: text,
+      samples: 5,
+      protocol: { protocol: "documents", window: 64, limit: 3 },
+      methods: chooseMethods(["magnitude"]),
+    });
+    expect(protocol).toMatchObject({ documents: 3, windows: 3 });
+  });
+
+  test.each(["writing its calibration", "scoring the donor", "operating"])("stops while %s", async (phase) => {
+    const controller = new AbortController();
+    const { calibration, ...own } = options;
+    expect(calibration).toBeDefined();
+    const run = compareMethods(LOAM, {
+      ...own,
+      ...(phase === "writing its calibration" ? {} : { calibration: own.text }),
+      signal: controller.signal,
+      onProgress: (words) => {
+        const isThere = { "writing its calibration": /writes/, "scoring the donor": /scoring/, operating: /layer 1/ };
+        if (isThere[phase as keyof typeof isThere].test(words)) controller.abort();
+      },
+    });
+    await expect(run).rejects.toMatchObject({ code: "STOPPED" });
+  });
+
   test("without a calibration text the donor writes its own; another seed, other numbers", async () => {
     const { calibration, ...own } = options;
     const run = (seed: number) => compareMethods(LOAM, { ...own, methods: chooseMethods(["wanda"]), samples: 4, seed });
@@ -125,6 +170,9 @@ describe("compare", () => {
 });
 
 test("unknown methods are refused by name", () => {
-  expect(() => chooseMethods(["wnda"])).toThrow(/--methods wnda: known are all, magnitude/);
+  expect(() => chooseMethods(["wnda"])).toThrow(/--methods "wnda": known are all, magnitude/);
+  expect(() => chooseMethods(["all", "wnda"])).toThrow(/"wnda"/);
+  expect(() => chooseMethods([])).toThrow(/known are all/);
+  expect(chooseMethods(["wanda", "wanda"])).toHaveLength(1);
   expect(JSON.stringify(chooseMethods(["all"]).map(({ name }) => name))).toContain("alps-row");
 });

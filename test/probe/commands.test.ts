@@ -1,7 +1,11 @@
 import { spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { temporaryFolder } from "../temporary.js";
 import { hasEngine, LOAM } from "./engine-present.js";
 
+const folder = temporaryFolder();
 const TEXT = "test/fixtures/texts/story.txt";
 
 function physarium(...args: string[]) {
@@ -52,6 +56,71 @@ describe.skipIf(!hasEngine)("eval", () => {
       expect(stderr).toMatch(/^physarium: .* \[USAGE_\w+\]\n$/);
     }
   });
+});
+
+describe.skipIf(!hasEngine)("compare", () => {
+  test.each([
+    [["--min-tokens", "9"], /--min-tokens goes with --protocol documents.* \[USAGE_PROTOCOL\]/],
+    [["--protocol", "documents", "--rows"], /--rows goes with --protocol wikitext/],
+    [["--limit", "0"], /--limit 0: expected at least 1/],
+    [["--skip", "-1"], /--skip -1: expected at least 0/],
+    [["--methods", ","], /known are all, .* \[USAGE_METHOD\]/],
+    [["--sparsity", ""], /are empty: expected lists/],
+    [["--out", `${LOAM}/inside`], /inside the donor .* \[USAGE_OUTPUT_OVERLAP\]/],
+    [["--out", "LICENSE"], /LICENSE/],
+  ])("is refused at once: %j", (more, message) => {
+    const { status, stderr, stdout } = physarium("compare", LOAM, "--text", TEXT, "--window", "64", ...more);
+    expect([2, 5]).toContain(status);
+    expect(stderr).toMatch(message);
+    expect(stderr.trimEnd().split("\n")).toHaveLength(1);
+    expect(stdout).toBe("");
+  });
+
+  test("files of others in --out are not replaced; a table of another run keeps its rows", () => {
+    const [foreign, out] = [join(folder, "foreign"), join(folder, "out")];
+    mkdirSync(foreign);
+    writeFileSync(join(foreign, "compare.md"), "mine");
+    const args = [
+      "compare",
+      LOAM,
+      "--text",
+      TEXT,
+      "--calibration",
+      TEXT,
+      "--window",
+      "32",
+      "--samples",
+      "2",
+      "--quiet",
+    ];
+    expect(physarium(...args, "--methods", "magnitude", "--out", foreign).stderr).toMatch(
+      /compare\.md would be replaced/,
+    );
+    expect(readFileSync(join(foreign, "compare.md"), "utf8")).toBe("mine");
+    expect(physarium(...args, "--methods", "magnitude,magnitude", "--out", out).status).toBe(0);
+    expect(physarium(...args, "--methods", "wanda", "--out", out).status).toBe(0);
+    const { rows } = JSON.parse(readFileSync(join(out, "compare.json"), "utf8")) as { rows: { method: string }[] };
+    expect(rows.map(({ method }) => method)).toEqual(["magnitude", "wanda"]);
+    expect(readFileSync(join(out, "compare.md"), "utf8")).toContain("No scored sequence was calibrated on.");
+  });
+});
+
+describe.skipIf(!hasEngine)("plan --flow activation", () => {
+  test("says what would calibrate, and refuses what surgery refuses", () => {
+    const args = ["plan", LOAM, "--flow", "activation", "--target-sparsity", "0.5"];
+    const { stdout } = physarium(...args, "--calibration", TEXT, "--window", "32", "--no-heal");
+    expect(stdout).toMatch(/calibrate 7 samples, 224 tokens of .*story\.txt, seed 0/);
+    expect(stdout).toContain("keep the donor's bits (--no-heal)");
+    expect(physarium(...args, "--calibration", "no-such.txt").stderr).toMatch(/\[IO_NOT_FOUND\]/);
+    expect(physarium(...args, "--window", "100000").stderr).toMatch(/\[USAGE_WINDOW\]/);
+  });
+});
+
+test("surgery --eval looks at the text before it operates", () => {
+  const output = join(folder, "not-begun");
+  const { status, stderr } = physarium("surgery", LOAM, output, "--eval", "no-such.txt");
+  expect([status, stderr]).toEqual([5, expect.stringMatching(/no-such\.txt.*\[IO_NOT_FOUND\]/)]);
+  expect(existsSync(output)).toBe(false);
 });
 
 describe.skipIf(!hasEngine)("gate", () => {

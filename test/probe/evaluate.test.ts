@@ -2,12 +2,13 @@ import { execFileSync } from "node:child_process";
 import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import fc from "fast-check";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { quantile } from "../../dist/probe/divergence.js";
 import { type EvaluateOptions, evaluate, runModels } from "../../dist/probe/evaluate.js";
 import { gateError, runGate } from "../../dist/probe/gate.js";
 import { inspectModel } from "../../dist/probe/layer-runner.js";
-import { decodeText, prepareText } from "../../dist/probe/protocols.js";
+import { prepareText } from "../../dist/probe/protocols.js";
+import { decodeText } from "../../dist/probe/text-file.js";
 import { TextTokenizer } from "../../dist/probe/tokenizer.js";
 import { hasEngine, LOAM, sharedDonor } from "./engine-present.js";
 import { Oracle } from "./oracle.js";
@@ -204,6 +205,16 @@ describe("protocols", () => {
     const tokenizer = await TextTokenizer.open(LOAM);
     const stream = tokenizer.encode(STORY);
     const plain = prepareText(STORY, tokenizer, 128, { window: 50 });
+    // Of a long text only the start is encoded, to the tokens the whole gives.
+    const long = readFileSync("examples/texts/loam-stories.txt", "utf8").repeat(2);
+    for (const bos of [false, "<|endoftext|>"]) {
+      const whole = prepareText(long, tokenizer, 128, { window: 40, bos }).sequences;
+      const encode = vi.spyOn(tokenizer, "encode");
+      const start = prepareText(long, tokenizer, 128, { window: 40, bos, skip: 3, limit: 17 }).sequences;
+      expect(start).toEqual(whole.slice(3, 20));
+      for (const [text] of encode.mock.calls) expect(text.length).toBeLessThan(long.length / 2);
+      encode.mockRestore();
+    }
     expect(plain.sequences.flatMap(({ ids }) => ids)).toEqual(stream.slice(0, 50 * Math.floor(stream.length / 50)));
     expect(plain.record).toMatchObject({ name: "wikitext", window: 50, stride: 50, bos: null, joiner: null });
     expect(plain.record.tokens).toBe(49 * plain.record.windows);

@@ -258,7 +258,7 @@ describe("what the words say", () => {
     expect(markdown).toContain("**Not verified yet.**");
     expect(markdown).toContain("`physarium verify models/loam operated/loam`");
     expect(markdown).toContain("**Untested.**");
-    expect(markdown).toContain("`physarium eval operated/loam --text FILE --against models/loam --save`");
+    expect(markdown).toContain("`physarium eval operated/loam --text FILE --against models/loam`");
     expect(markdown).toContain("“It loads” is not “it generates”");
     expect(renderSummary(loamLike())).toContain("not yet");
   });
@@ -362,6 +362,39 @@ describe("v2", () => {
     expect(markdown).toContain("1,024 tokens of `book.txt`");
     expect(markdown).toMatch(/\| Projection \| Flow \| Heal \| Sprouted \| Healed \|/);
     expect(markdown).toMatch(/\| 5\.00 % \| 50\.00 % \|/);
+  });
+
+  test("without healing nothing claims it", () => {
+    const tensors = activation.tensors.map((tensor) => ({
+      ...tensor,
+      survivors_changed: 0,
+      stages: [...tensor.stages, { stage: "donor's bits", relative_error: 0.2, seconds: 1 }],
+    }));
+    const markdown = renderMarkdown({ ...operated, activation: { ...activation, tensors } });
+    expect(markdown).toContain("they keep the donor's bits");
+    expect(markdown).not.toContain("the survivors are healed by least squares");
+  });
+
+  test("quality on the calibration text is said to flatter", () => {
+    const { quality } = withEverything();
+    const on = (sha256: string) =>
+      renderMarkdown({
+        ...operated,
+        quality,
+        activation: { ...activation, calibration: { ...activation.calibration, sha256 } },
+      } as unknown as SurgeryReport);
+    expect(on(quality!.text.sha256)).toContain("This is the text the operation was calibrated on.");
+    expect(on("0".repeat(64))).not.toContain("This is the text the operation was calibrated on.");
+  });
+
+  test("a target that was missed is a warning", () => {
+    const missed = { ...operated, params: { ...operated.params, target_sparsity: 0.75 } };
+    expect(renderMarkdown(missed)).toMatch(/⚠️.*asked for 75\.00 % zeros over all targets\. It came to \d+\.\d+ %/);
+  });
+
+  test("no reference is named that v2 does not have", () => {
+    const markdown = renderMarkdown({ ...withEverything(), ...operated });
+    expect(markdown).not.toContain("--parity full");
   });
 
   test("says what it was told to reach", () => {

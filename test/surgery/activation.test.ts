@@ -1,14 +1,17 @@
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { verify } from "../../dist/audit/verify.js";
 import { openCalibration } from "../../dist/calibration/calibration-source.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
+import { renderHtml, renderMarkdown } from "../../dist/report/index.js";
+import { layerGrid } from "../../dist/report/layer-grid.js";
 import { checkSameCalibration } from "../../dist/surgery/activation.js";
 import type { SurgeryEvent } from "../../dist/surgery/events.js";
 import type { TensorRecord } from "../../dist/surgery/ledger.js";
-import type { SurgeryOptions } from "../../dist/surgery/options.js";
+import { checkOptions, type SurgeryOptions } from "../../dist/surgery/options.js";
+import { planSurgery } from "../../dist/surgery/plan.js";
 import { LOAM } from "../shared.js";
 import { temporaryFolder } from "../temporary.js";
 import { filesOf, operateOn } from "./operate.js";
@@ -69,17 +72,80 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
     expect(existsSync(output)).toBe(false);
     const before = tensorRecords(`${output}.partial`);
     expect(before).toHaveLength(4);
-    await operateOn(LOAM, output, OPTIONS, { resume: true });
+    const layers: SurgeryEvent[] = [];
+    const { report } = await operateOn(LOAM, output, OPTIONS, {
+      resume: true,
+      onEvent: (event) => void (event.event === "layer" && layers.push(event)),
+    });
+    expect(layers.map((event) => event.event === "layer" && (event.is_done ?? false))).toEqual([
+      true,
+      true,
+      false,
+      false,
+    ]);
+    const runs = readFileSync(join(output, "physarium/runs.jsonl"), "utf8").trimEnd().split("\n");
+    const times = runs.map((line) => (JSON.parse(line) as { wall_seconds: number }).wall_seconds);
+    expect(times).toHaveLength(2);
+    for (const seconds of times) expect(seconds).toBeGreaterThan(0);
+    expect(report.wall_seconds).toBeCloseTo(times[0] + times[1], 9);
     expect(filesOf(output)).toEqual(filesOf(whole));
     const after = new Map(tensorRecords(output).map((record) => [record.name, record]));
     for (const record of before) expect(after.get(record.name)).toEqual(record);
   });
 
-  test("another seed or target is another operation", async () => {
+  test("a run that was killed worked until its last record", async () => {
+    const output = join(folder, "killed");
+    const controller = new AbortController();
+    const onEvent = ({ event }: SurgeryEvent) => void (event === "layer" && controller.abort());
+    await expect(operateOn(LOAM, output, OPTIONS, { onEvent, signal: controller.signal })).rejects.toThrow();
+    const path = join(`${output}.partial`, "physarium/runs.jsonl");
+    const { wall_seconds, ended_at, ...killed } = JSON.parse(readFileSync(path, "utf8"));
+    expect(ended_at).toBeDefined();
+    writeFileSync(path, `${JSON.stringify(killed)}\n`);
+    await operateOn(LOAM, output, OPTIONS, { resume: true });
+    const [first] = readFileSync(join(output, "physarium/runs.jsonl"), "utf8").split("\n");
+    const known = (JSON.parse(first) as { wall_seconds: number }).wall_seconds;
+    expect(known).toBeGreaterThan(0);
+    expect(known).toBeLessThanOrEqual(wall_seconds + 0.01);
+  });
+
+  test("another seed is another operation, and what differs is said by name", async () => {
     await expect(operateOn(LOAM, whole, { ...OPTIONS, seed: 1 }, { resume: true })).rejects.toMatchObject({
       code: "USAGE_RESUME_MISMATCH",
-      message: expect.stringContaining("activation"),
+      message: expect.stringContaining("another operation: activation.seed was 0 and is 1;"),
     });
+  });
+
+  test("too little calibration is warned of, in the report, too", async () => {
+    const text = join(folder, "short.txt");
+    writeFileSync(text, "Once upon a time there was a little red house by the sea, and nobody lived in it.");
+    const events: SurgeryEvent[] = [];
+    const only = { ...OPTIONS, include: "0.self_attn.v_proj", calibration: text, samples: 9, window: 8 };
+    const { report } = await operateOn(LOAM, join(folder, "few"), only, { onEvent: (event) => events.push(event) });
+    const found = report.warnings.map(({ message }) => message);
+    expect(found[0]).toMatch(/gives \d of the 9 samples asked for/);
+    expect(found[1]).toMatch(/\d+ calibration tokens cannot tell the 256 inputs/);
+    expect(events.filter(({ event }) => event === "warning")).toHaveLength(2);
+  });
+
+  test.each([
+    ["a target", "model.layers.2.mlp.up_proj.weight", 300, /up_proj\.weight" is NaN or infinite at row 1, column 44/],
+    ["a norm", "model.layers.1.input_layernorm.weight", 7, /layer 1: the inputs of qkv are NaN or infinite/],
+    // Row 2047 is the token every text begins with.
+    ["an embedding", "model.embed_tokens.weight", 256 * 2047, /layer 0: the inputs of qkv/],
+  ])("NaN in %s is refused with its place, and nothing is left", async (name, tensor, element, message) => {
+    const [damaged, output] = [join(folder, `nan ${name}`), join(folder, `from ${name}`)];
+    cpSync(LOAM, damaged, { recursive: true });
+    const { shards } = planSurgery(await openDonor(damaged), checkOptions({}));
+    const { path, tensors } = shards.find((shard) => shard.tensors.some((candidate) => candidate.name === tensor))!;
+    const { byteOffset } = tensors.find((candidate) => candidate.name === tensor)!;
+    const bytes = readFileSync(path);
+    bytes.writeUInt16LE(0x7fc0, byteOffset + 2 * element);
+    writeFileSync(path, bytes);
+    const run = operateOn(damaged, output, { ...OPTIONS, include: "(v|up)_proj\\.weight", samples: 2 });
+    await expect(run).rejects.toMatchObject({ code: "DONOR_NON_FINITE", message: expect.stringMatching(message) });
+    expect(existsSync(output)).toBe(false);
+    expect(existsSync(`${output}.partial`)).toBe(false);
   });
 
   test("without healing survivors keep the donor's bits", async () => {
@@ -93,7 +159,8 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
   test("--beta, --n-iter and --block-size reach the flow", async () => {
     const one = { ...OPTIONS, include: "0.self_attn.v_proj", targetSparsity: undefined };
     const digestOf = async (name: string, more: SurgeryOptions) => {
-      await operateOn(LOAM, join(folder, name), { ...one, ...more });
+      const { report } = await operateOn(LOAM, join(folder, name), { ...one, ...more });
+      expect(renderMarkdown(report).includes("1 tensor of 1 were used in tiles")).toBe(name === "tiles");
       return tensorRecords(join(folder, name))[0].digest;
     };
     const digests = await Promise.all([
@@ -164,6 +231,16 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
       expect(sparsity).toBeLessThanOrEqual(max + 1e-12);
     }
     expect((await verify(output, { donorPath: sparse, workers: 0 })).differences).toEqual([]);
+    // What the report prints is what stands in the file.
+    const markdown = renderMarkdown(report);
+    const { target_weights, killed, already_zero } = report.totals;
+    const zeros = killed + already_zero - revived;
+    expect(markdown).toContain(`Revived: zero before, alive now | ${revived.toLocaleString("en-US")}`);
+    expect(markdown).toContain(
+      `Zero now, of the target projection weights | ${((100 * zeros) / target_weights).toFixed(2)} %`,
+    );
+    expect(layerGrid(report.per_tensor).max).toBeLessThan(0.502);
+    expect(renderHtml(report)).toContain((target_weights - zeros).toLocaleString("en-US"));
   });
 
   test("options of v2 are refused for flows that look at weights alone", async () => {

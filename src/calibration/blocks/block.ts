@@ -24,14 +24,17 @@ export interface StageOptions {
   readonly heal: boolean;
 }
 
-/** What all blocks of one matrix, or of one tile of its columns, have in common. */
-export interface BlockSetup {
+/** What all blocks of one matrix, or of one tile of its columns, have in common beside their coupling. */
+export interface BlockTerms {
   readonly cols: number;
-  /** C, f32 row-major (cols, cols). */
-  readonly coupling: Float32Array;
   readonly isolation: Float64Array;
   readonly target: PruneTarget;
   readonly options: StageOptions;
+}
+
+export interface BlockSetup extends BlockTerms {
+  /** C, f32 row-major (cols, cols). */
+  readonly coupling: Float32Array;
 }
 
 /** Rows that are operated on together; they do not see each other, so a block may be of any size. */
@@ -71,15 +74,15 @@ export interface BlockStage {
   readonly seconds: number;
 }
 
-/** All stages of the activation flow on one block. `coupling` is the setup's C, bound; what lay in `arena` is void afterwards. */
+/** All stages of the activation flow on one block. `coupling` is C (cols, cols), bound; what lay in `arena` is void afterwards. */
 export async function operateBlock(
   block: RowBlock,
-  setup: BlockSetup,
+  terms: BlockTerms,
   coupling: RightFactor,
   arena: TubeArena,
 ): Promise<BlockResult> {
   const { rows, drive, pressure, keep } = block;
-  const { cols, isolation, target, options } = setup;
+  const { cols, isolation, target, options } = terms;
   const stages: BlockStage[] = [];
   let since = performance.now();
   const record = (stage: string, losses?: Float64Array): void => {

@@ -1,15 +1,23 @@
+import { PhysariumError } from "../../errors.js";
 import { type Pool, threadPool } from "../../threads/pool.js";
 import { type RunnableJob, runJobs } from "../../threads/run-jobs.js";
 import type { MatrixEngine, RightFactor } from "../engine.js";
 import { TubeArena } from "../stages/tube-arena.js";
-import { type BlockResult, type BlockSetup, operateBlock, type RowBlock } from "./block.js";
+import { type BlockResult, type BlockSetup, type BlockTerms, operateBlock, type RowBlock } from "./block.js";
 
 /** Runs the stages of the activation flow on blocks of rows, several at once where there are threads for it. */
 export interface BlockRunner {
   /** Blocks that are worked on at the same time. */
   readonly width: number;
-  /** Operate on all `blocks`; `done` of each is called in any order. Results are the same for any runner whose products are. */
-  operate(setup: BlockSetup, blocks: AsyncIterable<RunnableJob<RowBlock, BlockResult>>): Promise<void>;
+  /**
+   * Operate on all `blocks`; `done` of each is called in any order. Results are the same for any runner whose products are. Throws `STOPPED` soon after
+   * `signal` aborts; a runner with threads is good for nothing but closing then.
+   */
+  operate(
+    setup: BlockSetup,
+    blocks: AsyncIterable<RunnableJob<RowBlock, BlockResult>>,
+    signal?: AbortSignal,
+  ): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -22,8 +30,8 @@ export async function openBlocks(count: number, threads: number, engine: MatrixE
 export function inlineBlocks(engine: MatrixEngine): BlockRunner {
   return {
     width: 1,
-    async operate(setup, blocks) {
-      const desk = await BlockDesk.open(engine, setup);
+    async operate(setup, blocks, signal) {
+      const desk = await BlockDesk.open(engine, setup, signal);
       try {
         for await (const { job, done } of blocks) await done(await desk.operate(job));
       } finally {
@@ -45,15 +53,12 @@ export async function threadedBlocks(count: number, engineThreads: number): Prom
   );
   return {
     width: count,
-    async operate(setup, blocks) {
+    async operate(setup, blocks, signal) {
       const coupling = new Float32Array(new SharedArrayBuffer(setup.coupling.byteLength));
       coupling.set(setup.coupling);
       await pool.runOnEach({ kind: "open", setup: { ...setup, coupling } });
-      try {
-        await runJobs(tasksOf(blocks), pool);
-      } finally {
-        await pool.runOnEach({ kind: "close" });
-      }
+      await runJobs(tasksOf(blocks), pool, signal);
+      await pool.runOnEach({ kind: "close" });
     },
     close: () => pool.close(),
   };
@@ -82,21 +87,30 @@ async function* tasksOf(
 /** Arenas between uses: their memory is as large as the largest block so far, and making one costs a page fault a page. */
 const arenas: TubeArena[] = [];
 
-/** A setup in use: its coupling bound, and room for one block. */
+/** A setup in use: its coupling bound (and not held twice), and room for one block. */
 export class BlockDesk {
   private constructor(
-    private readonly setup: BlockSetup,
+    private readonly terms: BlockTerms,
     private readonly coupling: RightFactor,
     private readonly arena: TubeArena,
   ) {}
 
-  static async open(engine: MatrixEngine, setup: BlockSetup): Promise<BlockDesk> {
-    const { coupling, cols } = setup;
-    return new BlockDesk(setup, await engine.bind(coupling, cols, cols), arenas.pop() ?? new TubeArena());
+  /** `signal` ends a block at its next product. */
+  static async open(engine: MatrixEngine, setup: BlockSetup, signal?: AbortSignal): Promise<BlockDesk> {
+    const { coupling, ...terms } = setup;
+    const factor = await engine.bind(coupling, terms.cols, terms.cols);
+    const heard: RightFactor = {
+      ...factor,
+      multiply(left, leftRows, out) {
+        if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+        return factor.multiply(left, leftRows, out);
+      },
+    };
+    return new BlockDesk(terms, heard, arenas.pop() ?? new TubeArena());
   }
 
   operate(block: RowBlock): Promise<BlockResult> {
-    return operateBlock(block, this.setup, this.coupling, this.arena);
+    return operateBlock(block, this.terms, this.coupling, this.arena);
   }
 
   async close(): Promise<void> {

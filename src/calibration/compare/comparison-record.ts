@@ -7,7 +7,14 @@ export interface ComparisonRecord {
   fingerprint: string;
   protocol: ProtocolRecord;
   text: string;
-  calibration: { text: string; samples: number; tokens: number; seed: number };
+  calibration: {
+    text: string;
+    samples: number;
+    tokens: number;
+    seed: number;
+    /** Scored sequences that calibrated, too; absent in records of earlier versions. */
+    scored_too?: number;
+  };
   dense: ScoreRecord;
   rows: ComparisonRow[];
 }

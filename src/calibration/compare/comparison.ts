@@ -2,20 +2,14 @@ import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { sha256 } from "hash-wasm";
 import { donorName, openDonor } from "../../checkpoint/donor.js";
-import { readSmallFile } from "../../checkpoint/file-layer.js";
 import { PhysariumError } from "../../errors.js";
 import { LayerRunner } from "../../probe/layer-runner.js";
-import {
-  decodeText,
-  type PreparedText,
-  type ProtocolOptions,
-  prepareText,
-  type ScoredSequence,
-} from "../../probe/protocols.js";
+import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "../../probe/protocols.js";
+import { readTextFile } from "../../probe/text-file.js";
 import { TextTokenizer } from "../../probe/tokenizer.js";
 import { PHYSARIUM_VERSION } from "../../version.js";
 import { type Allocation, allocate } from "../allocation.js";
-import { openBlocks } from "../blocks/runner.js";
+import { type BlockRunner, openBlocks } from "../blocks/runner.js";
 import { longEnough, splitText, takeSamples } from "../calibration-text.js";
 import { decodeFloats } from "../float-bits.js";
 import { blockThreads, defaultMemoryBytes } from "../memory.js";
@@ -61,14 +55,10 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   const threads = options.threads ?? availableParallelism();
   const runner = await LayerRunner.open(donor, { threads });
   const engine = await openOnnxEngine(threads);
-  const blocks = await openBlocks(blockThreads(runner, "full", defaultMemoryBytes(), threads), threads, engine);
+  let blocks: BlockRunner | undefined;
   try {
-    const maxPositions = runner.architecture.maxPositions;
-    const text = await prepare(options.text, tokenizer, maxPositions, options.protocol);
-    const { sequences: all, scored, from } = await gather(text, tokenizer, runner, options);
-    const sequences = all.slice(0, options.calibrate);
-    const scorer = await MemoryScorer.open(runner, scored);
-    const dense = await scorer.scoreDonor();
+    blocks = await openBlocks(blockThreads(runner, "full", defaultMemoryBytes(), threads), threads, engine);
+    const { text, from, take } = await openTexts(tokenizer, runner, options);
     const fingerprint = await sha256(
       JSON.stringify([
         PHYSARIUM_VERSION,
@@ -81,20 +71,6 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         options.minTokens ?? null,
       ]),
     );
-    const record: ComparisonRecord = {
-      donor: donorName(donor.path),
-      fingerprint,
-      protocol: { ...text.prepared.record, windows: scored.length, tokens: dense.tokens },
-      text: text.name,
-      calibration: {
-        text: from.name,
-        samples: sequences.length,
-        tokens: sequences.reduce((sum, { length }) => sum + length, 0),
-        seed: options.seed,
-      },
-      dense: scoreFields(dense),
-      rows: [],
-    };
     if (options.earlier !== undefined && options.earlier.fingerprint !== fingerprint) {
       throw new PhysariumError(
         "USAGE_OUTPUT",
@@ -102,6 +78,31 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         { earlier: options.earlier.fingerprint, fingerprint },
       );
     }
+    const { sequences: all, scored } = await take();
+    const sequences = all.slice(0, options.calibrate);
+    options.onProgress?.(`scoring the donor on ${scored.length} sequences`);
+    const scorer = await MemoryScorer.open(runner, scored, options.signal);
+    const dense = await scorer.scoreDonor();
+    const record: ComparisonRecord = {
+      donor: donorName(donor.path),
+      fingerprint,
+      protocol: {
+        ...text.prepared.record,
+        windows: scored.length,
+        documents: text.prepared.record.name === "documents" ? scored.length : 1,
+        tokens: dense.tokens,
+      },
+      text: text.name,
+      calibration: {
+        text: from.name,
+        samples: sequences.length,
+        tokens: sequences.reduce((sum, { length }) => sum + length, 0),
+        seed: options.seed,
+        scored_too: countShared(sequences, scored),
+      },
+      dense: scoreFields(dense),
+      rows: [],
+    };
     // Rows that nobody asks for this time stay in the table.
     record.rows.push(...(options.earlier?.rows ?? []));
     for (const target of options.targets) {
@@ -132,8 +133,9 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         target: shares === undefined ? target : (name) => ({ kind: "sparsity", sparsity: shares.get(name)! }),
         engine,
         blocks,
+        signal: options.signal,
       })) {
-        if (options.signal?.aborted) throw stopped();
+        if (options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
         options.onProgress?.(
           `${method.name} ${targetWords(target)}: layer ${layer + 1} of ${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s`,
         );
@@ -159,7 +161,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       };
     }
   } finally {
-    await blocks.close();
+    await blocks?.close();
     await engine.release();
     await runner.close();
   }
@@ -173,60 +175,76 @@ export function targetWords(target: PruneTarget): string {
 interface NamedText {
   readonly name: string;
   readonly sha256: string;
-  readonly prepared: PreparedText;
+  readonly text: string;
 }
 
-async function prepare(
-  path: string,
-  tokenizer: TextTokenizer,
-  maxPositions: number,
-  protocol: ProtocolOptions,
-): Promise<NamedText> {
-  const bytes = await readSmallFile(path, undefined, 1 << 30);
-  // The limit counts sequences to score; it is applied once short ones are out and calibration has its share.
-  const prepared = prepareText(decodeText(bytes, path), tokenizer, maxPositions, { ...protocol, limit: undefined });
-  return { name: path, sha256: await sha256(bytes), prepared };
+interface Texts {
+  readonly text: NamedText & { readonly prepared: PreparedText };
+  readonly from: { readonly name: string; readonly sha256: string };
+  /** The sequences that calibrate and those that are scored; takes long where the donor writes the former. */
+  take(): Promise<{ sequences: readonly (readonly number[])[]; scored: readonly ScoredSequence[] }>;
 }
 
-/** The sequences that calibrate, those that are scored, and where the former come from. */
-async function gather(
-  text: NamedText,
-  tokenizer: TextTokenizer,
-  runner: LayerRunner,
-  options: ComparisonOptions,
-): Promise<{
-  sequences: readonly (readonly number[])[];
-  scored: readonly ScoredSequence[];
-  from: { name: string; sha256: string };
-}> {
+/** What is scored and what calibrates. Of long texts only as much is read as is used, where samples are taken in order. */
+async function openTexts(tokenizer: TextTokenizer, runner: LayerRunner, options: ComparisonOptions): Promise<Texts> {
   const { samples, seed, minTokens, protocol } = options;
   const sampling = { samples, seed, ...(minTokens === undefined ? {} : { minTokens }) };
+  const { maxPositions } = runner.architecture;
+  const prepare = ({ text }: NamedText, limit: number | undefined): PreparedText =>
+    prepareText(text, tokenizer, maxPositions, {
+      ...protocol,
+      ...(minTokens === undefined ? {} : { minTokens }),
+      limit,
+    });
   const idsOf = (split: readonly ScoredSequence[]) => split.map(({ ids }) => ids);
-  if (options.calibration !== undefined) {
-    const from =
-      resolve(options.calibration) === resolve(options.text)
-        ? text
-        : await prepare(options.calibration, tokenizer, runner.architecture.maxPositions, protocol);
-    if (from.sha256 === text.sha256) {
-      const { calibration, rest } = splitText(text.prepared, sampling, protocol.limit);
-      return { sequences: idsOf(calibration), scored: rest, from };
-    }
-    const { calibration } = takeSamples(from.prepared, sampling);
-    return { sequences: idsOf(calibration), scored: scoredOf(text, options), from };
+
+  const text = await readText(options.text);
+  const from = options.calibration === undefined ? undefined : await readText(options.calibration);
+  if (from?.sha256 === text.sha256) {
+    // One text for both: what is scored stands behind the samples.
+    const enough = seed === 0 && protocol.limit !== undefined ? samples + protocol.limit : undefined;
+    const prepared = prepare(text, enough);
+    const { calibration, rest } = splitText(prepared, sampling, protocol.limit);
+    return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored: rest }) };
   }
-  const sequences = await writeOwnCalibration(runner, tokenizer, samples, text.prepared.record.window, seed);
-  return { sequences, scored: scoredOf(text, options), from: { name: SELF_WRITTEN, sha256: SELF_WRITTEN } };
+  const prepared = prepare(text, protocol.limit);
+  const scored = scoredOf(text.name, prepared, options);
+  if (from !== undefined) {
+    const { calibration } = takeSamples(prepare(from, seed === 0 ? samples : undefined), sampling);
+    return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored }) };
+  }
+  const { window } = prepared.record;
+  return {
+    text: { ...text, prepared },
+    from: { name: SELF_WRITTEN, sha256: SELF_WRITTEN },
+    async take() {
+      options.onProgress?.(`the donor writes ${samples} sequences of ${window} tokens to calibrate on`);
+      const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, options.signal);
+      return { sequences, scored };
+    },
+  };
+}
+
+async function readText(name: string): Promise<NamedText> {
+  const { bytes, text } = await readTextFile(name);
+  return { name, text, sha256: await sha256(bytes) };
+}
+
+/** Scored sequences that calibrate, too: none where one text is split, but a text may hold another. */
+function countShared(calibration: readonly (readonly number[])[], scored: readonly ScoredSequence[]): number {
+  const known = new Set(calibration.map((ids) => ids.join()));
+  return scored.filter(({ ids }) => known.has(ids.join())).length;
 }
 
 /** Where calibration came from when no text was given. */
 export const SELF_WRITTEN = "text the donor wrote itself";
 
-function scoredOf(text: NamedText, { minTokens, protocol }: ComparisonOptions): ScoredSequence[] {
-  const scored = longEnough(text.prepared.sequences, minTokens).slice(0, protocol.limit);
+function scoredOf(name: string, prepared: PreparedText, { minTokens, protocol }: ComparisonOptions): ScoredSequence[] {
+  const scored = longEnough(prepared.sequences, minTokens).slice(0, protocol.limit);
   if (scored.length > 0) return scored;
   throw new PhysariumError(
     "USAGE_TEXT_SHORT",
-    `${text.name}: no sequence has ${minTokens} tokens; lower --min-tokens`,
+    `${name}: no sequence has ${minTokens ?? 2} tokens; lower --min-tokens`,
     {
       minTokens,
     },
@@ -247,8 +265,4 @@ function isSameTarget(row: ComparisonRow, target: PruneTarget): boolean {
   return target.kind === "pattern"
     ? row.pattern === `${target.pattern.keep}:${target.pattern.of}`
     : target.kind === "sparsity" && row.sparsity === target.sparsity;
-}
-
-function stopped(): PhysariumError {
-  return new PhysariumError("STOPPED", "stopped; run the same command again to go on from the last row");
 }

@@ -1,3 +1,4 @@
+import { PhysariumError } from "../../errors.js";
 import { sum } from "../../probe/divergence.js";
 import type { Activations, LayerRunner, SuppliedWeights } from "../../probe/layer-runner.js";
 import type { ScoredSequence } from "../../probe/protocols.js";
@@ -33,11 +34,18 @@ export class MemoryScorer {
     private readonly runner: LayerRunner,
     private readonly batches: readonly Batch[],
     private readonly scorer: Scorer,
+    private readonly signal: AbortSignal | undefined,
   ) {}
 
-  static async open(runner: LayerRunner, sequences: readonly ScoredSequence[]): Promise<MemoryScorer> {
+  /** Everything here throws `STOPPED` soon after `signal` aborts. */
+  static async open(
+    runner: LayerRunner,
+    sequences: readonly ScoredSequence[],
+    signal?: AbortSignal,
+  ): Promise<MemoryScorer> {
     const batches: Batch[] = [];
     for (const batch of batchesOf(sequences, ({ ids }) => ids.length, CHUNK_TOKENS)) {
+      refuseStopped(signal);
       const places: number[] = [];
       const targets: number[] = [];
       batch.forEach(({ ids, scoreFrom }, row) => {
@@ -54,7 +62,7 @@ export class MemoryScorer {
         donor: await runner.forward(await runner.embed(ids)),
       });
     }
-    return new MemoryScorer(runner, batches, new Scorer([runner, runner]));
+    return new MemoryScorer(runner, batches, new Scorer([runner, runner]), signal);
   }
 
   /** The donor itself: KL 0. */
@@ -69,6 +77,7 @@ export class MemoryScorer {
     for (const { ids } of batches) residuals.push(await runner.embed(ids));
     for (let layer = 0; layer < runner.layerCount; layer++) {
       for (let at = 0; at < residuals.length; at++) {
+        refuseStopped(this.signal);
         residuals[at] = await runner.forwardLayer(layer, residuals[at], { supplied });
       }
       await runner.closeLayer(layer);
@@ -86,6 +95,7 @@ export class MemoryScorer {
     let sameTop = 0;
     let tokens = 0;
     for (const [at, { donor, places, targets }] of this.batches.entries()) {
+      refuseStopped(this.signal);
       const scores = await this.scorer.score([donor, operated[at]], places, targets);
       const [first, second] = scores.models;
       nll += sum(second.nll);
@@ -95,4 +105,8 @@ export class MemoryScorer {
     }
     return { perplexity: Math.exp(nll / tokens), klMean: kl / tokens, sameTop: sameTop / tokens, tokens };
   }
+}
+
+function refuseStopped(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
 }

@@ -15,7 +15,7 @@ export function parsePattern(text: string): Pattern {
   if (keep > 0 && keep < of && of <= 1024) return { keep, of };
   throw new PhysariumError(
     "USAGE_PATTERN",
-    `--pattern ${text}: expected N:M with 0 < N < M, as 2:4, which keeps 2 of each 4`,
+    `--pattern ${text}: expected N:M with 0 < N < M ≤ 1024, as 2:4, which keeps 2 of each 4`,
     {
       pattern: text,
     },
