@@ -15,6 +15,12 @@ const targets = new Set(
   [0, 1, 2, 3].flatMap((layer) => ["q_proj", "o_proj"].map((name) => `model.layers.${layer}.self_attn.${name}.weight`)),
 );
 
+const everyMlp = new Set(
+  [0, 1, 2, 3].flatMap((layer) =>
+    ["gate", "up", "down"].map((name) => `model.layers.${layer}.mlp.${name}_proj.weight`),
+  ),
+);
+
 async function run(options: Partial<ActivationSurgeryOptions> = {}): Promise<Map<string, OperatedTensor>> {
   const all = new Map<string, OperatedTensor>();
   const { sequences } = calibration;
@@ -61,6 +67,14 @@ test("on two threads: the same bytes and errors", async () => {
     expect(bytes, name).toEqual(alone.get(name)!.bytes);
     expect(stages.at(-1)!.relativeError).toBe(alone.get(name)!.stages.at(-1)!.relativeError);
   }
+});
+
+test.each([1, 2])("stops in the middle of a matrix (%d threads)", async (threads) => {
+  const controller = new AbortController();
+  // All projections of four layers take seconds.
+  const running = run({ threads, settings: { sproutRounds: 40 }, targets: everyMlp, signal: controller.signal });
+  setTimeout(() => controller.abort(), 300);
+  await expect(running).rejects.toMatchObject({ code: "STOPPED" });
 });
 
 test("without healing survivors keep their bits; patterns hold; tiles work", async () => {
