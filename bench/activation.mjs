@@ -91,7 +91,7 @@ for await (const { layer, tensors, seconds } of operateLayers(runner, sequences,
       staged += spent;
     }
   }
-  add("isolation, packing, reading, rounding", seconds.methods - staged);
+  add("isolation, pull, reading, rounding", seconds.methods - staged);
   process.stderr.write(`layer ${layer + 1} of ${layers}: ${((performance.now() - started) / 1000).toFixed(1)} s\n`);
   if (layer + 1 === layers) break;
 }
@@ -112,7 +112,7 @@ console.log(
   `${"all".padEnd(40)} ${seconds.toFixed(1).padStart(8)} s, peak memory ${(peakMemory() / 2 ** 20).toFixed(0)} MiB`,
 );
 console.log(
-  `products of the method: ${(work.flops / 1e12).toFixed(2)} TFLOP in ${work.seconds.toFixed(1)} s, ${(work.flops / work.seconds / 1e9).toFixed(0)} GFLOP/s`,
+  `products with couplings: ${(work.flops / 1e12).toFixed(2)} TFLOP in ${work.seconds.toFixed(1)} s, ${(work.flops / work.seconds / 1e9).toFixed(0)} GFLOP/s`,
 );
 widths.forEach((width, at) => {
   console.log(`engine alone, ${width} wide: ${before[at].toFixed(0)} GFLOP/s before, ${after[at].toFixed(0)} after`);

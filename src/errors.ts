@@ -58,6 +58,11 @@ export function fromPlainError(plain: PlainError): Error {
 /** A hostile file can bring names of megabytes; a terminal should get a message, not those. */
 const MAX_MESSAGE_CHARACTERS = 4_000;
 
+/** Throws `STOPPED` once `signal` has aborted. */
+export function refuseStopped(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+}
+
 function clip(message: string): string {
   if (message.length <= MAX_MESSAGE_CHARACTERS) return message;
   const end = MAX_MESSAGE_CHARACTERS / 4;

@@ -68,7 +68,7 @@ export async function* operateWithActivations(
     const { target, allocation = "uniform" } = options;
     let targetOf: (tensor: string) => PruneTarget = () => target;
     if (target.kind === "sparsity" && allocation !== "uniform") {
-      const shares = await allocate(allocation, runner, options.sequences, target.sparsity, isTarget);
+      const shares = await allocate(allocation, runner, options.sequences, target.sparsity, isTarget, options.signal);
       targetOf = (tensor) => ({ kind: "sparsity", sparsity: shares.get(tensor) ?? target.sparsity });
     }
     const blockBytes = Math.min(ACTIVATION_DEFAULTS.blockBytes, (memoryBytes * ROWS_SHARE) / side);

@@ -65,6 +65,7 @@ export function activationFlow(options: Partial<ActivationOptions> = {}): PruneM
     reference: "docs/flows.md",
     needs: settings.alpha > 0 ? "both" : "gram",
     steps: "four",
+    worksInBlocks: true,
     prune: async (task) => {
       const result = new ResultBuilder(task, settings);
       const runner = task.blocks ?? inlineBlocks(task.engine);
@@ -196,7 +197,7 @@ async function operateColumns(
   const started = performance.now();
   const width = gram.n;
   const keep = target.kind === "sparsity" ? keepPerRow(rows, width, target.sparsity) : undefined;
-  const operated: BlockResult[] = [];
+  const operated: BlockFigures[] = [];
   async function* jobs(): AsyncGenerator<RunnableJob<RowBlock, BlockResult>> {
     for (const [at, [top, bottom]] of blocks.entries()) {
       const drive = new Float32Array((bottom - top) * width);
@@ -211,8 +212,9 @@ async function operateColumns(
         ...(keep === undefined ? {} : { keep: keep.slice(top, bottom) }),
       };
       const done = (block: BlockResult): void => {
-        operated[at] = block;
         result.take(block, [top, bottom], left, gram.scale);
+        const { flow, alive, ...figures } = block;
+        operated[at] = figures;
       };
       yield { job, done };
     }
@@ -275,7 +277,7 @@ class ResultBuilder {
    * Add up blocks that took `elapsed` seconds together: side by side each stage has its share of them. Losses are summed row by row in their order, so that
    * the sum does not tell how they were shared out.
    */
-  count(blocks: readonly BlockResult[], elapsed: number): void {
+  count(blocks: readonly BlockFigures[], elapsed: number): void {
     let busy = 0;
     for (const { stages } of blocks) for (const { seconds } of stages) busy += seconds;
     for (const { energies, exchanged, stages, products } of blocks) {
@@ -310,6 +312,9 @@ class ResultBuilder {
     });
   }
 }
+
+/** What is left of a block once its weights are in their matrix. */
+type BlockFigures = Omit<BlockResult, "flow" | "alive">;
 
 function addInOrder(sum: number, values: Float64Array): number {
   let total = sum;

@@ -1,3 +1,4 @@
+import { refuseStopped } from "../errors.js";
 import type { LayerRunner } from "../probe/layer-runner.js";
 import { batchesOf } from "./batches.js";
 import { readTensor } from "./tensor-reader.js";
@@ -41,6 +42,7 @@ export async function allocate(
   sequences: readonly ArrayLike<number>[],
   sparsity: number,
   isTarget: (tensor: string) => boolean = () => true,
+  signal: AbortSignal | undefined = undefined,
   chunkTokens = 4096,
 ): Promise<ReadonlyMap<string, number>> {
   const profiles: TensorProfile[] = [];
@@ -55,6 +57,7 @@ export async function allocate(
     const energies = new Map<string, Float64Array>();
     const next = [];
     for (const residual of residuals) {
+      refuseStopped(signal);
       const out = await runner.forwardLayer(layer, residual, {
         onInput: (step, { data, width }) => {
           const sums = energies.get(step) ?? new Float64Array(width);

@@ -91,6 +91,8 @@ export interface PruneMethod {
   readonly needs: "weights" | "gram" | "both";
   /** `layer`: all projections of a layer from one pass, as the papers' code does. `four`: q k v, o, gate up, down, each on renewed inputs. */
   readonly steps: "layer" | "four";
+  /** Uses `PruneTask.blocks` where it is given. */
+  readonly worksInBlocks?: boolean;
   prune(task: PruneTask): Promise<PruneResult>;
 }
 

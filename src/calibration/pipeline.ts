@@ -1,4 +1,4 @@
-import { PhysariumError } from "../errors.js";
+import { PhysariumError, refuseStopped } from "../errors.js";
 import type { Activations, LayerRunner, LayerState } from "../probe/layer-runner.js";
 import { type Projection, STEPS, type Step } from "../probe/steps.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
@@ -205,7 +205,7 @@ class LayerWork {
     if (Number.isFinite(size)) return;
     throw new PhysariumError(
       "DONOR_NON_FINITE",
-      `layer ${this.layer}: the inputs of ${step} are NaN or infinite on the calibration tokens; a weight the forward pass reads before them (embedding, norm, bias) is damaged, or the activations overflow`,
+      `layer ${this.layer}: the inputs of ${step} are NaN or infinite on the calibration tokens; a weight the forward pass reads before them is damaged (NaN, infinite), or the activations overflow`,
       { layer: this.layer, step },
     );
   }
@@ -277,6 +277,7 @@ class LayerWork {
   private async operate(step: Step, statistics: Pick<PruneTask, "inputs" | "tiled">): Promise<void> {
     const { runner, layer, options } = this;
     for (const { tensor, projection, rows, cols } of this.targets(step)) {
+      refuseStopped(options.signal);
       const started = performance.now();
       const { dtype, values } = await readTensor(runner.donor, tensor);
       const { target } = options;
@@ -323,7 +324,7 @@ class LayerWork {
   }
 
   private async timed<T>(part: "forward" | "gram", work: () => Promise<T>): Promise<T> {
-    if (this.options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+    refuseStopped(this.options.signal);
     const started = performance.now();
     try {
       return await work();

@@ -1,4 +1,4 @@
-import { PhysariumError } from "../errors.js";
+import { refuseStopped } from "../errors.js";
 import type { Activations, KvCache, LayerRunner } from "../probe/layer-runner.js";
 import type { TextTokenizer } from "../probe/tokenizer.js";
 import { randomNumbers } from "./random.js";
@@ -29,7 +29,7 @@ export async function writeOwnCalibration(
     }));
     let cache: KvCache | undefined;
     while (group[0].ids.length < window) {
-      if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+      refuseStopped(signal);
       const step = await runner.extend(
         group.map(({ ids }) => [ids[ids.length - 1]]),
         cache,

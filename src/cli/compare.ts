@@ -1,4 +1,4 @@
-import { mkdir, readdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { type ComparisonOptions, compareMethods } from "../calibration/compare/comparison.js";
@@ -6,11 +6,12 @@ import type { ComparisonRecord, ComparisonRow } from "../calibration/compare/com
 import type { PruneTarget } from "../calibration/method.js";
 import { chooseMethods, METHODS } from "../calibration/methods.js";
 import { parsePattern } from "../calibration/stages/select.js";
+import { openDonor } from "../checkpoint/donor.js";
 import { attempt } from "../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
 import { comparisonCsv, renderComparison, targetOf } from "../report/comparison.js";
 import { comparisonPicture } from "../report/pictures/comparison.js";
-import { refuseInside } from "../surgery/output-folder.js";
+import { refuseInside, writeSmallFile } from "../surgery/output-folder.js";
 import { toInteger } from "./arguments.js";
 import { addProtocolOptions, checkProtocolFlags, type ProtocolFlags, toProtocolOptions } from "./probe-options.js";
 import { stopSignal } from "./stop-signal.js";
@@ -64,13 +65,11 @@ Example:
       const titles = Object.fromEntries(METHODS.map(({ name, title }) => [name, title]));
       const say = flags.quiet || flags.json ? () => {} : (words: string) => process.stderr.write(`${words}\n`);
       const earlier = folder === undefined ? undefined : await readEarlier(folder);
-      const targets = targetsOf(flags);
-      if (folder !== undefined) await claim(folder, resolve(donor));
       const options: ComparisonOptions = {
         text: resolve(flags.text),
         ...(flags.calibration === undefined ? {} : { calibration: resolve(flags.calibration) }),
         methods: chooseMethods(listOf(flags.methods)),
-        targets,
+        targets: targetsOf(flags),
         protocol: toProtocolOptions(protocolOf(flags)),
         samples: positive("--samples", flags.samples),
         seed: flags.seed,
@@ -85,6 +84,7 @@ Example:
           if (folder !== undefined) await keep(folder, soFar, titles);
         },
       };
+      if (folder !== undefined) await claim(folder, (await openDonor(resolve(donor))).path);
       const record = await compareMethods(donor, options).catch((error: unknown) => {
         throw isPhysariumError(error, "STOPPED") ? stopped(folder) : error;
       });
@@ -137,6 +137,7 @@ function positive(flag: string, value: number): number {
 }
 
 const FILE = "compare.json";
+const OTHER_FILES = ["compare.md", "compare.csv", "compare.svg"];
 
 /** The record of an earlier run, or nothing: a file that is none of ours is refused before anything replaces it. */
 async function readEarlier(folder: string): Promise<ComparisonRecord | undefined> {
@@ -161,7 +162,7 @@ async function claim(folder: string, donor: string): Promise<void> {
   await refuseInside(folder, donor);
   await attempt("making the folder", folder, () => mkdir(folder, { recursive: true }));
   const found = await attempt("listing", folder, () => readdir(folder));
-  const foreign = found.filter((name) => name.startsWith("compare.") && !found.includes(FILE));
+  const foreign = found.includes(FILE) ? [] : found.filter((name) => OTHER_FILES.includes(name));
   if (foreign.length > 0) {
     throw new PhysariumError(
       "USAGE_OUTPUT",
@@ -171,22 +172,15 @@ async function claim(folder: string, donor: string): Promise<void> {
   }
 }
 
-/** Every row is on disk before the next begins; each file is replaced whole. Rows that another run has added meanwhile stay. */
+/** Every row is on disk before the next begins; each file is replaced whole. Rows that a run beside this one has added stay. */
 async function keep(folder: string, made: ComparisonRecord, titles: Record<string, string>): Promise<void> {
   const beside = await readEarlier(folder);
   const others = beside?.fingerprint === made.fingerprint ? beside.rows : [];
-  const isSame = (a: ComparisonRow, b: ComparisonRow) => a.method === b.method && targetOf(a) === targetOf(b);
+  const isSame = (a: ComparisonRow, b: ComparisonRow) =>
+    a.method === b.method && a.sparsity === b.sparsity && a.pattern === b.pattern;
   const missing = others.filter((other) => !made.rows.some((row) => isSame(row, other)));
   const record = { ...made, rows: [...made.rows, ...missing] };
-  const files: [string, string][] = [
-    [FILE, `${JSON.stringify(record, undefined, 2)}\n`],
-    ["compare.md", renderComparison(record, titles)],
-    ["compare.csv", comparisonCsv(record)],
-    ["compare.svg", comparisonPicture(record, titles)],
-  ];
-  for (const [name, content] of files) {
-    const path = join(folder, name);
-    await attempt("writing", path, () => writeFile(`${path}.partial`, content));
-    await attempt("writing", path, () => rename(`${path}.partial`, path));
-  }
+  const contents = [renderComparison(record, titles), comparisonCsv(record), comparisonPicture(record, titles)];
+  await writeSmallFile(join(folder, FILE), `${JSON.stringify(record, undefined, 2)}\n`);
+  for (const [at, name] of OTHER_FILES.entries()) await writeSmallFile(join(folder, name), contents[at]);
 }

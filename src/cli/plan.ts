@@ -36,12 +36,12 @@ Examples:
     });
 }
 
-/** What v2 would calibrate on. Throws what surgery would: a plan that surgery refuses is none. */
+/** What v2 would calibrate on. Throws what surgery would before it reads weights: a plan that surgery refuses is none. */
 async function calibratedOn(plan: Plan): Promise<Calibrated | undefined> {
   const { activation } = plan.options;
   if (activation === undefined || plan.targetTensors === 0) return undefined;
   const { openActivation } = await import("../surgery/activation.js");
-  const { samples, tokens } = await openActivation(plan, activation, nodeFiles, false);
+  const { samples, tokens } = await openActivation(plan, activation, nodeFiles);
   return { samples, tokens };
 }
 

@@ -6,6 +6,7 @@ import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors
 import { estimateWorth } from "../pack/worth.js";
 import { readTextFile } from "../probe/text-file.js";
 import { type ReportInput, renderSummary } from "../report/index.js";
+import { shellQuote } from "../report/report-text.js";
 import type { SurgeryEvent } from "../surgery/events.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
@@ -90,19 +91,22 @@ Examples:
     });
 }
 
-/** A text that cannot be measured on is refused before surgery, not after it. Throws `IO_*`, `USAGE_TEXT_*`. */
+/** A text that is missing, empty or no UTF-8 is refused before surgery, not after it. Throws `IO_*`, `USAGE_TEXT_*`. */
 async function checkText(path: string): Promise<void> {
   const { text } = await readTextFile(path);
   if (text.trim() !== "") return;
   throw new PhysariumError("USAGE_TEXT_EMPTY", `${path}: the text is empty; there is nothing to predict`, { path });
 }
 
-/** An error of the measurement behind a finished operation. */
+/** An error of the measurement behind a finished operation: the output stands. */
 function afterwards(error: unknown, output: string, donor: string): unknown {
-  if (!isPhysariumError(error, "STOPPED")) return error;
+  if (!isPhysariumError(error)) return error;
+  const again = `physarium eval ${shellQuote(output)} --text FILE --against ${shellQuote(donor)}`;
   return new PhysariumError(
-    "STOPPED",
-    `${output}: the operation is finished, measuring it was stopped; physarium eval ${output} --text FILE --against ${donor} does that again`,
+    error.code,
+    `${output}: the operation is finished, but it was not measured: ${error.message}; \`${again}\` measures it`,
+    error.details,
+    error,
   );
 }
 
@@ -160,7 +164,7 @@ function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; s
       else if (event.event === "warning") progress.note(`warning: ${event.message} [${event.code}]`);
       else if (event.event === "layer") {
         const { layer, layers, loss_before, loss_after, seconds_left, is_done } = event;
-        left = duration(seconds_left);
+        if (seconds_left !== undefined) left = duration(seconds_left);
         const losses =
           loss_before === undefined || loss_after === undefined
             ? is_done

@@ -1,7 +1,7 @@
 import { basename, join } from "node:path";
 import { sha256 } from "hash-wasm";
 import { type Donor, donorName } from "../checkpoint/donor.js";
-import { PhysariumError } from "../errors.js";
+import { PhysariumError, refuseStopped } from "../errors.js";
 import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
 import { Engine } from "./engine.js";
 import { type Activations, inspectModel, LayerRunner, type RunnerOptions } from "./layer-runner.js";
@@ -36,7 +36,7 @@ export interface Evaluation {
  * Perplexity of a model on a text file, and with `against` its divergence from the donor.
  *
  * Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for what was asked, `DONOR_*` for what is wrong with a model (another tokenizer or
- * vocabulary than the donor's included), `VERIFY_NON_FINITE` where a model gives NaN.
+ * vocabulary than the donor's included), `VERIFY_NON_FINITE` where a model gives NaN, `STOPPED` once `signal` aborts.
  */
 export async function evaluate(
   modelPath: string,
@@ -100,7 +100,7 @@ export async function runModels(
     const offsets = offsetsOf(sequences);
     let done = 0;
     for (const batch of batches) {
-      if (options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+      refuseStopped(options.signal);
       const { ids, places, targets, positions } = layOut(sequences, batch, offsets);
       const residuals: Activations[] = [];
       for (const runner of runners) residuals.push(await runner.forward(await runner.embed(ids)));

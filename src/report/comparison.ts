@@ -30,7 +30,7 @@ export function renderComparison(record: ComparisonRecord, titles: ComparisonTit
 function sharedWords({ calibration, protocol }: ComparisonRecord): string {
   const { scored_too: shared } = calibration;
   if (shared === undefined) return "";
-  if (shared === 0) return " No scored sequence was calibrated on.";
+  if (shared === 0) return " No scored sequence is one of those.";
   return ` **${count(shared)} of the ${count(protocol.windows)} scored sequences were calibrated on, too: methods that calibrate look better here than they are.**`;
 }
 

@@ -89,12 +89,16 @@ export function assessment(report: ReportInput): List {
     const asked = report.params.target_sparsity;
     const reached = share(zerosOf(report.per_tensor), totals.target_weights) ?? 0;
     const missed = asked !== undefined && Math.abs(reached - asked) > MISSED;
+    const why =
+      report.flow === "activation" && asked !== undefined && reached > asked
+        ? ": a place that was to live holds a zero, as where the donor's weight was 0 and nothing healed it"
+        : "";
     (missed ? warning : good)(
       say`${percent(share(totals.killed, totals.target_weights))} of the target projection weights were killed (${percent(share(totals.killed, totals.model_weights))} of the full model), with ${percentRange(totals.min_sparsity, totals.max_sparsity)} zeros a tensor${
         asked === undefined
           ? "; no rate was set, it emerged from the weights"
           : `, asked for ${percent(asked)} zeros over all targets`
-      }.${missed ? ` It came to ${percent(reached)}: a place that was to live holds a zero, as where the donor's weight was 0 and nothing healed it.` : ""}`,
+      }.${missed ? ` It came to ${percent(reached)}${why}.` : ""}`,
     );
   }
   if (quality == null) {

@@ -3,7 +3,7 @@ import type { CalibrationRecord } from "../calibration/calibration-source.js";
 import type { StageRecord } from "../calibration/method.js";
 import type { ActivationRun, ActivationSettings } from "../calibration/operate-donor.js";
 import { attempt, closeWritten, type FileLayer, FileSource, writeFully } from "../checkpoint/file-layer.js";
-import { PhysariumError } from "../errors.js";
+import { PhysariumError, refuseStopped } from "../errors.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { Digester } from "./digest.js";
 import type { OnEvent } from "./events.js";
@@ -65,8 +65,9 @@ export async function operateActivation(
     message: `calibrating on ${record.samples} samples, ${record.tokens} tokens of ${source}`,
   });
   await calibrated(record, shortages(record, run.samplesAsked, plan));
-  const started = performance.now();
-  let operated = 0;
+  let since = performance.now();
+  /** Layers operated on, and the seconds they took: passing through what is done is quicker, and says nothing about the rest. */
+  const pace = { layers: 0, seconds: 0 };
   const isDone = (name: string) => records.has(name);
   const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);
   for await (const { layer, tensors, seconds } of run.layers(sequences, { isDone, stored }, signal)) {
@@ -89,50 +90,54 @@ export async function operateActivation(
         })),
       });
     }
-    if (tensors.length > 0) operated++;
-    const perLayer = (performance.now() - started) / 1000 / Math.max(operated, 1);
+    const now = performance.now();
+    if (tensors.length > 0) {
+      pace.layers++;
+      pace.seconds += (now - since) / 1000;
+    }
+    since = now;
     onEvent({
       event: "layer",
       layer,
       layers,
       seconds,
-      seconds_left: perLayer * (layers - layer - 1),
+      ...(pace.layers === 0 ? {} : { seconds_left: (pace.seconds / pace.layers) * (layers - layer - 1) }),
       ...(tensors.length > 0
         ? losses(tensors)
         : { is_done: [...targets.values()].some((tensor) => tensor.layer === layer) }),
     });
-    if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+    refuseStopped(signal);
   }
 }
 
-/** A calibration that says little, said. */
+/** Code of the warnings about a calibration that says little. */
+export const SHORT_CALIBRATION = "CALIBRATION_SHORT";
+
 function shortages({ samples, tokens }: CalibrationRecord, asked: number, plan: Plan): Warning[] {
   const widest = [...targetsOf(plan).values()].reduce((most, { target }) => Math.max(most, target!.cols), 0);
   const warnings: Warning[] = [];
   if (samples < asked) {
     warnings.push({
-      code: "CALIBRATION_SHORT",
+      code: SHORT_CALIBRATION,
       message: `the calibration text gives ${samples} of the ${asked} samples asked for`,
     });
   }
   if (tokens < widest) {
     warnings.push({
-      code: "CALIBRATION_SHORT",
+      code: SHORT_CALIBRATION,
       message: `${tokens} calibration tokens cannot tell the ${widest} inputs of the widest projection apart; more samples make a better choice`,
     });
   }
   return warnings;
 }
 
-/** Everything v2 could refuse, refused before the first byte is written; a NaN only where it `readsWeights`. Throws `DONOR_*`, `USAGE_*`. */
+/** Everything v2 could refuse without reading weights, refused before the first byte is written. Throws `DONOR_*`, `USAGE_*`. */
 export async function openActivation(
   plan: Plan,
   settings: ActivationSettings,
   files: FileLayer,
-  readsWeights = true,
 ): Promise<ActivationRun> {
   const { openActivationRun } = await import("../calibration/operate-donor.js");
-  if (readsWeights) await refuseNonFinite(plan, files);
   return openActivationRun(plan.donor.path, settings, new Set(targetsOf(plan).keys()), files);
 }
 
@@ -166,7 +171,7 @@ function losses(tensors: readonly { readonly stages: readonly StageRecord[] }[])
     tensors.reduce((sum, { stages }) => sum + (pick(stages)?.relativeError ?? 0), 0) / Math.max(tensors.length, 1);
   return {
     loss_before: mean((stages) => stages.find(({ stage }) => stage === "flow") ?? stages[0]),
-    loss_after: mean((stages) => stages.at(-1)),
+    loss_after: mean((stages) => stages.findLast(({ relativeError }) => relativeError !== undefined)),
   };
 }
 
@@ -191,8 +196,16 @@ async function writeTensor(path: string, tensor: PlannedTensor, bytes: Uint8Arra
   }
 }
 
-/** A NaN would go through the forward pass into everything behind it: all targets are read once before anything else. Throws `DONOR_NON_FINITE`. */
-async function refuseNonFinite(plan: Plan, files: FileLayer): Promise<void> {
+/**
+ * A NaN would go through the forward pass into everything behind it: all targets are read once before anything is calibrated. Throws `DONOR_NON_FINITE`.
+ * `onBytes` is told how many more were read.
+ */
+export async function refuseNonFinite(
+  plan: Plan,
+  files: FileLayer,
+  onBytes: (bytes: number) => void,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   for (const { path, tensors } of plan.shards) {
     const source = await FileSource.open(path, files);
     try {
@@ -200,6 +213,7 @@ async function refuseNonFinite(plan: Plan, files: FileLayer): Promise<void> {
         if (target === undefined) continue;
         const { magnitudeMask, infinity, bytes } = magnitudeFormat(target.dtype);
         for (let start = 0; start < byteLength; start += SCAN_BYTES) {
+          refuseStopped(signal);
           const end = Math.min(start + SCAN_BYTES, byteLength);
           const patterns = weightPatterns(await source.read(byteOffset + start, byteOffset + end), target.dtype);
           for (let at = 0; at < patterns.length; at++) {
@@ -211,6 +225,7 @@ async function refuseNonFinite(plan: Plan, files: FileLayer): Promise<void> {
               { shard, tensor: name },
             );
           }
+          onBytes(end - start);
         }
       }
     } finally {

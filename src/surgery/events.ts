@@ -36,8 +36,8 @@ export type SurgeryEvent =
       readonly layer: number;
       readonly layers: number;
       readonly seconds: { readonly forward: number; readonly gram: number; readonly methods: number };
-      /** At the pace of the layers so far. */
-      readonly seconds_left: number;
+      /** At the pace of the layers operated on so far. */
+      readonly seconds_left?: number;
       /** Mean relative output error of the tensors operated on as selection leaves it, and after the last stage; absent where there were none. */
       readonly loss_before?: number;
       readonly loss_after?: number;
@@ -47,7 +47,7 @@ export type SurgeryEvent =
   | { readonly event: "finishing"; readonly step: string };
 
 export interface Progress {
-  readonly phase: "searching" | "checking" | "operating";
+  readonly phase: "searching" | "checking" | "scanning" | "operating";
   readonly bytes_done: number;
   readonly bytes_total: number;
   readonly tensors_done: number;

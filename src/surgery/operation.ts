@@ -1,12 +1,19 @@
 import { join } from "node:path";
 import type { ActivationRun } from "../calibration/operate-donor.js";
-import { attempt, type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
-import { isPhysariumError, PhysariumError } from "../errors.js";
+import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
+import { isPhysariumError, refuseStopped } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import type { FlowParams } from "../flow/params.js";
 import { runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
-import { type ActivationRecord, checkSameCalibration, openActivation, operateActivation } from "./activation.js";
+import {
+  type ActivationRecord,
+  checkSameCalibration,
+  openActivation,
+  operateActivation,
+  refuseNonFinite,
+  SHORT_CALIBRATION,
+} from "./activation.js";
 import { completeOperation, type MeasureSections, type RenderDocuments, readReport } from "./completion.js";
 import { createDigester, type Digester } from "./digest.js";
 import type { OnEvent, Progress } from "./events.js";
@@ -17,10 +24,10 @@ import type { OperatorSetup } from "./piece-operator.js";
 import { createPiecePool, type PiecePool } from "./piece-pool.js";
 import { filterWork, type PieceWork, pieceWork } from "./piece-work.js";
 import type { Piece } from "./pieces.js";
-import { kernelFlow, kernelSizes, type Plan, type PlannedShard, type PlannedTensor, searchesSurvival } from "./plan.js";
-import { type RunEntry, writeRuns } from "./run-history.js";
+import { kernelFlow, kernelSizes, type Plan, type PlannedTensor, searchesSurvival } from "./plan.js";
+import { RunClock, type RunEntry, writeRuns } from "./run-history.js";
 import { ShardBoundaries } from "./shard-boundaries.js";
-import { prepareShard, syncFile } from "./shard-files.js";
+import { prepareShard, syncFile, wholeShards } from "./shard-files.js";
 import type { SurgeryReport } from "./surgery-report.js";
 import { searchSurvival } from "./target-search.js";
 import type { TensorProgress } from "./tensor-progress.js";
@@ -76,8 +83,7 @@ export async function operate(plan: Plan, options: OperateOptions): Promise<Oper
 
 class Operation {
   private readonly folder: string;
-  private readonly startedAt = new Date().toISOString();
-  private readonly startedMs = performance.now();
+  private readonly clock: RunClock;
   /** Every tensor's record, from earlier runs and this one. */
   private readonly records = new Map<string, TensorRecord>();
   private readonly shardRecords = new Map<string, ShardRecord>();
@@ -94,6 +100,7 @@ class Operation {
     private readonly activationRun: ActivationRun | undefined,
   ) {
     this.folder = workspace.output.partialPath;
+    this.clock = new RunClock(plan.memory.workers);
   }
 
   async run(): Promise<OperationResult> {
@@ -112,6 +119,8 @@ class Operation {
       });
       if (workspace.stopped !== undefined) await this.checkStopped(module);
       await this.beginLedger();
+      // Calibration comes behind the scan: a run that was calibrated had looked.
+      if (this.activationRun !== undefined && workspace.stopped?.calibration === undefined) await this.scan();
       const params = await this.findParams(module);
       await this.withPool(module, params, (pool) => this.operateShards(pool));
       this.checkSignal();
@@ -161,17 +170,7 @@ class Operation {
       else damaged++;
       this.advance(tensor, 0);
     });
-    const existing = new Set(await attempt("listing", this.folder, () => this.files.readdir(this.folder)));
-    // A shard file that is gone or short holds nothing to check.
-    const readable = async (shard: PlannedShard) => {
-      const path = join(this.folder, shard.file);
-      return (
-        existing.has(shard.file) &&
-        (await attempt("examining", path, () => this.files.stat(path))).size === shard.byteLength
-      );
-    };
-    const whole = new Set<string>();
-    for (const shard of this.plan.shards) if (await readable(shard)) whole.add(shard.file);
+    const whole = await wholeShards(this.plan, this.folder, this.files);
     await this.withPool(module, this.plan.options.params, (pool) =>
       runJobs(
         filterWork(jobs, (job) => whole.has(job.shard)),
@@ -183,6 +182,20 @@ class Operation {
       event: "note",
       message: `resuming: ${this.records.size} of ${this.plan.donor.tensorCount} tensors are done and unchanged${damaged > 0 ? `, ${damaged} will be done again` : ""}`,
     });
+  }
+
+  /** v2: see that every target weight is a number. */
+  private scan(): Promise<void> {
+    const { plan, files, options } = this;
+    this.startProgress(
+      "scanning",
+      plan.shards.flatMap(({ tensors }) => tensors.filter(({ role }) => role === "target")),
+    );
+    const onBytes = (bytes: number): void => {
+      this.progress.bytes_done += bytes;
+      this.onEvent({ event: "progress", ...this.progress });
+    };
+    return refuseNonFinite(plan, files, onBytes, options.signal);
   }
 
   /** Only what still holds goes into the ledger of this run; shards, side files and the end are recorded anew. */
@@ -199,9 +212,8 @@ class Operation {
         kept.push(record);
       }
     }
-    // What the plan warns of is said again below; what came up on the way stays.
-    const planned = new Set(this.plan.warnings.map(({ message }) => message));
-    kept.push(...(stopped?.warnings.filter(({ message }) => !planned.has(message)) ?? []));
+    // What the plan warns of is said again below; what calibration warned of stays.
+    kept.push(...(stopped?.warnings.filter(({ code }) => code === SHORT_CALIBRATION) ?? []));
     const at = new Date().toISOString();
     for (const { code, message } of this.plan.warnings) {
       kept.push({ kind: "warning", at, code, message });
@@ -305,7 +317,7 @@ class Operation {
           checkSameCalibration(known, calibration, this.workspace.output.path);
           for (const { code, message } of warnings) {
             onEvent({ event: "warning", code, message });
-            if (known === undefined) {
+            if (!this.workspace.stopped?.warnings.some((earlier) => earlier.message === message)) {
               await this.ledger.append({ kind: "warning", at: new Date().toISOString(), code, message });
             }
           }
@@ -332,7 +344,7 @@ class Operation {
   }
 
   private checkSignal(): void {
-    if (this.options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+    refuseStopped(this.options.signal);
   }
 
   /** Everything on the disk before the ledger says so. */
@@ -346,18 +358,7 @@ class Operation {
 
   /** Note this run beside the ledger: when it begins, and how it went once it is over. */
   private async recordRun(ended = false): Promise<RunEntry[]> {
-    const run: RunEntry = {
-      started_at: this.startedAt,
-      workers: this.plan.memory.workers,
-      ...(ended
-        ? {
-            ended_at: new Date().toISOString(),
-            wall_seconds: (performance.now() - this.startedMs) / 1000,
-            peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
-          }
-        : {}),
-    };
-    const runs = [...this.workspace.earlierRuns, run];
+    const runs = [...this.workspace.earlierRuns, this.clock.entry(ended)];
     await writeRuns(this.folder, runs, this.files);
     return runs;
   }

@@ -14,6 +14,27 @@ export interface RunEntry {
   readonly workers: number;
 }
 
+/** What one run has to say of itself, from its beginning on. */
+export class RunClock {
+  private readonly startedAt = new Date().toISOString();
+  private readonly startedMs = performance.now();
+
+  constructor(private readonly workers: number) {}
+
+  /** The run as it begins, or how it went once it is over. */
+  entry(isOver: boolean): RunEntry {
+    const { startedAt: started_at, startedMs, workers } = this;
+    if (!isOver) return { started_at, workers };
+    return {
+      started_at,
+      workers,
+      ended_at: new Date().toISOString(),
+      wall_seconds: (performance.now() - startedMs) / 1000,
+      peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+    };
+  }
+}
+
 const RUNS_FILE = "runs.jsonl";
 
 export async function readRuns(folder: string, files: FileLayer = nodeFiles): Promise<RunEntry[]> {

@@ -163,3 +163,16 @@ function donorChanged(path: string, file: string): PhysariumError {
     { file },
   );
 }
+
+/** Names of the shards that lie in `folder` at full length: one that is gone or short holds nothing to go on from. */
+export async function wholeShards(plan: Plan, folder: string, files: FileLayer): Promise<Set<string>> {
+  const existing = new Set(await attempt("listing", folder, () => files.readdir(folder)));
+  const whole = new Set<string>();
+  for (const { file, byteLength } of plan.shards) {
+    const path = join(folder, file);
+    if (!existing.has(file)) continue;
+    const { size } = await attempt("examining", path, () => files.stat(path));
+    if (size === byteLength) whole.add(file);
+  }
+  return whole;
+}

@@ -1,4 +1,4 @@
-import { PhysariumError } from "../errors.js";
+import { refuseStopped } from "../errors.js";
 import type { Pool } from "./pool.js";
 
 /** A job and what to do with its result. */
@@ -49,5 +49,5 @@ export async function runJobs<Job, Result>(
   await (pool.endsJobsOnClose ? Promise.race([settled, aborted]) : settled);
   signal?.removeEventListener("abort", whenAborted);
   if (failure !== undefined) throw failure.error;
-  if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+  refuseStopped(signal);
 }

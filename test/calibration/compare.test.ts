@@ -121,7 +121,7 @@ describe("compare", () => {
     expect(shared.calibration.scored_too).toBe(4);
     expect(renderComparison(shared, {})).toContain("**4 of the 8 scored sequences were calibrated on, too");
     const apart = await compareMethods(LOAM, small);
-    expect(renderComparison(apart, {})).toContain("No scored sequence was calibrated on.");
+    expect(renderComparison(apart, {})).toContain("No scored sequence is one of those.");
     const later = await compareMethods(LOAM, { ...small, protocol: { ...small.protocol, skip: 2 } });
     expect(later.fingerprint).not.toBe(apart.fingerprint);
     expect(later.dense.perplexity).not.toBe(apart.dense.perplexity);
@@ -144,6 +144,7 @@ describe("compare", () => {
 
   test.each(["writing its calibration", "scoring the donor", "operating"])("stops while %s", async (phase) => {
     const controller = new AbortController();
+    const later: string[] = [];
     const { calibration, ...own } = options;
     expect(calibration).toBeDefined();
     const run = compareMethods(LOAM, {
@@ -151,11 +152,13 @@ describe("compare", () => {
       ...(phase === "writing its calibration" ? {} : { calibration: own.text }),
       signal: controller.signal,
       onProgress: (words) => {
+        if (controller.signal.aborted) later.push(words);
         const isThere = { "writing its calibration": /writes/, "scoring the donor": /scoring/, operating: /layer 1/ };
         if (isThere[phase as keyof typeof isThere].test(words)) controller.abort();
       },
     });
     await expect(run).rejects.toMatchObject({ code: "STOPPED" });
+    expect(later).toEqual([]);
   });
 
   test("without a calibration text the donor writes its own; another seed, other numbers", async () => {

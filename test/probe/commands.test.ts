@@ -101,7 +101,7 @@ describe.skipIf(!hasEngine)("compare", () => {
     expect(physarium(...args, "--methods", "wanda", "--out", out).status).toBe(0);
     const { rows } = JSON.parse(readFileSync(join(out, "compare.json"), "utf8")) as { rows: { method: string }[] };
     expect(rows.map(({ method }) => method)).toEqual(["magnitude", "wanda"]);
-    expect(readFileSync(join(out, "compare.md"), "utf8")).toContain("No scored sequence was calibrated on.");
+    expect(readFileSync(join(out, "compare.md"), "utf8")).toContain("No scored sequence is one of those.");
   });
 });
 

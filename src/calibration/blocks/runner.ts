@@ -1,4 +1,4 @@
-import { PhysariumError } from "../../errors.js";
+import { refuseStopped } from "../../errors.js";
 import { type Pool, threadPool } from "../../threads/pool.js";
 import { type RunnableJob, runJobs } from "../../threads/run-jobs.js";
 import type { MatrixEngine, RightFactor } from "../engine.js";
@@ -102,7 +102,7 @@ export class BlockDesk {
     const heard: RightFactor = {
       ...factor,
       multiply(left, leftRows, out) {
-        if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+        refuseStopped(signal);
         return factor.multiply(left, leftRows, out);
       },
     };

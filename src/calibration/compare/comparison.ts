@@ -2,7 +2,7 @@ import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { sha256 } from "hash-wasm";
 import { donorName, openDonor } from "../../checkpoint/donor.js";
-import { PhysariumError } from "../../errors.js";
+import { PhysariumError, refuseStopped } from "../../errors.js";
 import { LayerRunner } from "../../probe/layer-runner.js";
 import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "../../probe/protocols.js";
 import { readTextFile } from "../../probe/text-file.js";
@@ -56,8 +56,8 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   const runner = await LayerRunner.open(donor, { threads });
   const engine = await openOnnxEngine(threads);
   let blocks: BlockRunner | undefined;
+  let scorer: MemoryScorer | undefined;
   try {
-    blocks = await openBlocks(blockThreads(runner, "full", defaultMemoryBytes(), threads), threads, engine);
     const { text, from, take } = await openTexts(tokenizer, runner, options);
     const fingerprint = await sha256(
       JSON.stringify([
@@ -81,7 +81,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     const { sequences: all, scored } = await take();
     const sequences = all.slice(0, options.calibrate);
     options.onProgress?.(`scoring the donor on ${scored.length} sequences`);
-    const scorer = await MemoryScorer.open(runner, scored, options.signal);
+    scorer = await MemoryScorer.open(runner, scored, options.signal);
     const dense = await scorer.scoreDonor();
     const record: ComparisonRecord = {
       donor: donorName(donor.path),
@@ -113,16 +113,19 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         await options.onRow?.(record, row, known !== undefined);
       }
     }
-    await scorer.close();
     return record;
 
     async function measure(method: PruneMethod, target: PruneTarget): Promise<ComparisonRow> {
       resetPeakMemory();
+      // Threads are there for those who use them: idle ones take memory, too.
+      if (method.worksInBlocks) {
+        blocks ??= await openBlocks(blockThreads(runner, "full", defaultMemoryBytes(), threads), threads, engine);
+      }
       const started = performance.now();
       const { allocation } = options;
       const shares =
         target.kind === "sparsity" && allocation !== undefined
-          ? await allocate(allocation, runner, sequences, target.sparsity)
+          ? await allocate(allocation, runner, sequences, target.sparsity, undefined, options.signal)
           : undefined;
       const supplied = new Map<string, Float32Array>();
       let zeros = 0;
@@ -135,7 +138,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         blocks,
         signal: options.signal,
       })) {
-        if (options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+        refuseStopped(options.signal);
         options.onProgress?.(
           `${method.name} ${targetWords(target)}: layer ${layer + 1} of ${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s`,
         );
@@ -147,7 +150,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       }
       const seconds = (performance.now() - started) / 1000;
       const peak = peakMemory();
-      const score = await scorer.score(supplied);
+      const score = await scorer!.score(supplied);
       return {
         method: method.name,
         ...(target.kind === "pattern"
@@ -161,6 +164,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       };
     }
   } finally {
+    await scorer?.close();
     await blocks?.close();
     await engine.release();
     await runner.close();
@@ -190,11 +194,13 @@ async function openTexts(tokenizer: TextTokenizer, runner: LayerRunner, options:
   const { samples, seed, minTokens, protocol } = options;
   const sampling = { samples, seed, ...(minTokens === undefined ? {} : { minTokens }) };
   const { maxPositions } = runner.architecture;
-  const prepare = ({ text }: NamedText, limit: number | undefined): PreparedText =>
+  // What --skip leaves out is of the text that is scored.
+  const prepare = ({ text }: NamedText, limit: number | undefined, skip = protocol.skip): PreparedText =>
     prepareText(text, tokenizer, maxPositions, {
       ...protocol,
       ...(minTokens === undefined ? {} : { minTokens }),
       limit,
+      ...(skip === undefined ? {} : { skip }),
     });
   const idsOf = (split: readonly ScoredSequence[]) => split.map(({ ids }) => ids);
 
@@ -210,7 +216,7 @@ async function openTexts(tokenizer: TextTokenizer, runner: LayerRunner, options:
   const prepared = prepare(text, protocol.limit);
   const scored = scoredOf(text.name, prepared, options);
   if (from !== undefined) {
-    const { calibration } = takeSamples(prepare(from, seed === 0 ? samples : undefined), sampling);
+    const { calibration } = takeSamples(prepare(from, seed === 0 ? samples : undefined, 0), sampling);
     return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored }) };
   }
   const { window } = prepared.record;

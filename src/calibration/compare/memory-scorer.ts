@@ -1,4 +1,4 @@
-import { PhysariumError } from "../../errors.js";
+import { refuseStopped } from "../../errors.js";
 import { sum } from "../../probe/divergence.js";
 import type { Activations, LayerRunner, SuppliedWeights } from "../../probe/layer-runner.js";
 import type { ScoredSequence } from "../../probe/protocols.js";
@@ -105,8 +105,4 @@ export class MemoryScorer {
     }
     return { perplexity: Math.exp(nll / tokens), klMean: kl / tokens, sameTop: sameTop / tokens, tokens };
   }
-}
-
-function refuseStopped(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
 }
