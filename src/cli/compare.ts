@@ -65,6 +65,7 @@ Example:
       const titles = Object.fromEntries(METHODS.map(({ name, title }) => [name, title]));
       const say = flags.quiet || flags.json ? () => {} : (words: string) => process.stderr.write(`${words}\n`);
       const earlier = folder === undefined ? undefined : await readEarlier(folder);
+      let signal: AbortSignal | undefined;
       const options: ComparisonOptions = {
         text: resolve(flags.text),
         ...(flags.calibration === undefined ? {} : { calibration: resolve(flags.calibration) }),
@@ -76,7 +77,11 @@ Example:
         ...(flags.minTokens === undefined ? {} : { minTokens: flags.minTokens }),
         ...(flags.threads === undefined ? {} : { threads: positive("--threads", flags.threads) }),
         ...(earlier === undefined ? {} : { earlier }),
-        signal: stopSignal(),
+        // Nobody asks for it before the texts are tokenised: until then nothing is there to keep, and Ctrl-C ends the process by itself.
+        get signal() {
+          signal ??= stopSignal();
+          return signal;
+        },
         onProgress: say,
         onRow: async (soFar, row, isEarlier) => {
           const words = isEarlier ? "taken from the earlier run" : `${row.seconds.toFixed(1)} s`;
