@@ -18,7 +18,7 @@ export function renderSummary(report: ReportInput): string {
   const name = plain(say`${foreign(report.flow)} ${foreign(report.flow_version)}`);
   rows.push([
     "flow",
-    `${name}${report.flow === "magnitude" ? " (our reconstruction)" : ""}: block ${params.block_size}, ${params.n_iter} iterations, beta ${params.beta}, ${aimOf(report)}`,
+    `${name}${report.flow === "magnitude" ? " (our reconstruction)" : ""}: ${report.flow === "activation" ? "" : `block ${params.block_size}, `}${params.n_iter} iterations, beta ${params.beta}, ${aimOf(report)}`,
   ]);
   rows.push(["killed", `${count(totals.killed)} weights`]);
   rows.push([
