@@ -59,7 +59,7 @@ export function fromPlainError(plain: PlainError): Error {
 const MAX_MESSAGE_CHARACTERS = 4_000;
 
 /** Throws `STOPPED` once `signal` has aborted. */
-export function refuseStopped(signal: AbortSignal | undefined): void {
+export function refuseStopped(signal: Pick<AbortSignal, "aborted"> | undefined): void {
   if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
 }
 

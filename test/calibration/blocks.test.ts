@@ -114,6 +114,24 @@ describe.skipIf(!hasEngine)("threads", () => {
   });
 });
 
+test.skipIf(!hasEngine).each([40, 90, 200, 450])(
+  "stopped in the middle of a product, threads end well and the process lives (after %d ms)",
+  async (milliseconds) => {
+    // Products of milliseconds: a thread ended during one would take the process with it.
+    const { base } = twoStreamTask(512, 1, 1, half);
+    const [rows, cols] = [512, 512];
+    const weights = new Float32Array(rows * cols).map((_, at) => Math.sin(1.7 * at));
+    const gram = new Float32Array(cols * cols).map((_, at) => 0.4 ** Math.abs((at % cols) - Math.floor(at / cols)));
+    const blocks = await threadedBlocks(2, 1);
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(), milliseconds);
+    const flow = activationFlow({ alpha: 0, healSteps: 1e9 });
+    const task = { ...base, rows, cols, weights, inputs: { tokens: 1, gram }, blocks, signal: controller.signal };
+    await expect(flow.prune(task)).rejects.toMatchObject({ code: "STOPPED" });
+    await blocks.close();
+  },
+);
+
 test("in this thread a signal ends a block at its next product", async () => {
   const { base, chunk } = twoStreamTask(8, 24, 100, half);
   const inputs = await collectStatistics(24, 8, chunk);

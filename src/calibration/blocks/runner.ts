@@ -1,4 +1,4 @@
-import { refuseStopped } from "../../errors.js";
+import { fromPlainError, type PlainError, refuseStopped } from "../../errors.js";
 import { type Pool, threadPool } from "../../threads/pool.js";
 import { type RunnableJob, runJobs } from "../../threads/run-jobs.js";
 import type { MatrixEngine, RightFactor } from "../engine.js";
@@ -11,7 +11,7 @@ export interface BlockRunner {
   readonly width: number;
   /**
    * Operate on all `blocks`; `done` of each is called in any order. Results are the same for any runner whose products are. Throws `STOPPED` soon after
-   * `signal` aborts; a runner with threads is good for nothing but closing then.
+   * `signal` aborts.
    */
   operate(
     setup: BlockSetup,
@@ -42,23 +42,37 @@ export function inlineBlocks(engine: MatrixEngine): BlockRunner {
   };
 }
 
-/** Blocks side by side on `count` threads, each with an engine of its own that uses `engineThreads`. */
+/**
+ * Blocks side by side on `count` threads, each with an engine of its own that uses `engineThreads`.
+ *
+ * A thread that is ended in the middle of a product takes the process with it: so threads answer with their errors instead of failing, hear at each product
+ * that they should stop, and are closed when none works.
+ */
 export async function threadedBlocks(count: number, engineThreads: number): Promise<BlockRunner> {
-  const setup: BlockWorkerSetup = { engineThreads };
-  const pool: Pool<BlockTask, BlockResult | undefined> = await threadPool(
-    new URL("./worker.js", import.meta.url),
-    setup,
-    count,
-    TASKS_PER_THREAD,
-  );
+  const stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+  const halt = (): void => void Atomics.store(stop, 0, 1);
+  const workerData: BlockWorkerSetup = { engineThreads, stop };
+  const url = new URL("./worker.js", import.meta.url);
+  const pool: Pool<BlockTask, BlockAnswer> = await threadPool(url, workerData, count, TASKS_PER_THREAD);
+  const resultOf = (answer: BlockAnswer): BlockResult | undefined => {
+    if (answer.failure === undefined) return answer.result;
+    halt();
+    throw fromPlainError(answer.failure);
+  };
   return {
     width: count,
     async operate(setup, blocks, signal) {
       const coupling = new Float32Array(new SharedArrayBuffer(setup.coupling.byteLength));
       coupling.set(setup.coupling);
-      await pool.runOnEach({ kind: "open", setup: { ...setup, coupling } });
-      await runJobs(tasksOf(blocks), pool, signal);
-      await pool.runOnEach({ kind: "close" });
+      Atomics.store(stop, 0, signal?.aborted ? 1 : 0);
+      signal?.addEventListener("abort", halt);
+      try {
+        for (const answer of await pool.runOnEach({ kind: "open", setup: { ...setup, coupling } })) resultOf(answer);
+        await runJobs(tasksOf(blocks, resultOf), pool);
+      } finally {
+        signal?.removeEventListener("abort", halt);
+        await pool.runOnEach({ kind: "close" });
+      }
     },
     close: () => pool.close(),
   };
@@ -69,6 +83,8 @@ const TASKS_PER_THREAD = 2;
 
 export interface BlockWorkerSetup {
   readonly engineThreads: number;
+  /** Shared: once it holds 1, threads stop at their next product. */
+  readonly stop: Int32Array;
 }
 
 export type BlockTask =
@@ -76,11 +92,18 @@ export type BlockTask =
   | { readonly kind: "block"; readonly block: RowBlock }
   | { readonly kind: "close" };
 
+export interface BlockAnswer {
+  /** Of a block. */
+  readonly result?: BlockResult;
+  readonly failure?: PlainError;
+}
+
 async function* tasksOf(
   blocks: AsyncIterable<RunnableJob<RowBlock, BlockResult>>,
-): AsyncGenerator<RunnableJob<BlockTask, BlockResult | undefined>> {
+  resultOf: (answer: BlockAnswer) => BlockResult | undefined,
+): AsyncGenerator<RunnableJob<BlockTask, BlockAnswer>> {
   for await (const { job, done } of blocks) {
-    yield { job: { kind: "block", block: job }, done: (result) => done(result!) };
+    yield { job: { kind: "block", block: job }, done: (answer) => done(resultOf(answer)!) };
   }
 }
 
@@ -96,7 +119,11 @@ export class BlockDesk {
   ) {}
 
   /** `signal` ends a block at its next product. */
-  static async open(engine: MatrixEngine, setup: BlockSetup, signal?: AbortSignal): Promise<BlockDesk> {
+  static async open(
+    engine: MatrixEngine,
+    setup: BlockSetup,
+    signal?: Pick<AbortSignal, "aborted">,
+  ): Promise<BlockDesk> {
     const { coupling, ...terms } = setup;
     const factor = await engine.bind(coupling, terms.cols, terms.cols);
     const heard: RightFactor = {
