@@ -31,7 +31,6 @@ export interface ActivationSettings {
 
 export interface ActivationRun {
   /** What calibrates: a text may give fewer samples than were asked for. */
-  readonly samplesAsked: number;
   readonly samples: number;
   readonly tokens: number;
   /** The samples; takes long where the donor writes them itself. */
@@ -73,7 +72,6 @@ export async function openActivationRun(
     await runner.close();
   }
   return {
-    samplesAsked: samples,
     samples: source.samples,
     tokens: source.tokens,
     calibrate: (signal) => source.take(signal),

@@ -1,8 +1,8 @@
 import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
-import { type ComparisonOptions, compareMethods } from "../calibration/compare/comparison.js";
-import type { ComparisonRecord, ComparisonRow } from "../calibration/compare/comparison-record.js";
+import { type ComparisonOptions, compareMethods, mergeRows } from "../calibration/compare/comparison.js";
+import type { ComparisonRecord } from "../calibration/compare/comparison-record.js";
 import type { PruneTarget } from "../calibration/method.js";
 import { chooseMethods, METHODS } from "../calibration/methods.js";
 import { parsePattern } from "../calibration/stages/select.js";
@@ -180,11 +180,8 @@ async function claim(folder: string, donor: string): Promise<void> {
 /** Every row is on disk before the next begins; each file is replaced whole. Rows that a run beside this one has added stay. */
 async function keep(folder: string, made: ComparisonRecord, titles: Record<string, string>): Promise<void> {
   const beside = await readEarlier(folder);
-  const others = beside?.fingerprint === made.fingerprint ? beside.rows : [];
-  const isSame = (a: ComparisonRow, b: ComparisonRow) =>
-    a.method === b.method && a.sparsity === b.sparsity && a.pattern === b.pattern;
-  const missing = others.filter((other) => !made.rows.some((row) => isSame(row, other)));
-  const record = { ...made, rows: [...made.rows, ...missing] };
+  const record = { ...made, rows: [...made.rows] };
+  if (beside?.fingerprint === made.fingerprint) mergeRows(record.rows, beside.rows);
   const contents = [renderComparison(record, titles), comparisonCsv(record), comparisonPicture(record, titles)];
   await writeSmallFile(join(folder, FILE), `${JSON.stringify(record, undefined, 2)}\n`);
   for (const [at, name] of OTHER_FILES.entries()) await writeSmallFile(join(folder, name), contents[at]);

@@ -64,7 +64,7 @@ export async function operateActivation(
     event: "note",
     message: `calibrating on ${record.samples} samples, ${record.tokens} tokens of ${source}`,
   });
-  await calibrated(record, shortages(record, run.samplesAsked, plan));
+  await calibrated(record, shortages(record, plan));
   let since = performance.now();
   /** Layers operated on, and the seconds they took: passing through what is done is quicker, and says nothing about the rest. */
   const pace = { layers: 0, seconds: 0 };
@@ -113,7 +113,9 @@ export async function operateActivation(
 /** Code of the warnings about a calibration that says little. */
 export const SHORT_CALIBRATION = "CALIBRATION_SHORT";
 
-function shortages({ samples, tokens }: CalibrationRecord, asked: number, plan: Plan): Warning[] {
+/** What is to be said of a calibration that says little. */
+function shortages({ samples, tokens }: CalibrationRecord, plan: Plan): Warning[] {
+  const asked = plan.options.activation?.samples ?? samples;
   const widest = [...targetsOf(plan).values()].reduce((most, { target }) => Math.max(most, target!.cols), 0);
   const warnings: Warning[] = [];
   if (samples < asked) {

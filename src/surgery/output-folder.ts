@@ -88,31 +88,37 @@ async function followLink(output: string, files: FileLayer): Promise<string> {
  * mounted inside the output is on no chain; an output has few sub-folders, so those are looked at one by one.
  */
 async function refuseOverlap(output: string, donorPath: string, files: FileLayer): Promise<void> {
-  const donor = await identify(donorPath, files);
-  const place = await identify(output, files);
-  const inside = place.chain.includes(donor.chain[0]);
+  const { donor, place } = await refuseInside(output, donorPath, files);
   const around =
     place.exists &&
     (donor.chain.includes(place.chain[0]) || (await subFolders(output, files)).some((id) => donor.chain.includes(id)));
-  if (inside || around) {
-    throw new PhysariumError(
-      "USAGE_OUTPUT_OVERLAP",
-      `${output}: the output is ${inside ? "equal to or inside" : "around"} the donor (${donorPath}); the donor is never written to, choose another folder`,
-      { output, donor: donorPath },
-    );
-  }
+  if (around) throw overlap(output, "around", donorPath);
 }
 
-/** Throws `USAGE_OUTPUT_OVERLAP` where `output` is the donor's folder or within it. */
-export async function refuseInside(output: string, donorPath: string, files: FileLayer = nodeFiles): Promise<void> {
+/** Throws `USAGE_OUTPUT_OVERLAP` where `output` is the donor's folder or within it; returns where both lie. */
+export async function refuseInside(
+  output: string,
+  donorPath: string,
+  files: FileLayer = nodeFiles,
+): Promise<{ donor: Place; place: Place }> {
   const donor = await identify(donorPath, files);
   const place = await identify(output, files);
-  if (!place.chain.includes(donor.chain[0])) return;
-  throw new PhysariumError(
+  if (place.chain.includes(donor.chain[0])) throw overlap(output, "equal to or inside", donorPath);
+  return { donor, place };
+}
+
+function overlap(output: string, where: string, donorPath: string): PhysariumError {
+  return new PhysariumError(
     "USAGE_OUTPUT_OVERLAP",
-    `${output}: this is equal to or inside the donor (${donorPath}); the donor is never written to, choose another folder`,
+    `${output}: the output is ${where} the donor (${donorPath}); the donor is never written to, choose another folder`,
     { output, donor: donorPath },
   );
+}
+
+/** Device and inode of a folder (or of its nearest parent that exists) and of all its parents. */
+interface Place {
+  readonly exists: boolean;
+  readonly chain: readonly string[];
 }
 
 /** Device and inode of the folders directly in a folder. */
@@ -129,8 +135,7 @@ async function subFolders(path: string, files: FileLayer): Promise<string[]> {
   return ids;
 }
 
-/** Device and inode of a folder (or of its nearest parent that exists) and of all its parents. */
-async function identify(path: string, files: FileLayer): Promise<{ exists: boolean; chain: string[] }> {
+async function identify(path: string, files: FileLayer): Promise<Place> {
   let real = resolve(path);
   let found = true;
   for (;;) {

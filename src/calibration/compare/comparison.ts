@@ -261,6 +261,16 @@ function scoreFields({ perplexity, klMean, sameTop, tokens }: Score) {
   return { perplexity, kl_mean: klMean, same_top: sameTop, tokens };
 }
 
+/** Take over the rows of `others` that are not there, each in its group. */
+export function mergeRows(rows: ComparisonRow[], others: readonly ComparisonRow[]): void {
+  for (const other of others) {
+    const isThere = rows.some(
+      (row) => row.method === other.method && row.sparsity === other.sparsity && row.pattern === other.pattern,
+    );
+    if (!isThere) insertRow(rows, other);
+  }
+}
+
 /** Behind the last row of its target, or at the end: the table stays in groups. */
 function insertRow(rows: ComparisonRow[], row: ComparisonRow): void {
   const last = rows.findLastIndex(({ sparsity, pattern }) => sparsity === row.sparsity && pattern === row.pattern);
