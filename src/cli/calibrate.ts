@@ -5,7 +5,7 @@ import { chooseSequences, writeGrams } from "../calibration/collect.js";
 import { modelFingerprint } from "../calibration/gram-file.js";
 import { donorName } from "../checkpoint/donor.js";
 import { printable } from "../errors.js";
-import { inspectModel } from "../probe/layer-runner.js";
+import { inspectModel } from "../probe/inspect-model.js";
 import { prepareText } from "../probe/protocols.js";
 import { readTextFile } from "../probe/text-file.js";
 import { TextTokenizer } from "../probe/tokenizer.js";

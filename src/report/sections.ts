@@ -1,44 +1,27 @@
 import { flowBlocks } from "./flow-words.js";
 import { assessment, notInThisReport } from "./honest-words.js";
+import { integritySection } from "./integrity-section.js";
 import { type LayerGrid, layerGrid, sortProjections, zerosOf } from "./layer-grid.js";
-import {
-  byteSize,
-  count,
-  counted,
-  duration,
-  fixed,
-  percent,
-  percentRange,
-  points,
-  share,
-  significant,
-  timestamp,
-} from "./number-words.js";
+import { layersSection } from "./layers-section.js";
+import { filesSection, tensorsSection } from "./listing-sections.js";
+import { byteSize, count, counted, percent, share, significant, timestamp } from "./number-words.js";
 import { qualitySection } from "./quality-section.js";
 import { type Remarks, remarksOf } from "./remarks.js";
 import type { ReportInput } from "./report-input.js";
 import {
   type Block,
   code,
-  command,
   foreign,
-  type Lines,
-  type Piece,
   paragraph,
   type ReportDocument,
   type Section,
   say,
-  shellQuote,
   strong,
-  type Table,
   type Text,
 } from "./report-text.js";
-import { depthLines } from "./sparkline.js";
+import { limited, table } from "./table.js";
+import { timeSection } from "./time-section.js";
 import { worthSection } from "./worth-section.js";
-
-/** Tables of many tensors show this many rows whole; longer ones show both ends. */
-const MAX_ROWS = 400;
-const ENDS = 25;
 
 /** The whole report as data, in the order of the seed's report and with what it said was missing. */
 export function reportDocument(
@@ -53,15 +36,15 @@ export function reportDocument(
       inputs(report),
       aggregate(report),
       projections(report),
-      layers(report, grid, remarks),
+      layersSection(report, grid, remarks),
       flow(report),
       tiles(report),
-      integrity(report),
+      integritySection(report),
       qualitySection(report),
       worthSection(report),
-      time(report),
-      tensors(report),
-      files(report),
+      timeSection(report),
+      tensorsSection(report),
+      filesSection(report),
       { id: "missing", title: "What is not in this report", blocks: [notInThisReport(report)] },
       { id: "assessment", title: "Honest assessment", blocks: [assessment(report)] },
     ],
@@ -194,132 +177,6 @@ function projections(report: ReportInput): Section {
   };
 }
 
-function layers(report: ReportInput, grid: LayerGrid, remarks: Remarks): Section {
-  const blocks: Block[] = [{ kind: "list", items: remarkTexts(remarks).map((text) => ({ text })) }];
-  if (grid.layers.length > 0) {
-    blocks.push({
-      kind: "picture",
-      picture: "layer-map",
-      title: "Layer by projection",
-      caption: say`Zeros over weights of each projection in each layer${grid.cells.some((line) => line.some((c) => (c?.tensors ?? 0) > 1)) ? ", the experts of a layer pooled" : ""}. Darker is sparser; in dark mode, brighter.`,
-    });
-    const lines: Lines = {
-      kind: "lines",
-      label: "Sparsity along depth",
-      lines: depthLines(grid),
-      markdownOnly: true,
-    };
-    blocks.push(lines);
-    blocks.push({
-      kind: "picture",
-      picture: "depth",
-      title: "Along depth, by projection",
-      caption: say`The same numbers as lines, all on one scale, with the median of each projection as a thin rule; marked are layers that stand out.`,
-    });
-    blocks.push(gridTable(grid));
-  }
-  const rest: Piece[] = [];
-  if (grid.leftOutLayers > 0) rest.push(`${counted(grid.leftOutLayers, "more layer")}`);
-  if (grid.leftOutProjections > 0)
-    rest.push(`${rest.length > 0 ? " and " : ""}${counted(grid.leftOutProjections, "more projection")}`);
-  if (rest.length > 0) blocks.push(paragraph([...rest, " are not drawn; they stand in surgery.json."]));
-  blocks.push(layerTable(report));
-  return { id: "layers", title: "Layers", blocks };
-}
-
-/** The remarks of `remarksOf` as sentences. */
-export function remarkTexts(remarks: Remarks): Text[] {
-  const { layerCount, medianLayer, standOut, band, mostPruned, leastPruned } = remarks;
-  const texts: Text[] = [];
-  if (layerCount === 0) {
-    texts.push(say`No target tensor has a layer in its name, so there is nothing to say about depth.`);
-  } else if (layerCount === 1 && band !== undefined) {
-    texts.push(say`There is one layer, ${band.fromLayer}: ${percent(medianLayer)} of its target weights are zero.`);
-  } else if (standOut.length === 0 && band !== undefined) {
-    texts.push(
-      say`${strong("No layer stands out.")} In each of the ${count(layerCount)} layers ${percentRange(band.low, band.high)} of the target weights are zero (median ${percent(medianLayer)}), in their tensors ${percentRange(band.tensorLow, band.tensorHigh)}.`,
-    );
-  }
-  for (const { layer, sparsity, difference, projections } of standOut.slice(0, 6)) {
-    const where = difference > 0 ? "above" : "below";
-    texts.push([
-      ...say`${strong(`Layer ${layer} stands out`)}: ${percent(sparsity)} of its target weights are zero, ${points(difference)} points ${where} the median layer (${percent(medianLayer)})`,
-      ...(projections.length > 0 ? ["; "] : []),
-      ...projections.flatMap(({ projection, sparsity: of }, i) => [
-        i === 0 ? "" : ", ",
-        code(projection),
-        ` ${percent(of)}`,
-      ]),
-      ".",
-    ]);
-  }
-  if (standOut.length > 6) {
-    texts.push(say`${counted(standOut.length - 6, "more layer")} stand out; the table of layers has them.`);
-  }
-  if (standOut.length > 0 && band !== undefined) {
-    const which = band.contiguous
-      ? band.fromLayer === band.toLayer
-        ? `Layer ${band.fromLayer}`
-        : `Layers ${band.fromLayer} to ${band.toLayer}`
-      : `The other ${counted(band.layerCount, "layer")}`;
-    texts.push(
-      say`${which} settle in a band: ${percentRange(band.low, band.high)} zeros by layer, ${percentRange(band.tensorLow, band.tensorHigh)} by tensor.`,
-    );
-  }
-  if (mostPruned !== undefined && leastPruned !== undefined && mostPruned !== leastPruned) {
-    texts.push(
-      say`The sparsest tensor is ${code(mostPruned.name)} with ${percent(mostPruned.sparsity)} zeros, the least sparse ${code(leastPruned.name)} with ${percent(leastPruned.sparsity)}.`,
-    );
-  }
-  if (remarks.tensorsWithoutLayer > 0 && layerCount > 0) {
-    texts.push(
-      say`${counted(remarks.tensorsWithoutLayer, "target tensor")} without a layer in the name: in the totals, not in the layers.`,
-    );
-  }
-  return texts;
-}
-
-function gridTable(grid: LayerGrid): Table {
-  return {
-    ...table(
-      "Sparsity by layer and projection",
-      ["Layer", ...grid.projections],
-      grid.layers.map((layer, column) => [
-        say`${layer}`,
-        ...grid.cells.map((line) => say`${percent(line[column]?.sparsity)}`),
-      ]),
-      grid.projections.map((_, i) => i + 1),
-    ),
-    folded: true,
-  };
-}
-
-function layerTable(report: ReportInput): Table {
-  const inLayers = report.per_layer.filter(({ layer }) => layer >= 0);
-  const rows = inLayers.map((row): Text[] => [
-    say`${row.layer}`,
-    say`${count(row.tensors)}`,
-    say`${count(row.weights)}`,
-    say`${count(row.killed)}`,
-    say`${percent(share(row.killed, row.weights))}`,
-    say`${percent(row.sparsity)}`,
-    say`${percent(row.min)}`,
-    say`${percent(row.max)}`,
-  ]);
-  return limited(
-    {
-      ...table(
-        "Layers in numbers",
-        ["Layer", "Tensors", "Target weights", "Killed", "Killed of its target weights", "Zero now", "Least", "Most"],
-        rows,
-        [0, 1, 2, 3, 4, 5, 6, 7],
-      ),
-      folded: true,
-    },
-    say`surgery.json has the rest`,
-  );
-}
-
 function flow(report: ReportInput): Section {
   const blocks = flowBlocks(report);
   const histogram = report.figures?.drive_histogram;
@@ -385,204 +242,4 @@ function tiles(report: ReportInput): Section {
     });
   }
   return { id: "tiles", title: "Tiles and coverage", blocks };
-}
-
-function integrity(report: ReportInput): Section {
-  const found = report.integrity;
-  if (found === undefined || found === null) {
-    return {
-      id: "integrity",
-      title: "Output integrity",
-      blocks: [
-        paragraph(
-          say`${strong("Not verified yet.")} Nobody has re-read this output from disk. To do it: ${verifyCommand(report)}`,
-        ),
-      ],
-    };
-  }
-  const passed = found.checks.filter(({ ok }) => ok).length;
-  const verdict = found.ok
-    ? say`${strong(`All ${count(found.checks.length)} checks passed`)}: donor and output were re-read from disk on ${foreign(timestamp(found.verified_at))}, independently of the run.`
-    : say`${strong(`${counted(found.difference_count, "difference")} found`)}, ${count(passed)} of ${count(found.checks.length)} checks passed. Donor and output were re-read from disk on ${foreign(timestamp(found.verified_at))}. Do not use this output before you know why: ${verifyCommand(report)} lists every difference.`;
-  const { parity } = found;
-  return {
-    id: "integrity",
-    title: "Output integrity",
-    blocks: [
-      paragraph(verdict),
-      paragraph(
-        parity.tiles_checked === 0
-          ? report.flow === "activation"
-            ? say`Which tubes this flow leaves is not worked out again from the donor: that would be the operation over again. Its zeros, its healed survivors and its bytes are held to the ledger.`
-            : say`Parity with the reference was not probed.`
-          : say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)}, ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}${parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""}.`,
-      ),
-      table(
-        "Checks",
-        ["Check", "Result", "Found"],
-        found.checks.map((check) => [
-          say`${foreign(check.name)}`,
-          say`${check.ok ? "✅ passed" : "❌ failed"}`,
-          say`${foreign(check.detail)}`,
-        ]),
-      ),
-    ],
-  };
-}
-
-export function verifyCommand(report: ReportInput): Piece {
-  return command(`physarium verify ${shellQuote(report.donor.path)} ${shellQuote(report.output.path)}`);
-}
-
-function time(report: ReportInput): Section {
-  const shards = [...report.shards].sort((a, b) => a.order - b.order);
-  let before = 0;
-  const rows = shards.map((shard): Text[] => {
-    const delta = shard.killed_cumulative - before;
-    before = shard.killed_cumulative;
-    return [
-      say`${code(shard.file)}`,
-      say`${count(shard.order)}`,
-      say`${duration(shard.seconds)}`,
-      say`${count(delta)}`,
-      say`${count(shard.killed_cumulative)}`,
-      say`${percent(share(shard.killed_cumulative, report.totals.target_weights))}`,
-    ];
-  });
-  const blocks: Block[] = [
-    paragraph(
-      say`The whole operation took ${strong(duration(report.wall_seconds))}${report.wall_seconds > 0 ? `, ${byteSize(report.donor.total_size / report.wall_seconds)} of model a second` : ""}, with at most ${byteSize(report.peak_rss_bytes)} of memory.`,
-    ),
-  ];
-  if (shards.length > 0) {
-    blocks.push(
-      {
-        kind: "picture",
-        picture: "timeline",
-        title: "Shards and kills over time",
-        caption: say`Weights killed since the start at the end of each shard, in the order of the run.`,
-      },
-      limited(
-        table(
-          "Wall clock by shard",
-          ["Shard", "Order", "Time", "Killed in it", "Killed so far", "So far, of target weights"],
-          rows,
-          [1, 2, 3, 4, 5],
-        ),
-        say`surgery.json has the rest`,
-      ),
-    );
-  }
-  return { id: "time", title: "Wall clock by shard", blocks };
-}
-
-function tensors(report: ReportInput): Section {
-  const rows = report.per_tensor;
-  const cells = (row: (typeof rows)[number]): Text[] => [
-    say`${code(row.name)}`,
-    say`${foreign(row.dtype)} ${row.shape.map((n) => fixed(n, 0)).join(" × ")}`,
-    say`${count(row.tiles)}`,
-    say`${count(row.weights)}`,
-    say`${count(row.killed)}`,
-    say`${count(row.already_zero)}`,
-    say`${percent(row.sparsity)}`,
-  ];
-  const columns = ["Tensor", "Dtype, shape", "Tiles", "Weights", "Killed", "Zero before", "Sparsity"];
-  const numeric = [2, 3, 4, 5, 6];
-  if (rows.length <= MAX_ROWS) {
-    return {
-      id: "tensors",
-      title: "Every tensor",
-      blocks: [
-        paragraph(
-          rows.length === 0
-            ? say`No tensor was operated on.`
-            : say`The ${counted(rows.length, "target tensor")}, as they lie in the shards; the log of the run has the same lines.`,
-        ),
-        ...(rows.length === 0
-          ? []
-          : [{ ...table(`All ${counted(rows.length, "tensor")}`, columns, rows.map(cells), numeric), folded: true }]),
-      ],
-    };
-  }
-  const sorted = [...rows].sort((a, b) => b.sparsity - a.sparsity);
-  return {
-    id: "tensors",
-    title: "Every tensor",
-    blocks: [
-      paragraph(
-        say`There are ${count(rows.length)} target tensors: here are the ${ENDS} most and the ${ENDS} least pruned, all others are in surgery.json and run.log.`,
-      ),
-      { ...table(`The ${ENDS} most pruned`, columns, sorted.slice(0, ENDS).map(cells), numeric), folded: true },
-      {
-        ...table(`The ${ENDS} least pruned`, columns, sorted.slice(-ENDS).reverse().map(cells), numeric),
-        folded: true,
-      },
-    ],
-  };
-}
-
-function files(report: ReportInput): Section {
-  const blocks: Block[] = [];
-  if (report.side_files.length > 0) {
-    blocks.push(
-      paragraph([
-        `Copied byte for byte: `,
-        ...report.side_files.slice(0, 60).flatMap((file, i): Piece[] => [i === 0 ? "" : ", ", code(file)]),
-        report.side_files.length > 60
-          ? ` and ${count(report.side_files.length - 60)} more, listed in surgery.json.`
-          : ".",
-      ]),
-    );
-  } else {
-    blocks.push(paragraph(say`The donor had no side files.`));
-  }
-  if (report.left_out.length > 0) {
-    blocks.push(
-      limited(
-        table(
-          "Left out",
-          ["File", "Why"],
-          report.left_out.map(({ file, reason }) => [say`${code(file)}`, say`${foreign(reason)}`]),
-        ),
-        say`surgery.json has the rest`,
-      ),
-    );
-  } else {
-    blocks.push(paragraph(say`Nothing in the donor's folder was left out.`));
-  }
-  if (report.warnings.length > 0) {
-    blocks.push(
-      limited(
-        table(
-          counted(report.warnings.length, "warning"),
-          ["Code", "Message"],
-          report.warnings.map((warning) => [say`${code(warning.code)}`, say`${foreign(warning.message)}`]),
-        ),
-        say`the ledger has the rest`,
-      ),
-    );
-  } else {
-    blocks.push(paragraph(say`The run gave no warning.`));
-  }
-  return { id: "files", title: "Files and warnings", blocks };
-}
-
-function table(
-  caption: string,
-  columns: readonly string[],
-  rows: readonly (readonly Text[])[],
-  numeric: readonly number[] = [],
-): Table {
-  return { kind: "table", caption, columns: columns.map((name, i) => ({ name, numeric: numeric.includes(i) })), rows };
-}
-
-/** At most `MAX_ROWS` rows, and a sentence that says where the others are. */
-function limited(whole: Table, where: Text): Table {
-  if (whole.rows.length <= MAX_ROWS) return whole;
-  return {
-    ...whole,
-    rows: whole.rows.slice(0, MAX_ROWS),
-    note: say`The first ${count(MAX_ROWS)} of ${count(whole.rows.length)} rows; ${where}.`,
-  };
 }

@@ -16,7 +16,7 @@ import {
 } from "./activation.js";
 import { completeOperation, type MeasureSections, type RenderDocuments, readReport } from "./completion.js";
 import { createDigester, type Digester } from "./digest.js";
-import type { OnEvent, Progress } from "./events.js";
+import type { OnEvent } from "./events.js";
 import { explain } from "./explain.js";
 import type { LedgerRecord, LedgerWriter, SearchRecord, ShardRecord, TensorRecord } from "./ledger.js";
 import { publish } from "./output-folder.js";
@@ -25,6 +25,7 @@ import { createPiecePool, type PiecePool } from "./piece-pool.js";
 import { filterWork, type PieceWork, pieceWork } from "./piece-work.js";
 import type { Piece } from "./pieces.js";
 import { kernelFlow, kernelSizes, type Plan, type PlannedTensor, searchesSurvival } from "./plan.js";
+import { ProgressTally } from "./progress-tally.js";
 import { RunClock, type RunEntry, writeRuns } from "./run-history.js";
 import { ShardBoundaries } from "./shard-boundaries.js";
 import { prepareShard, syncFile, wholeShards } from "./shard-files.js";
@@ -88,7 +89,7 @@ class Operation {
   private readonly records = new Map<string, TensorRecord>();
   private readonly shardRecords = new Map<string, ShardRecord>();
   private ledger!: LedgerWriter;
-  private progress!: { -readonly [key in keyof Progress]: Progress[key] };
+  private readonly progress: ProgressTally;
 
   constructor(
     private readonly plan: Plan,
@@ -101,6 +102,7 @@ class Operation {
   ) {
     this.folder = workspace.output.partialPath;
     this.clock = new RunClock(plan.memory.workers);
+    this.progress = new ProgressTally(onEvent);
   }
 
   async run(): Promise<OperationResult> {
@@ -161,14 +163,14 @@ class Operation {
   private async checkStopped(module: WebAssembly.Module): Promise<void> {
     const { stopped } = this.workspace;
     const claimed = this.plan.shards.flatMap((shard) => shard.tensors.filter(({ name }) => stopped!.tensors.has(name)));
-    this.startProgress("checking", claimed);
+    this.progress.start("checking", claimed);
     let damaged = 0;
     const jobs = this.jobs(claimed, "check", (progress) => {
       const { tensor } = progress;
       const record = stopped!.tensors.get(tensor.name)!;
       if (progress.digest(this.digester) === record.digest) this.records.set(tensor.name, record);
       else damaged++;
-      this.advance(tensor, 0);
+      this.progress.finishTensor(tensor, 0);
     });
     const whole = await wholeShards(this.plan, this.folder, this.files);
     await this.withPool(module, this.plan.options.params, (pool) =>
@@ -187,15 +189,11 @@ class Operation {
   /** v2: see that every target weight is a number. */
   private scan(): Promise<void> {
     const { plan, files, options } = this;
-    this.startProgress(
+    this.progress.start(
       "scanning",
       plan.shards.flatMap(({ tensors }) => tensors.filter(({ role }) => role === "target")),
     );
-    const onBytes = (bytes: number): void => {
-      this.progress.bytes_done += bytes;
-      this.onEvent({ event: "progress", ...this.progress });
-    };
-    return refuseNonFinite(plan, files, onBytes, options.signal);
+    return refuseNonFinite(plan, files, (bytes) => this.progress.addBytes(bytes), options.signal);
   }
 
   /** Only what still holds goes into the ledger of this run; shards, side files and the end are recorded anew. */
@@ -239,11 +237,11 @@ class Operation {
 
   private async search(module: WebAssembly.Module, targetSparsity: number): Promise<SearchRecord> {
     const targets = this.plan.shards.flatMap((shard) => shard.tensors.filter(({ role }) => role === "target"));
-    this.startProgress("searching", targets);
+    this.progress.start("searching", targets);
     const histogram = new Float64Array(DRIVE_BINS);
     const run = async (pool: PiecePool) => {
       await runJobs(
-        this.jobs(targets, "operate", ({ tensor }) => this.advance(tensor, 0)),
+        this.jobs(targets, "operate", ({ tensor }) => this.progress.finishTensor(tensor, 0)),
         pool,
         this.options.signal,
       );
@@ -270,9 +268,8 @@ class Operation {
       remaining.set(shard.file, open.length);
       todo.push(...open);
     }
-    this.startProgress("operating", todo);
-    for (const record of this.records.values()) this.progress.killed += record.killed ?? 0;
-    for (const record of this.records.values()) this.progress.target_weights_done += record.weights ?? 0;
+    this.progress.start("operating", todo);
+    for (const { killed = 0, weights = 0 } of this.records.values()) this.progress.takeOver(killed, weights);
 
     const boundary = new ShardBoundaries(this.plan, remaining, this.records, this.shardRecords, async (record) => {
       await this.ledger.append(record);
@@ -291,8 +288,8 @@ class Operation {
         sparsity: record.sparsity ?? 0,
       });
       // v2 writes whole tensors; the pieces of other flows have been counted on the way.
-      if (more !== undefined) this.progress.bytes_done += progress.tensor.byteLength;
-      this.advance(progress.tensor, record.killed ?? 0);
+      if (more !== undefined) this.progress.addBytes(progress.tensor.byteLength);
+      this.progress.finishTensor(progress.tensor, record.killed ?? 0);
       remaining.set(record.shard, remaining.get(record.shard)! - 1);
       await boundary.pass();
     };
@@ -336,10 +333,7 @@ class Operation {
     kind: "operate" | "check",
     finish: (progress: TensorProgress) => void | Promise<void>,
   ): Generator<PieceWork> {
-    const onPiece = ({ byteLength }: Piece) => {
-      this.progress.bytes_done += byteLength;
-      this.onEvent({ event: "progress", ...this.progress });
-    };
+    const onPiece = ({ byteLength }: Piece) => this.progress.addBytes(byteLength);
     return pieceWork(this.plan, this.folder, tensors, kind, onPiece, finish);
   }
 
@@ -378,25 +372,5 @@ class Operation {
     } finally {
       await pool.close();
     }
-  }
-
-  private startProgress(phase: Progress["phase"], tensors: readonly PlannedTensor[]): void {
-    this.progress = {
-      phase,
-      bytes_done: 0,
-      bytes_total: tensors.reduce((sum, { byteLength }) => sum + byteLength, 0),
-      tensors_done: 0,
-      tensors_total: tensors.length,
-      killed: 0,
-      target_weights_done: 0,
-    };
-  }
-
-  private advance(tensor: PlannedTensor, killed: number): void {
-    this.progress.tensors_done++;
-    this.progress.killed += killed;
-    const { target } = tensor;
-    if (target !== undefined) this.progress.target_weights_done += target.matrixCount * target.rows * target.cols;
-    this.onEvent({ event: "progress", ...this.progress });
   }
 }

@@ -6,7 +6,7 @@ import { describe, expect, test, vi } from "vitest";
 import { quantile } from "../../dist/probe/divergence.js";
 import { type EvaluateOptions, evaluate, runModels } from "../../dist/probe/evaluate.js";
 import { gateError, runGate } from "../../dist/probe/gate.js";
-import { inspectModel } from "../../dist/probe/layer-runner.js";
+import { inspectModel } from "../../dist/probe/inspect-model.js";
 import { prepareText } from "../../dist/probe/protocols.js";
 import { decodeText } from "../../dist/probe/text-file.js";
 import { TextTokenizer } from "../../dist/probe/tokenizer.js";

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { layerGrid, shortProjection, sortProjections } from "../../dist/report/layer-grid.js";
+import { remarkTexts } from "../../dist/report/layers-section.js";
 import { remarksOf } from "../../dist/report/remarks.js";
 import { plain } from "../../dist/report/report-text.js";
-import { remarkTexts } from "../../dist/report/sections.js";
 import { loamLike, moeLike, qwenLike, reportOf } from "./fixtures.js";
 
 describe("remarks", () => {
