@@ -1,7 +1,7 @@
 // The element-wise work of the activation flow, on whole blocks of rows: what stands between two matrix products.
 // All matrices are f32 row-major (rows, cols) at any 4-byte aligned address; masks are u8 (1 living), sums f64, one a row.
 // Sums run in four lanes of f32 by four columns, then in f64 by lane, then over the columns left: the same on every machine.
-// spec: src/calibration/stages/reference.ts; callers: src/calibration/stages/tube-arena.ts
+// spec: src/methods/stages/reference.ts; callers: src/methods/stages/tube-arena.ts
 
 // @ts-ignore: decorator
 @inline

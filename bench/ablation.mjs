@@ -3,7 +3,7 @@
 //   node bench/ablation.mjs <donor> --text FILE [--targets 0.5,2:4] [--seeds 1,2,3] [--samples 256] [--limit 512] [--window 128] [--only REGEXP]
 // The text holds documents separated by <|endoftext|>; those of at least a window are cut to it, and split into scored and calibrating ones.
 import { parseArgs } from "node:util";
-import { activationFlow } from "../dist/calibration/activation.js";
+import { activationFlow } from "../dist/methods/activation.js";
 import { compareOnce, DAMAGE_FLAGS, meanAndSpread, seedsOf, targetsOf } from "./damage.mjs";
 import { printMachine } from "./machine.mjs";
 

@@ -9,14 +9,14 @@ import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { activationFlow } from "../dist/calibration/activation.js";
-import { openBlocks } from "../dist/calibration/blocks/runner.js";
-import { peakMemory } from "../dist/calibration/compare/peak-memory.js";
 import { blockThreads, gramModeFor } from "../dist/calibration/memory.js";
-import { openOnnxEngine } from "../dist/calibration/onnx-engine.js";
 import { operateLayers } from "../dist/calibration/pipeline.js";
-import { randomNumbers } from "../dist/calibration/random.js";
-import { LayerRunner } from "../dist/probe/layer-runner.js";
+import { peakMemory } from "../dist/compare/peak-memory.js";
+import { openOnnxEngine } from "../dist/engine/onnx-products.js";
+import { activationFlow } from "../dist/methods/activation.js";
+import { openBlocks } from "../dist/methods/rows/runner.js";
+import { LayerRunner } from "../dist/probe/forward/layer-runner.js";
+import { randomNumbers } from "../dist/probe/text/random.js";
 import { printMachine } from "./machine.mjs";
 
 const { values, positionals } = parseArgs({

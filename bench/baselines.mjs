@@ -2,7 +2,7 @@
 // v2's mean damage relative to SparseGPT's and to ALPS's selecting per row. Usage:
 //   node bench/baselines.mjs <donor> --text FILE [--targets 0.25,0.5,0.6,2:4] [--methods all] [--seeds 1,2,3] [--samples 256] [--limit 512] [--window 128]
 import { parseArgs } from "node:util";
-import { chooseMethods } from "../dist/calibration/methods.js";
+import { chooseMethods } from "../dist/methods/registry.js";
 import { compareOnce, DAMAGE_FLAGS, mean, meanAndSpread, seedsOf } from "./damage.mjs";
 import { printMachine } from "./machine.mjs";
 

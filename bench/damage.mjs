@@ -1,6 +1,6 @@
 // What the benches of v2 share: damage (ln perplexity − ln dense perplexity) over several draws of calibration samples.
-import { compareMethods } from "../dist/calibration/compare/comparison.js";
-import { parsePattern } from "../dist/calibration/stages/select.js";
+import { compareMethods } from "../dist/compare/comparison.js";
+import { parsePattern } from "../dist/methods/stages/select.js";
 
 /** Flags of every such bench, for parseArgs. The defaults are the protocol of docs/flows.md. */
 export const DAMAGE_FLAGS = {

@@ -13,11 +13,11 @@ import { exportGguf } from "../dist/export/gguf/export.js";
 import { importGguf } from "../dist/export/gguf/import.js";
 import { layoutTensors } from "../dist/export/gguf/layout.js";
 import { parseModelConfig } from "../dist/export/model-config.js";
-import { totalMatrices } from "../dist/export/summary.js";
 import { runModels } from "../dist/probe/evaluate.js";
+import { LayerRunner } from "../dist/probe/forward/layer-runner.js";
 import { generateTokens } from "../dist/probe/generate.js";
-import { LayerRunner } from "../dist/probe/layer-runner.js";
-import { TextTokenizer } from "../dist/probe/tokenizer.js";
+import { TextTokenizer } from "../dist/probe/text/tokenizer.js";
+import { totalMatrices } from "../dist/report/export-summary.js";
 import { synthesize } from "../dist/synth/synth.js";
 import { openLlama, openModel } from "./llama-engine.mjs";
 

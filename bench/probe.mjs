@@ -10,9 +10,9 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { Engine } from "../dist/probe/engine.js";
-import { LayerRunner } from "../dist/probe/layer-runner.js";
-import { OnnxGraph } from "../dist/probe/onnx-graph.js";
+import { OnnxGraph } from "../dist/engine/onnx-graph.js";
+import { Engine } from "../dist/engine/session.js";
+import { LayerRunner } from "../dist/probe/forward/layer-runner.js";
 import { Scorer } from "../dist/probe/scorer.js";
 import { synthesize } from "../dist/synth/synth.js";
 

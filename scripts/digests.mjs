@@ -21,8 +21,22 @@ const LOAM = join(ROOT, "examples/donors/loam");
 const TEXT = join(ROOT, "examples/texts/loam-stories.txt");
 /** Fields of the records that tell of the run, not of the output. */
 const VOLATILE = new Set([
-  "at", "path", "donor", "seconds", "wall_seconds", "started_at", "ended_at", "peak_rss_bytes", "physarium_version",
-  "format_version", "fingerprint", "modified_ns", "shards", "runs", "timeline", "identity",
+  "at",
+  "path",
+  "donor",
+  "seconds",
+  "wall_seconds",
+  "started_at",
+  "ended_at",
+  "peak_rss_bytes",
+  "physarium_version",
+  "format_version",
+  "fingerprint",
+  "modified_ns",
+  "shards",
+  "runs",
+  "timeline",
+  "identity",
 ]); // prettier-ignore
 
 const calibration = ["--calibration", TEXT, "--samples", "4", "--window", "64", "--seed", "1"];
@@ -61,8 +75,14 @@ function stripped(value) {
 
 function recordsOf(path) {
   if (path.endsWith("surgery.json")) return JSON.stringify(stripped(JSON.parse(readFileSync(path, "utf8"))));
-  const records = readFileSync(path, "utf8").trimEnd().split("\n").map((line) => JSON.stringify(stripped(JSON.parse(line))));
-  return records.filter((line) => /"kind":"(tensor|side_file|warning|shard)"/.test(line)).sort().join("\n");
+  const records = readFileSync(path, "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.stringify(stripped(JSON.parse(line))));
+  return records
+    .filter((line) => /"kind":"(tensor|side_file|warning|shard)"/.test(line))
+    .sort()
+    .join("\n");
 }
 
 function filesUnder(path) {
@@ -115,7 +135,8 @@ try {
   if (mode === "--check") {
     const expected = JSON.parse(readFileSync(FIXTURE, "utf8"));
     const sameProcessor = expected.processor === processor;
-    if (!sameProcessor) console.log(`engine rows were made on ${expected.processor}, this is ${processor}: not compared`);
+    if (!sameProcessor)
+      console.log(`engine rows were made on ${expected.processor}, this is ${processor}: not compared`);
     const compared = { ...found.files, ...(sameProcessor ? found.engine : {}) };
     const wanted = { ...expected.files, ...expected.engine };
     const differing = Object.keys(compared).filter((name) => compared[name] !== wanted[name]);

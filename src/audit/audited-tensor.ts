@@ -1,6 +1,6 @@
 import type { TargetShape } from "../checkpoint/projections.js";
+import type { TensorRecord } from "../record/ledger.js";
 import type { TensorInfo } from "../safetensors/header.js";
-import type { TensorRecord } from "../surgery/ledger.js";
 
 /** A tensor of the output under audit, with what the ledger says of it. */
 export interface AuditedTensor {

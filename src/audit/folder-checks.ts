@@ -2,10 +2,10 @@ import { join } from "node:path";
 import type { Donor } from "../checkpoint/donor.js";
 import { attempt, type FileLayer, FileSource, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError } from "../errors.js";
+import type { Digester } from "../record/digest.js";
+import { type Ledger, RECORD_FOLDER } from "../record/ledger.js";
 import { readHeader, type SafetensorsHeader } from "../safetensors/header.js";
 import { INDEX_FILE, parseShardIndex } from "../safetensors/shard-index.js";
-import type { Digester } from "../surgery/digest.js";
-import { type Ledger, RECORD_FOLDER } from "../surgery/ledger.js";
 import { digestSideFile } from "../surgery/shard-files.js";
 import type { Findings } from "./verification.js";
 

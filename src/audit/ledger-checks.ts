@@ -1,10 +1,10 @@
 import { join } from "node:path";
 import { type FileLayer, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError } from "../errors.js";
-import { type Ledger, RECORD_FOLDER } from "../surgery/ledger.js";
-import { readRuns } from "../surgery/run-history.js";
-import { summarise } from "../surgery/summary.js";
-import type { SurgeryReport } from "../surgery/surgery-report.js";
+import { type Ledger, RECORD_FOLDER } from "../record/ledger.js";
+import { readRuns } from "../record/run-history.js";
+import { summarise } from "../record/summarise.js";
+import type { SurgeryReport } from "../record/surgery-report.js";
 import { type AuditedTensor, place } from "./audited-tensor.js";
 import type { Findings } from "./verification.js";
 import type { Recount } from "./weight-checks.js";

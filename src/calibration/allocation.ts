@@ -1,7 +1,7 @@
+import { readTensor } from "../checkpoint/tensor-reader.js";
 import { refuseStopped } from "../errors.js";
-import type { LayerRunner } from "../probe/layer-runner.js";
-import { batchesOf } from "./batches.js";
-import { readTensor } from "./tensor-reader.js";
+import type { LayerRunner } from "../probe/forward/layer-runner.js";
+import { batchesOf } from "../probe/text/batches.js";
 
 /**
  * How a sparsity for the whole model is shared between its tensors.

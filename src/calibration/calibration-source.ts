@@ -2,13 +2,13 @@ import { basename } from "node:path";
 import { sha256 } from "hash-wasm";
 import type { Donor } from "../checkpoint/donor.js";
 import { PhysariumError } from "../errors.js";
-import { architectureOf } from "../probe/families/registry.js";
-import { LayerRunner } from "../probe/layer-runner.js";
-import { ModelConfig } from "../probe/model-config.js";
-import { DEFAULT_MAX_WINDOW, type ProtocolOptions, prepareText } from "../probe/protocols.js";
-import { readTextFile } from "../probe/text-file.js";
-import { TextTokenizer } from "../probe/tokenizer.js";
-import { takeSamples } from "./calibration-text.js";
+import { ModelConfig } from "../model/config.js";
+import { architectureOf } from "../model/families/registry.js";
+import { LayerRunner } from "../probe/forward/layer-runner.js";
+import { DEFAULT_MAX_WINDOW, type ProtocolOptions, prepareText } from "../probe/text/protocols.js";
+import { takeSamples } from "../probe/text/samples.js";
+import { readTextFile } from "../probe/text/text-file.js";
+import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { writeOwnCalibration } from "./self-calibration.js";
 
 export interface CalibrationRequest {

@@ -1,5 +1,5 @@
 import { PhysariumError } from "../errors.js";
-import type { LayerRunner } from "../probe/layer-runner.js";
+import type { LayerRunner } from "../probe/forward/layer-runner.js";
 
 export { defaultMemoryBytes } from "../probe/memory.js";
 

@@ -1,13 +1,13 @@
 import { openDonor } from "../checkpoint/donor.js";
 import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
-import { LayerRunner } from "../probe/layer-runner.js";
-import type { ProtocolOptions } from "../probe/protocols.js";
-import type { ActivationOptions } from "./activation.js";
-import { checkTargets, operateWithActivations, type StoredTensors } from "./activation-surgery.js";
+import type { ActivationOptions } from "../methods/activation.js";
+import type { PruneTarget } from "../methods/method.js";
+import { LayerRunner } from "../probe/forward/layer-runner.js";
+import type { ProtocolOptions } from "../probe/text/protocols.js";
 import type { Allocation } from "./allocation.js";
 import { type Calibration, type CalibrationSource, openCalibration } from "./calibration-source.js";
+import { checkTargets, operateWithActivations, type StoredTensors } from "./layer-surgery.js";
 import { checkMemory, defaultMemoryBytes, type GramMode } from "./memory.js";
-import type { PruneTarget } from "./method.js";
 import type { LayerResult } from "./pipeline.js";
 
 /** What v2 is told beside the donor, as plain data: the fingerprint of an operation is made of it. */

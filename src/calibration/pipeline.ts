@@ -1,16 +1,16 @@
+import { readTensor } from "../checkpoint/tensor-reader.js";
+import type { MatrixEngine } from "../engine/products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
-import type { Activations, LayerRunner, LayerState } from "../probe/layer-runner.js";
-import { type Projection, STEPS, type Step } from "../probe/steps.js";
+import { meanEnergyOf } from "../methods/algebra/damped.js";
+import type { PruneMethod, PruneTarget, PruneTask, StageRecord } from "../methods/method.js";
+import type { ProductWork } from "../methods/rows/row-block.js";
+import type { BlockRunner } from "../methods/rows/runner.js";
+import { type Projection, STEPS, type Step } from "../model/steps.js";
+import type { Activations, LayerRunner, LayerState } from "../probe/forward/layer-runner.js";
+import { batchesOf } from "../probe/text/batches.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
-import { meanEnergyOf } from "./algebra/damped.js";
-import { batchesOf } from "./batches.js";
-import type { ProductWork } from "./blocks/block.js";
-import type { BlockRunner } from "./blocks/runner.js";
-import type { MatrixEngine } from "./engine.js";
 import { decodeFloats, encodeFloats } from "./float-bits.js";
-import type { PruneMethod, PruneTarget, PruneTask, StageRecord } from "./method.js";
 import { type InputChunk, StatisticsCollector, tiledStatistics } from "./statistics.js";
-import { readTensor } from "./tensor-reader.js";
 
 /** One operated matrix, as it will stand in the checkpoint. */
 export interface OperatedTensor {

@@ -1,7 +1,7 @@
 import { refuseStopped } from "../errors.js";
-import type { Activations, KvCache, LayerRunner } from "../probe/layer-runner.js";
-import type { TextTokenizer } from "../probe/tokenizer.js";
-import { randomNumbers } from "./random.js";
+import type { Activations, KvCache, LayerRunner } from "../probe/forward/layer-runner.js";
+import { randomNumbers } from "../probe/text/random.js";
+import type { TextTokenizer } from "../probe/text/tokenizer.js";
 
 /** Sequences that grow side by side: enough to share each step's cost, few enough that keys and values stay small. */
 const AT_ONCE = 16;

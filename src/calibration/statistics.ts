@@ -1,5 +1,5 @@
-import type { MatrixEngine } from "./engine.js";
-import type { InputStatistics, StatisticsStrip, TiledStatistics } from "./method.js";
+import type { MatrixEngine } from "../engine/products.js";
+import type { InputStatistics, StatisticsStrip, TiledStatistics } from "../methods/method.js";
 
 /** Gathers the Gram of one place in the model, chunk by chunk of tokens, and the cross-Gram with the donor's inputs where asked for. */
 export class StatisticsCollector {

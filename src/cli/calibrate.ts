@@ -1,14 +1,14 @@
 import { basename, resolve } from "node:path";
 import type { Command } from "commander";
 import { sha256 } from "hash-wasm";
-import { chooseSequences, writeGrams } from "../calibration/collect.js";
-import { modelFingerprint } from "../calibration/gram-file.js";
+import { chooseSequences, writeGrams } from "../calibration/grams/collect.js";
+import { modelFingerprint } from "../calibration/grams/gram-file.js";
 import { donorName } from "../checkpoint/donor.js";
 import { printable } from "../errors.js";
-import { inspectModel } from "../probe/inspect-model.js";
-import { prepareText } from "../probe/protocols.js";
-import { readTextFile } from "../probe/text-file.js";
-import { TextTokenizer } from "../probe/tokenizer.js";
+import { inspectModel } from "../probe/forward/inspect-model.js";
+import { prepareText } from "../probe/text/protocols.js";
+import { readTextFile } from "../probe/text/text-file.js";
+import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { toInteger } from "./arguments.js";
 import {

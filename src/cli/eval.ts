@@ -1,10 +1,10 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
-import { addSections, isOperated } from "../documents.js";
 import { printable } from "../errors.js";
 import { isPackedFolder } from "../pack/manifest.js";
 import { type Evaluation, evaluate } from "../probe/evaluate.js";
-import type { QualitySection } from "../probe/quality.js";
+import type { QualitySection } from "../record/quality.js";
+import { addSections, isOperated } from "../report/documents.js";
 import { withMappable } from "./packed-argument.js";
 import {
   addEngineOptions,

@@ -2,8 +2,8 @@ import { type Command, Option } from "commander";
 import { PhysariumError, printable } from "../errors.js";
 import { exportGguf, type GgufExport } from "../export/gguf/export.js";
 import { exportSparse, type SparseExport } from "../export/sparse/export.js";
-import { relativeError, renderGgufExport, totalMatrices } from "../export/summary.js";
 import type { ExportType } from "../export/weight-band.js";
+import { relativeError, renderGgufExport, totalMatrices } from "../report/export-summary.js";
 import { tensorProgress } from "./tensor-progress.js";
 
 interface Flags {

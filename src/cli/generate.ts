@@ -1,10 +1,10 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { printable } from "../errors.js";
-import { renderChat } from "../probe/chat-template.js";
+import { LayerRunner } from "../probe/forward/layer-runner.js";
 import { DEFAULT_MAX_TOKENS, generateTokens, promptTokens, StreamDecoder, stopTokens } from "../probe/generate.js";
-import { LayerRunner } from "../probe/layer-runner.js";
-import { TextTokenizer } from "../probe/tokenizer.js";
+import { renderChat } from "../probe/text/chat-template.js";
+import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { toInteger, toNumber } from "./arguments.js";
 import { addEngineOptions, type EngineFlags, toEngineOptions } from "./probe-options.js";
 

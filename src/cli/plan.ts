@@ -40,7 +40,7 @@ Examples:
 async function calibratedOn(plan: Plan): Promise<Calibrated | undefined> {
   const { activation } = plan.options;
   if (activation === undefined || plan.targetTensors === 0) return undefined;
-  const { openActivation } = await import("../surgery/activation.js");
+  const { openActivation } = await import("../surgery/layer-flow.js");
   const { samples, tokens } = await openActivation(plan, activation, nodeFiles);
   return { samples, tokens };
 }

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { PhysariumError } from "../errors.js";
-import type { ProtocolOptions } from "../probe/protocols.js";
+import type { ProtocolOptions } from "../probe/text/protocols.js";
 import { toInteger, toNumber } from "./arguments.js";
 
 /** Flags of every command that runs a model. */

@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
-import { readDocuments, writeDocuments } from "../documents.js";
 import { isPhysariumError, printable } from "../errors.js";
+import { readDocuments, writeDocuments } from "../report/documents.js";
 import { type ReportInput, renderHtml, renderMarkdown } from "../report/index.js";
 import { readReport } from "../surgery/completion.js";
 

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { FLOWS } from "../flow/flows.js";
 import { DEFAULT_PARAMS } from "../flow/params.js";
-import type { ProtocolOptions } from "../probe/protocols.js";
+import type { ProtocolOptions } from "../probe/text/protocols.js";
 import type { SurgeryOptions } from "../surgery/options.js";
 import { toInteger, toNumber } from "./arguments.js";
 import { toProtocolOptions } from "./probe-options.js";

@@ -1,10 +1,10 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
-import { addSections, renderDocuments } from "../documents.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { estimateWorth } from "../pack/worth.js";
-import { readTextFile } from "../probe/text-file.js";
+import { readTextFile } from "../probe/text/text-file.js";
+import { addSections, renderDocuments } from "../report/documents.js";
 import { type ReportInput, renderSummary } from "../report/index.js";
 import { shellQuote } from "../report/report-text.js";
 import type { SurgeryEvent } from "../surgery/events.js";

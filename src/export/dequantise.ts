@@ -1,4 +1,4 @@
-import { decodeFloats, f16ToF32 } from "./float-bits.js";
+import { decodeFloats, f16ToF32 } from "../safetensors/float-bits.js";
 import { TENSOR_TYPES, type TensorType } from "./gguf/types.js";
 
 /**

@@ -1,7 +1,7 @@
 import { dirname, join, resolve, sep } from "node:path";
 import { attempt, type FileLayer, FileSource, nodeFiles, type OpenFile, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
-import { whatStandsAt } from "./output-file.js";
+import { whatStandsAt } from "../output/output-file.js";
 
 /** A new folder that takes its name only when it is whole: built as a sibling, synced, renamed; gone if anything fails. */
 export class OutputFolder {

@@ -1,7 +1,7 @@
 import { PhysariumError } from "../errors.js";
 import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
+import { decodeFloats, encodeFloats } from "../safetensors/float-bits.js";
 import { dequantise } from "./dequantise.js";
-import { decodeFloats, encodeFloats } from "./float-bits.js";
 import type { TensorType } from "./gguf/types.js";
 import type { Quantiser } from "./quantiser.js";
 

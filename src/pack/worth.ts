@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { type Donor, elementCount } from "../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles } from "../checkpoint/file-layer.js";
 import { classifyTensor } from "../checkpoint/projections.js";
+import type { FormatName, FormatWorth, KindWorth, MemoryWorth, ZerosWorth } from "../record/worth.js";
 import { type FloatDtype, isFloatDtype } from "../safetensors/dtypes.js";
 import type { TensorInfo } from "../safetensors/header.js";
 import type { ByteSource } from "../safetensors/source.js";
@@ -9,7 +10,6 @@ import { blockCount, elementBytes } from "./band-format.js";
 import { bandByteLength, bandCount } from "./bands.js";
 import type { PackedModel } from "./packed-model.js";
 import { measureWords } from "./statistics.js";
-import type { FormatName, FormatWorth, KindWorth, MemoryWorth, ZerosWorth } from "./worth-types.js";
 
 /** One tensor's part of the answer, measured or estimated. */
 export interface TensorWorth {

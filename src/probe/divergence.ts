@@ -1,4 +1,4 @@
-import type { DivergenceRecord, KlHistogram, NllPoint } from "./quality.js";
+import type { DivergenceRecord, KlHistogram, NllPoint } from "../record/quality.js";
 
 /** One number for each prediction, in the order of the text. */
 export interface Trace {

@@ -1,17 +1,17 @@
 import { basename, join } from "node:path";
 import { sha256 } from "hash-wasm";
 import { type Donor, donorName } from "../checkpoint/donor.js";
+import { Engine } from "../engine/session.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
+import type { ModelQuality, QualitySection } from "../record/quality.js";
 import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
-import { Engine } from "./engine.js";
-import { inspectModel } from "./inspect-model.js";
-import { type Activations, LayerRunner, type RunnerOptions } from "./layer-runner.js";
+import { inspectModel } from "./forward/inspect-model.js";
+import { type Activations, LayerRunner, type RunnerOptions } from "./forward/layer-runner.js";
 import { defaultMemoryBytes } from "./memory.js";
-import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./protocols.js";
-import type { ModelQuality, QualitySection } from "./quality.js";
 import { Scorer } from "./scorer.js";
-import { readTextFile } from "./text-file.js";
-import { readOptionalJson, TextTokenizer } from "./tokenizer.js";
+import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./text/protocols.js";
+import { readTextFile } from "./text/text-file.js";
+import { readOptionalJson, TextTokenizer } from "./text/tokenizer.js";
 
 export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
   /** The donor to compare with; both models see the same tokens. */

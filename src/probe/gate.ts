@@ -1,12 +1,12 @@
 import { sha256 } from "hash-wasm";
+import { Engine } from "../engine/session.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
+import type { DivergenceRecord } from "../record/quality.js";
 import { divergenceOf } from "./divergence.js";
-import { Engine } from "./engine.js";
 import { type EvaluateOptions, evaluate, runModels } from "./evaluate.js";
+import { LayerRunner } from "./forward/layer-runner.js";
 import { generateTokens, promptTokens, stopTokens } from "./generate.js";
-import { LayerRunner } from "./layer-runner.js";
-import type { DivergenceRecord } from "./quality.js";
-import { TextTokenizer } from "./tokenizer.js";
+import { TextTokenizer } from "./text/tokenizer.js";
 
 export interface GateOptions extends Omit<EvaluateOptions, "against"> {
   readonly against: string;

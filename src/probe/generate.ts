@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { PhysariumError } from "../errors.js";
-import type { Activations, KvCache, LayerRunner } from "./layer-runner.js";
-import { readOptionalJson, type TextTokenizer } from "./tokenizer.js";
+import type { Activations, KvCache, LayerRunner } from "./forward/layer-runner.js";
+import { readOptionalJson, type TextTokenizer } from "./text/tokenizer.js";
 
 export interface SamplingOptions {
   /** 0 (default) takes the most likely token each time. */

@@ -1,7 +1,7 @@
+import { type Feeds, floats, type Session } from "../engine/session.js";
 import { PhysariumError } from "../errors.js";
-import { type Feeds, floats, type Session } from "./engine.js";
-import { scoreGraph, type VocabularyChunk, vocabularyChunks } from "./head-graph.js";
-import type { Activations, LayerRunner } from "./layer-runner.js";
+import { scoreGraph, type VocabularyChunk, vocabularyChunks } from "./forward/head-graph.js";
+import type { Activations, LayerRunner } from "./forward/layer-runner.js";
 
 /** What happened at each place: the true token's negative log-likelihood (nats, f64) and the most likely token. */
 export interface Scores {

@@ -1,4 +1,4 @@
-import type { ActivationSection } from "../surgery/surgery-report.js";
+import type { ActivationSection } from "../record/surgery-report.js";
 import { count, counted, percent, significant } from "./number-words.js";
 import { type Block, code, paragraph, say, type Text } from "./report-text.js";
 

@@ -1,4 +1,4 @@
-import type { ComparisonRecord, ComparisonRow } from "../calibration/compare/comparison-record.js";
+import type { ComparisonRecord, ComparisonRow } from "../compare/comparison-record.js";
 import { printable } from "../errors.js";
 import { byteSize, count, duration, fixed, percent } from "./number-words.js";
 

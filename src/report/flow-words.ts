@@ -1,4 +1,4 @@
-import type { FlowParamsRecord } from "../surgery/surgery-report.js";
+import type { FlowParamsRecord } from "../record/surgery-report.js";
 import { activationBlocks } from "./activation-words.js";
 import { fixed, significant } from "./number-words.js";
 import type { ReportInput } from "./report-input.js";

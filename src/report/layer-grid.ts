@@ -1,5 +1,5 @@
 import { printable } from "../errors.js";
-import type { TensorRow } from "../surgery/surgery-report.js";
+import type { TensorRow } from "../record/surgery-report.js";
 import { clip } from "./report-text.js";
 
 /** The targets of one projection in one layer; the experts of a layer are pooled. */

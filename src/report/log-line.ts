@@ -1,5 +1,5 @@
 import { printable } from "../errors.js";
-import type { TensorRow } from "../surgery/surgery-report.js";
+import type { TensorRow } from "../record/surgery-report.js";
 import { count, percent } from "./number-words.js";
 
 /** One line of run.log for an operated tensor: everything of its ledger record, made for reading and for `grep`. */

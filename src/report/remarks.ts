@@ -1,4 +1,4 @@
-import type { LayerRow, SurgeryReport, TensorRow } from "../surgery/surgery-report.js";
+import type { LayerRow, SurgeryReport, TensorRow } from "../record/surgery-report.js";
 import { type LayerGrid, layerGrid } from "./layer-grid.js";
 
 /** What a careful reader would remark on, drawn from the numbers; fractions are unrounded. */

@@ -1,5 +1,5 @@
 import { printable } from "../errors.js";
-import type { LedgerRecord, TensorRecord } from "../surgery/ledger.js";
+import type { LedgerRecord, TensorRecord } from "../record/ledger.js";
 import { renderCarriedLogLine, renderLogLine } from "./log-line.js";
 
 /** `physarium/run.log`: the ledger, record by record, in lines a person reads. */

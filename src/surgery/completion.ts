@@ -2,15 +2,22 @@ import { join } from "node:path";
 import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import type { FlowParams } from "../flow/params.js";
-import type { Digester } from "./digest.js";
+import { syncFolder, writeSmallFile } from "../output/staged-folder.js";
+import type { Digester } from "../record/digest.js";
+import {
+  LEDGER_FILE,
+  type Ledger,
+  type LedgerWriter,
+  parseLedger,
+  RECORD_FOLDER,
+  readLedger,
+} from "../record/ledger.js";
+import { type RunEntry, readRuns } from "../record/run-history.js";
+import { summarise } from "../record/summarise.js";
+import type { SurgeryReport } from "../record/surgery-report.js";
 import { gatherFigures } from "./figures.js";
-import { LEDGER_FILE, type Ledger, type LedgerWriter, parseLedger, RECORD_FOLDER, readLedger } from "./ledger.js";
-import { syncFolder, writeSmallFile } from "./output-folder.js";
 import type { Plan } from "./plan.js";
-import { type RunEntry, readRuns } from "./run-history.js";
 import { checkDonorUnchanged, copySideFiles } from "./shard-files.js";
-import { summarise } from "./summary.js";
-import type { SurgeryReport } from "./surgery-report.js";
 
 /** Renders what goes beside `surgery.json` into `physarium/`: file name → content. */
 export type RenderDocuments = (report: SurgeryReport, ledgerText: string) => Record<string, string>;

@@ -1,6 +1,6 @@
 import type { FileLayer } from "../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
-import { freeBytes } from "./output-folder.js";
+import { freeBytes } from "../output/staged-folder.js";
 import type { Plan } from "./plan.js";
 import { bytesWritten, resumeFlagsOf, type Workspace } from "./workspace.js";
 

@@ -5,9 +5,9 @@ import { Dynamic, driveThreshold } from "../flow/dynamic.js";
 import { BandKernel } from "../flow/kernels.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { FlowParams } from "../flow/params.js";
+import type { Figures, TensorRow, TileMap } from "../record/surgery-report.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { kernelFlow, type Plan, type PlannedTensor } from "./plan.js";
-import type { Figures, TensorRow, TileMap } from "./surgery-report.js";
 
 /** Bands whose drives are counted for the histogram, spread evenly over the targets. */
 const SAMPLED_BANDS = 16;

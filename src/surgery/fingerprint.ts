@@ -2,9 +2,9 @@ import { defaultMemoryBytes } from "../calibration/memory.js";
 import type { ActivationSettings } from "../calibration/operate-donor.js";
 import { type FileLayer, FileSource, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
+import type { Digester } from "../record/digest.js";
+import type { Fingerprint } from "../record/ledger.js";
 import { PHYSARIUM_VERSION } from "../version.js";
-import type { Digester } from "./digest.js";
-import type { Fingerprint } from "./ledger.js";
 import type { CheckedOptions } from "./options.js";
 import type { Plan } from "./plan.js";
 

@@ -4,8 +4,17 @@ import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
 import { isPhysariumError, refuseStopped } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import type { FlowParams } from "../flow/params.js";
+import { publish } from "../output/staged-folder.js";
+import { createDigester, type Digester } from "../record/digest.js";
+import type { LedgerRecord, LedgerWriter, SearchRecord, ShardRecord, TensorRecord } from "../record/ledger.js";
+import type { Piece } from "../record/pieces.js";
+import { RunClock, type RunEntry, writeRuns } from "../record/run-history.js";
+import type { SurgeryReport } from "../record/surgery-report.js";
 import { runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
+import { completeOperation, type MeasureSections, type RenderDocuments, readReport } from "./completion.js";
+import type { OnEvent } from "./events.js";
+import { explain } from "./explain.js";
 import {
   type ActivationRecord,
   checkSameCalibration,
@@ -13,25 +22,16 @@ import {
   operateActivation,
   refuseNonFinite,
   SHORT_CALIBRATION,
-} from "./activation.js";
-import { completeOperation, type MeasureSections, type RenderDocuments, readReport } from "./completion.js";
-import { createDigester, type Digester } from "./digest.js";
-import type { OnEvent } from "./events.js";
-import { explain } from "./explain.js";
-import type { LedgerRecord, LedgerWriter, SearchRecord, ShardRecord, TensorRecord } from "./ledger.js";
-import { publish } from "./output-folder.js";
+} from "./layer-flow.js";
 import type { OperatorSetup } from "./piece-operator.js";
 import { createPiecePool, type PiecePool } from "./piece-pool.js";
-import { filterWork, type PieceWork, pieceWork } from "./piece-work.js";
-import type { Piece } from "./pieces.js";
 import { kernelFlow, kernelSizes, type Plan, type PlannedTensor, searchesSurvival } from "./plan.js";
 import { ProgressTally } from "./progress-tally.js";
-import { RunClock, type RunEntry, writeRuns } from "./run-history.js";
 import { ShardBoundaries } from "./shard-boundaries.js";
 import { prepareShard, syncFile, wholeShards } from "./shard-files.js";
-import type { SurgeryReport } from "./surgery-report.js";
 import { searchSurvival } from "./target-search.js";
 import type { TensorProgress } from "./tensor-progress.js";
+import { filterWork, type PieceWork, pieceWork } from "./tile-flow.js";
 import {
   discardWorkspace,
   openWorkspace,

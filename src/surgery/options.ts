@@ -1,13 +1,13 @@
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
-import type { PruneTarget } from "../calibration/method.js";
 import type { ActivationSettings } from "../calibration/operate-donor.js";
-import { parsePattern } from "../calibration/stages/select.js";
 import { PhysariumError } from "../errors.js";
 import { FLOWS, findFlow } from "../flow/flows.js";
 import { checkParams, DEFAULT_PARAMS, type FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
-import type { ProtocolOptions } from "../probe/protocols.js";
+import type { PruneTarget } from "../methods/method.js";
+import { parsePattern } from "../methods/stages/select.js";
+import type { ProtocolOptions } from "../probe/text/protocols.js";
 
 /** What a user may ask of surgery; every member has a default. */
 export interface SurgeryOptions {

@@ -6,8 +6,8 @@ import { BandKernel, type KernelSizes, type KernelTask } from "../flow/kernels.j
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
+import { createDigester, type Digester } from "../record/digest.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
-import { createDigester, type Digester } from "./digest.js";
 import type { Job, JobResult, PieceJob, PieceResult } from "./protocol.js";
 
 export interface OperatorSetup {

@@ -5,9 +5,9 @@ import { refuseQuantised } from "../checkpoint/quantised.js";
 import { PhysariumError } from "../errors.js";
 import { type KernelSizes, kernelByteLength } from "../flow/kernels.js";
 import type { DataFreeFlow } from "../flow/reference.js";
+import { countTiles, partitionOf } from "../record/pieces.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { type CheckedOptions, compilePattern, defaultWorkers } from "./options.js";
-import { countTiles, partitionOf } from "./pieces.js";
 
 export interface PlannedTensor {
   readonly name: string;

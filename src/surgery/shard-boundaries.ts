@@ -1,4 +1,4 @@
-import type { ShardRecord, TensorRecord } from "./ledger.js";
+import type { ShardRecord, TensorRecord } from "../record/ledger.js";
 import type { Plan } from "./plan.js";
 
 /** Records each shard's end in the order of the run, although pieces of the next shard may be in flight by then. */

@@ -11,8 +11,8 @@ import {
   writeFully,
 } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
-import type { Digester } from "./digest.js";
-import type { SideFileRecord } from "./ledger.js";
+import type { Digester } from "../record/digest.js";
+import type { SideFileRecord } from "../record/ledger.js";
 import type { Plan, PlannedShard } from "./plan.js";
 
 /** Create (or reopen) an output shard at its full length and carry the donor's header bytes over verbatim. Returns their digest. */

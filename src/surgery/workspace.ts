@@ -2,19 +2,7 @@ import { dirname, join } from "node:path";
 import { donorName } from "../checkpoint/donor.js";
 import { attempt, type FileLayer } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
-import type { Digester } from "./digest.js";
-import type { OnEvent } from "./events.js";
-import { checkSameOperation, fingerprintOf } from "./fingerprint.js";
-import {
-  type HeaderRecord,
-  LEDGER_FILE,
-  LEDGER_VERSION,
-  type Ledger,
-  type LedgerRecord,
-  LedgerWriter,
-  RECORD_FOLDER,
-  readLedger,
-} from "./ledger.js";
+import { LOCK_FILE, type Lock, refuseLocked, removeLock, takeLock } from "../output/lock.js";
 import {
   exists,
   freeBytes,
@@ -25,10 +13,22 @@ import {
   restoreReplaced,
   takenMeanwhile,
   writeSmallFile,
-} from "./output-folder.js";
-import { LOCK_FILE, type Lock, refuseLocked, removeLock, takeLock } from "./output-lock.js";
+} from "../output/staged-folder.js";
+import type { Digester } from "../record/digest.js";
+import {
+  type HeaderRecord,
+  LEDGER_FILE,
+  LEDGER_VERSION,
+  type Ledger,
+  type LedgerRecord,
+  LedgerWriter,
+  RECORD_FOLDER,
+  readLedger,
+} from "../record/ledger.js";
+import { type RunEntry, readRuns } from "../record/run-history.js";
+import type { OnEvent } from "./events.js";
+import { checkSameOperation, fingerprintOf } from "./fingerprint.js";
 import type { Plan } from "./plan.js";
-import { type RunEntry, readRuns } from "./run-history.js";
 
 export interface WorkspaceOptions {
   readonly outputPath: string;

@@ -2,7 +2,7 @@ import { cpSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, writ
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { verify } from "../../dist/audit/verify.js";
-import { addSections, renderDocuments } from "../../dist/documents.js";
+import { addSections, renderDocuments } from "../../dist/report/documents.js";
 import { gaussianTensor, randomNumbers, toWeights, writeDonor } from "../donors.js";
 import { operateOn } from "../surgery/operate.js";
 import { temporaryFolder } from "../temporary.js";

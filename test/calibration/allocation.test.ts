@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { allocate } from "../../dist/calibration/allocation.js";
-import { LayerRunner } from "../../dist/probe/layer-runner.js";
+import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
 
 const sequences = Array.from({ length: 4 }, (_, row) =>
   Array.from({ length: 24 }, (_, at) => (row * 97 + at * 31) % 2000),

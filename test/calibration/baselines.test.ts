@@ -1,14 +1,14 @@
 import { describe, expect, test } from "vitest";
-import { activationFlow } from "../../dist/calibration/activation.js";
-import { cholesky, invertFromCholesky, solveCholesky } from "../../dist/calibration/algebra/cholesky.js";
-import { alpsPerRow, alpsPerTensor } from "../../dist/calibration/baselines/alps.js";
-import { balanced } from "../../dist/calibration/baselines/balanced.js";
-import { magnitudePerRow, magnitudePerTensor } from "../../dist/calibration/baselines/magnitude.js";
-import { relativeImportanceOnly, ria } from "../../dist/calibration/baselines/ria.js";
-import { sparsegpt } from "../../dist/calibration/baselines/sparsegpt.js";
-import { wanda } from "../../dist/calibration/baselines/wanda.js";
-import { keepPerRow, type PruneMethod, type PruneTask } from "../../dist/calibration/method.js";
-import { METHODS } from "../../dist/calibration/methods.js";
+import { activationFlow } from "../../dist/methods/activation.js";
+import { cholesky, invertFromCholesky, solveCholesky } from "../../dist/methods/algebra/cholesky.js";
+import { alpsPerRow, alpsPerTensor } from "../../dist/methods/baselines/alps.js";
+import { balanced } from "../../dist/methods/baselines/balanced.js";
+import { magnitudePerRow, magnitudePerTensor } from "../../dist/methods/baselines/magnitude.js";
+import { relativeImportanceOnly, ria } from "../../dist/methods/baselines/ria.js";
+import { sparsegpt } from "../../dist/methods/baselines/sparsegpt.js";
+import { wanda } from "../../dist/methods/baselines/wanda.js";
+import { keepPerRow, type PruneMethod, type PruneTask } from "../../dist/methods/method.js";
+import { METHODS } from "../../dist/methods/registry.js";
 import { relativeError, syntheticTask } from "./synthetic.js";
 
 const half = { kind: "sparsity", sparsity: 0.5 } as const;

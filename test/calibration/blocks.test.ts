@@ -1,11 +1,11 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { activationFlow, rowBlocks } from "../../dist/calibration/activation.js";
-import type { RowBlock } from "../../dist/calibration/blocks/block.js";
-import { type BlockRunner, openBlocks, threadedBlocks } from "../../dist/calibration/blocks/runner.js";
-import { type MatrixEngine, plainEngine } from "../../dist/calibration/engine.js";
-import { openOnnxEngine } from "../../dist/calibration/onnx-engine.js";
 import { tiledStatistics } from "../../dist/calibration/statistics.js";
+import { openOnnxEngine } from "../../dist/engine/onnx-products.js";
+import { type MatrixEngine, plainEngine } from "../../dist/engine/products.js";
+import { activationFlow, rowBlocks } from "../../dist/methods/activation.js";
+import type { RowBlock } from "../../dist/methods/rows/row-block.js";
+import { type BlockRunner, openBlocks, threadedBlocks } from "../../dist/methods/rows/runner.js";
 import { hasEngine } from "../probe/engine-present.js";
 import { collectStatistics, twoStreamTask } from "./synthetic.js";
 

@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
-import { cholesky, inverseDiagonal } from "../../dist/calibration/algebra/cholesky.js";
-import { scaleGram } from "../../dist/calibration/algebra/damped.js";
-import { blockedInverseDiagonal, isolationOf } from "../../dist/calibration/algebra/isolation.js";
-import { plainEngine } from "../../dist/calibration/engine.js";
+import { plainEngine } from "../../dist/engine/products.js";
+import { cholesky, inverseDiagonal } from "../../dist/methods/algebra/cholesky.js";
+import { scaleGram } from "../../dist/methods/algebra/damped.js";
+import { blockedInverseDiagonal, isolationOf } from "../../dist/methods/algebra/isolation.js";
 import { correlatedInputs, meanProduct } from "./synthetic.js";
 
 test.each([

@@ -1,11 +1,11 @@
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { collectGrams } from "../../dist/calibration/collect.js";
+import { collectGrams } from "../../dist/calibration/grams/collect.js";
 import { evaluate } from "../../dist/probe/evaluate.js";
-import { LayerRunner } from "../../dist/probe/layer-runner.js";
-import { prepareText } from "../../dist/probe/protocols.js";
-import { TextTokenizer } from "../../dist/probe/tokenizer.js";
+import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
+import { prepareText } from "../../dist/probe/text/protocols.js";
+import { TextTokenizer } from "../../dist/probe/text/tokenizer.js";
 import { hasEngine, sharedDonor } from "../probe/engine-present.js";
 import { temporaryFolder } from "../probe/tiny-model.js";
 

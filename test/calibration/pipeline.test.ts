@@ -1,9 +1,9 @@
 import { describe, expect, test } from "vitest";
-import { plainEngine } from "../../dist/calibration/engine.js";
-import type { PruneMethod, PruneTask } from "../../dist/calibration/method.js";
 import { operateLayers } from "../../dist/calibration/pipeline.js";
-import { type Activations, LayerRunner, type LayerState } from "../../dist/probe/layer-runner.js";
-import { STEPS, type Step } from "../../dist/probe/steps.js";
+import { plainEngine } from "../../dist/engine/products.js";
+import type { PruneMethod, PruneTask } from "../../dist/methods/method.js";
+import { STEPS, type Step } from "../../dist/model/steps.js";
+import { type Activations, LayerRunner, type LayerState } from "../../dist/probe/forward/layer-runner.js";
 import { hasEngine, LOAM } from "../probe/engine-present.js";
 
 const sequences = Array.from({ length: 3 }, (_, row) =>

@@ -1,15 +1,15 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { cholesky, inverseDiagonal } from "../../dist/calibration/algebra/cholesky.js";
-import { plainEngine } from "../../dist/calibration/engine.js";
-import { anchor, anchorPull } from "../../dist/calibration/stages/anchor.js";
-import { loadForSparsity, loadForSurvival, runFlow } from "../../dist/calibration/stages/flow.js";
-import { heal } from "../../dist/calibration/stages/heal.js";
-import { cutAfterRank } from "../../dist/calibration/stages/rank.js";
-import * as reference from "../../dist/calibration/stages/reference.js";
-import { closeDead, selectEmergent, selectPattern, selectPerRow } from "../../dist/calibration/stages/select.js";
-import { pairOfRanks, sprout } from "../../dist/calibration/stages/sprout.js";
-import { openTubes, rowEnergies, rowLosses, type TubeRows } from "../../dist/calibration/stages/tube-rows.js";
+import { plainEngine } from "../../dist/engine/products.js";
+import { cholesky, inverseDiagonal } from "../../dist/methods/algebra/cholesky.js";
+import { anchor, anchorPull } from "../../dist/methods/stages/anchor.js";
+import { loadForSparsity, loadForSurvival, runFlow } from "../../dist/methods/stages/flow.js";
+import { heal } from "../../dist/methods/stages/heal.js";
+import { cutAfterRank } from "../../dist/methods/stages/rank.js";
+import * as reference from "../../dist/methods/stages/reference.js";
+import { closeDead, selectEmergent, selectPattern, selectPerRow } from "../../dist/methods/stages/select.js";
+import { pairOfRanks, sprout } from "../../dist/methods/stages/sprout.js";
+import { openTubes, rowEnergies, rowLosses, type TubeRows } from "../../dist/methods/stages/tube-rows.js";
 import { correlatedInputs, gaussWeights, meanProduct, syntheticTubes } from "./synthetic.js";
 
 const rowOf = (tubes: TubeRows, row: number, values: Float32Array) =>

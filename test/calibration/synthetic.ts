@@ -1,8 +1,8 @@
-import { scaleGram } from "../../dist/calibration/algebra/damped.js";
-import { plainEngine } from "../../dist/calibration/engine.js";
-import type { PruneTask } from "../../dist/calibration/method.js";
-import { openTubes, type TubeRows } from "../../dist/calibration/stages/tube-rows.js";
 import { StatisticsCollector } from "../../dist/calibration/statistics.js";
+import { plainEngine } from "../../dist/engine/products.js";
+import { scaleGram } from "../../dist/methods/algebra/damped.js";
+import type { PruneTask } from "../../dist/methods/method.js";
+import { openTubes, type TubeRows } from "../../dist/methods/stages/tube-rows.js";
 
 /** Numbers that look random and are always the same for a seed (a linear congruential generator, Numerical Recipes). */
 export function randomSource(seed: number): { uniform: () => number; gauss: () => number } {

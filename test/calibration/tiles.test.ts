@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
-import { activationFlow } from "../../dist/calibration/activation.js";
-import { plainEngine } from "../../dist/calibration/engine.js";
 import { StatisticsCollector, tiledStatistics } from "../../dist/calibration/statistics.js";
+import { plainEngine } from "../../dist/engine/products.js";
+import { activationFlow } from "../../dist/methods/activation.js";
 import { collectStatistics, correlatedInputs, gaussWeights, relativeError, twoStreamTask } from "./synthetic.js";
 
 const half = { kind: "sparsity", sparsity: 0.5 } as const;

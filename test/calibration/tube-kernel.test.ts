@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { GAP_BYTES, TubeArena } from "../../dist/calibration/stages/tube-arena.js";
+import { GAP_BYTES, TubeArena } from "../../dist/methods/stages/tube-arena.js";
 import { randomSource } from "./synthetic.js";
 
 const { gauss, uniform } = randomSource(77);

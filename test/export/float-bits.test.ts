@@ -7,7 +7,7 @@ import {
   f16OfF32,
   f16OfF32Bits,
   f16ToF32,
-} from "../../dist/export/float-bits.js";
+} from "../../dist/safetensors/float-bits.js";
 
 const bitsOf = (value: number): number => new Uint32Array(new Float32Array([value]).buffer)[0];
 

@@ -3,7 +3,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { dequantise } from "../../dist/export/dequantise.js";
-import { decodeFloats } from "../../dist/export/float-bits.js";
 import { exportGguf } from "../../dist/export/gguf/export.js";
 import { importGguf } from "../../dist/export/gguf/import.js";
 import { llama3RopeFactors, permuteRows } from "../../dist/export/gguf/layout.js";
@@ -11,6 +10,7 @@ import { readGguf } from "../../dist/export/gguf/reader.js";
 import { ModelFolder } from "../../dist/export/model-folder.js";
 import type { ExportType } from "../../dist/export/weight-band.js";
 import type { FloatDtype } from "../../dist/safetensors/dtypes.js";
+import { decodeFloats } from "../../dist/safetensors/float-bits.js";
 import { memorySource } from "../../dist/safetensors/source.js";
 import { smallConfig, writeDonor } from "./random-donor.js";
 

@@ -1,8 +1,8 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { bf16OfF32Bits, encodeFloats } from "../../dist/export/float-bits.js";
 import { layoutTensors } from "../../dist/export/gguf/layout.js";
 import { parseModelConfig } from "../../dist/export/model-config.js";
+import { bf16OfF32Bits, encodeFloats } from "../../dist/safetensors/float-bits.js";
 import { serializeHeader } from "../../dist/safetensors/writer.js";
 
 export interface DonorRecipe {

@@ -1,9 +1,9 @@
 import { cpSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { renderChat } from "../../dist/probe/chat-template.js";
 import { StreamDecoder } from "../../dist/probe/generate.js";
-import { TextTokenizer } from "../../dist/probe/tokenizer.js";
+import { renderChat } from "../../dist/probe/text/chat-template.js";
+import { TextTokenizer } from "../../dist/probe/text/tokenizer.js";
 import { LOAM } from "./engine-present.js";
 import { temporaryFolder } from "./tiny-model.js";
 

@@ -1,11 +1,11 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { readTensor } from "../../dist/calibration/tensor-reader.js";
+import { readTensor } from "../../dist/checkpoint/tensor-reader.js";
+import { STEPS } from "../../dist/model/steps.js";
+import { LayerRunner, type RunnerOptions } from "../../dist/probe/forward/layer-runner.js";
 import { argmax, generateTokens, promptTokens, stopTokens } from "../../dist/probe/generate.js";
-import { LayerRunner, type RunnerOptions } from "../../dist/probe/layer-runner.js";
-import { STEPS } from "../../dist/probe/steps.js";
-import { TextTokenizer } from "../../dist/probe/tokenizer.js";
+import { TextTokenizer } from "../../dist/probe/text/tokenizer.js";
 import { hasEngine, LOAM, sharedDonor } from "./engine-present.js";
 import { Oracle } from "./oracle.js";
 import { randomNumbers, TINY_CONFIG, type TinyModel, temporaryFolder, writeTinyModel } from "./tiny-model.js";

@@ -1,5 +1,5 @@
+import type { SurgeryReport, TensorRow } from "../../src/record/surgery-report.js";
 import type { QualityNumbers, WorthNumbers } from "../../src/report/report-input.js";
-import type { SurgeryReport, TensorRow } from "../../src/surgery/surgery-report.js";
 
 /** A repeatable generator (mulberry32). */
 export function random(seed: number): () => number {

@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { isPhysariumError } from "../../dist/errors.js";
-import { takeLock } from "../../dist/surgery/output-lock.js";
+import { takeLock } from "../../dist/output/lock.js";
 import { gaussianTensor, type TensorFixture, writeDonor } from "../donors.js";
 import { eventsOf, physarium } from "../physarium.js";
 import { temporaryFolder } from "../temporary.js";

@@ -4,11 +4,11 @@ import { type FileLayer, FileSource, nodeFiles, type OpenFile, writeFully } from
 import { classifyTensor } from "../../checkpoint/projections.js";
 import { refuseQuantised } from "../../checkpoint/quantised.js";
 import { PhysariumError } from "../../errors.js";
+import { requireDiskSpace } from "../../output/output-file.js";
 import { bitsPerElement, bytesPerFloat, type FloatDtype } from "../../safetensors/dtypes.js";
 import type { TensorInfo } from "../../safetensors/header.js";
 import { INDEX_FILE } from "../../safetensors/shard-index.js";
 import { type SerializedHeader, serializeHeader, type TensorSpec } from "../../safetensors/writer.js";
-import { requireDiskSpace } from "../output-file.js";
 import { copyFile, copyRange, OutputFolder } from "../output-folder.js";
 import { BAND_WEIGHTS } from "../weight-band.js";
 import { bitmaskRowBytes, countSurvivors, moduleOf, packBand } from "./bitmask.js";

@@ -9,11 +9,11 @@ import {
   writeFully,
 } from "../../checkpoint/file-layer.js";
 import { PhysariumError } from "../../errors.js";
+import { requireDiskSpace } from "../../output/output-file.js";
 import { bytesPerFloat, type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
 import type { TensorInfo } from "../../safetensors/header.js";
 import { INDEX_FILE } from "../../safetensors/shard-index.js";
 import { serializeHeader, type TensorSpec } from "../../safetensors/writer.js";
-import { requireDiskSpace } from "../output-file.js";
 import { copyFile, copyRange, OutputFolder } from "../output-folder.js";
 import { BAND_WEIGHTS } from "../weight-band.js";
 import { bitmaskRowBytes, countBits, PART_NAMES, type PartName, unpackBand } from "./bitmask.js";

@@ -1,5 +1,5 @@
 import * as Plot from "@observablehq/plot";
-import type { TensorRow } from "../../surgery/surgery-report.js";
+import type { TensorRow } from "../../record/surgery-report.js";
 import { sortProjections } from "../layer-grid.js";
 import { count, percent } from "../number-words.js";
 import { labelsOf } from "./layer-map.js";

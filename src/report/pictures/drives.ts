@@ -1,5 +1,5 @@
 import * as Plot from "@observablehq/plot";
-import type { Figures } from "../../surgery/surgery-report.js";
+import type { Figures } from "../../record/surgery-report.js";
 import { count, isNumber, percent, significant } from "../number-words.js";
 import { starvedShare } from "../sections.js";
 import { svgPlot } from "./svg-plot.js";

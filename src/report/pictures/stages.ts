@@ -1,5 +1,5 @@
 import * as Plot from "@observablehq/plot";
-import type { ActivationSection } from "../../surgery/surgery-report.js";
+import type { ActivationSection } from "../../record/surgery-report.js";
 import { meanErrors } from "../activation-words.js";
 import { significant } from "../number-words.js";
 import { QUIET_AXIS, svgPlot } from "./svg-plot.js";

@@ -1,5 +1,5 @@
 import { printable } from "../../errors.js";
-import type { TileMap } from "../../surgery/surgery-report.js";
+import type { TileMap } from "../../record/surgery-report.js";
 import { escapeHtml } from "../escape-html.js";
 import { count, counted, percent, percentRange } from "../number-words.js";
 import { clip } from "../report-text.js";

@@ -1,5 +1,5 @@
 import * as Plot from "@observablehq/plot";
-import type { ShardRow } from "../../surgery/surgery-report.js";
+import type { ShardRow } from "../../record/surgery-report.js";
 import { count, counted, duration } from "../number-words.js";
 import { svgPlot } from "./svg-plot.js";
 

@@ -1,0 +1,150 @@
+import { Engine } from "../../engine/session.js";
+import { inputWidth, STEPS, type Step } from "../../model/steps.js";
+import {
+  type Activations,
+  LayerRunner,
+  type LayerState,
+  type RunnerOptions,
+} from "../../probe/forward/layer-runner.js";
+import type { ScoredSequence } from "../../probe/text/protocols.js";
+import { GramAccumulator, type GramKind, GramProduct } from "./gram.js";
+import { type GramEntry, GramFileWriter, type GramProvenance } from "./gram-file.js";
+
+export interface CollectOptions extends RunnerOptions {
+  readonly kind?: GramKind;
+  /** Tokens in one run of the engine; changes memory and speed, not the result. */
+  readonly batchTokens?: number;
+  readonly onProgress?: (layersDone: number, layers: number) => void;
+}
+
+/** What the inputs of one step's projections are like. */
+export interface CollectedGram extends GramEntry {
+  /** f32 (width, width), or (width) for norms: see `GramAccumulator.mean`. */
+  readonly mean: Float32Array;
+  readonly tokenCount: number;
+}
+
+/**
+ * The Gram matrix E[x xᵀ] of every projection's input (q, k, v share one, gate and up share one), layer by layer.
+ *
+ * In memory lie the residual stream of all tokens (tokens × hidden × 4 bytes) and one step's sums (width² × 8 bytes): each step of a layer runs
+ * over the whole text before the next, so that the next layer never waits for a matrix of this one.
+ */
+export async function* collectGrams(
+  runner: LayerRunner,
+  sequences: readonly (readonly number[])[],
+  options: CollectOptions = {},
+): AsyncGenerator<CollectedGram> {
+  const { kind = "gram" } = options;
+  const product = kind === "gram" ? await GramProduct.open(runner.engine) : undefined;
+  try {
+    const batches = batchesOf(sequences, options.batchTokens ?? 2048);
+    const residuals: Activations[] = [];
+    for (const { ids } of batches) residuals.push(await runner.embed(ids));
+    for (let layer = 0; layer < runner.layerCount; layer++) {
+      const states: LayerState[] = [];
+      for (const residual of residuals) states.push(await runner.begin(layer, residual));
+      for (const step of STEPS) {
+        const accumulator = new GramAccumulator(inputWidth(runner.architecture, step), kind, product);
+        for (const [number, { lengths }] of batches.entries()) {
+          await accumulator.add(states[number].input!, lengths);
+          states[number] = await runner.advance(layer, step, states[number]);
+        }
+        const { width, tokenCount } = accumulator;
+        yield { layer, step, width, mean: accumulator.mean(), tokenCount };
+      }
+      states.forEach(({ residual }, number) => {
+        residuals[number] = residual;
+      });
+      await runner.closeLayer(layer);
+      options.onProgress?.(layer + 1, runner.layerCount);
+    }
+  } finally {
+    await product?.close();
+  }
+}
+
+/** Collect into a safetensors file that says where its numbers come from. */
+export async function writeGrams(
+  modelPath: string,
+  sequences: readonly (readonly number[])[],
+  path: string,
+  provenance: Omit<GramProvenance, "kind" | "sequences" | "tokens">,
+  options: CollectOptions = {},
+): Promise<void> {
+  const engine = options.engine ?? (await Engine.open(options));
+  const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
+  const runner = await LayerRunner.open(modelPath, {
+    workload: { runs: sequences.length, tokens },
+    ...options,
+    engine,
+  });
+  try {
+    const entries = Array.from({ length: runner.layerCount }, (_, layer) =>
+      STEPS.map((step: Step) => ({ layer, step, width: inputWidth(runner.architecture, step) })),
+    ).flat();
+    const kind = options.kind ?? "gram";
+    const writer = await GramFileWriter.create(path, entries, {
+      kind,
+      sequences: sequences.length,
+      tokens,
+      ...provenance,
+    });
+    try {
+      for await (const gram of collectGrams(runner, sequences, options)) await writer.write(gram, gram.mean);
+      await writer.finish();
+    } catch (error) {
+      await writer.abandon();
+      throw error;
+    }
+  } finally {
+    await runner.close();
+  }
+}
+
+/** Choose `count` of the sequences by `seed`, in the order of the text; all of them where there are no more. */
+export function chooseSequences(
+  sequences: readonly ScoredSequence[],
+  count: number,
+  seed: number,
+): (readonly number[])[] {
+  const order = sequences.map((_, index) => index);
+  const random = xorshift32(seed);
+  // Fisher–Yates from the front: the first `count` are a sample without repetition.
+  for (let at = 0; at < Math.min(count, order.length - 1); at++) {
+    const other = at + Math.floor(random() * (order.length - at));
+    [order[at], order[other]] = [order[other], order[at]];
+  }
+  return order
+    .slice(0, count)
+    .sort((a, b) => a - b)
+    .map((index) => sequences[index].ids);
+}
+
+/** source: Marsaglia, "Xorshift RNGs", 2003; uniform in [0, 1). */
+function xorshift32(seed: number): () => number {
+  // Zero would stay zero for ever; the golden ratio's bits spread small seeds.
+  let state = (Math.imul(seed, 0x9e3779b1) ^ 0x5bd1e995) >>> 0 || 1;
+  return () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state = (state ^ (state << 5)) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+/** Sequences alike in length, padded on the right to the longest of their batch. */
+function batchesOf(sequences: readonly (readonly number[])[], batchTokens: number) {
+  const sorted = [...sequences].sort((a, b) => b.length - a.length);
+  const batches: { ids: number[][]; lengths: number[] }[] = [];
+  for (const sequence of sorted) {
+    const last = batches.at(-1);
+    if (last === undefined || (last.ids.length + 1) * last.ids[0].length > batchTokens) {
+      batches.push({ ids: [[...sequence]], lengths: [sequence.length] });
+    } else {
+      last.ids.push([...sequence, ...new Array<number>(last.ids[0].length - sequence.length).fill(0)]);
+      last.lengths.push(sequence.length);
+    }
+  }
+  return batches;
+}

@@ -1,0 +1,189 @@
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import type { Donor } from "../../checkpoint/donor.js";
+import {
+  attempt,
+  FileSource,
+  nodeFiles,
+  type OpenFile,
+  readSmallFile,
+  writeFully,
+} from "../../checkpoint/file-layer.js";
+import { PhysariumError } from "../../errors.js";
+import type { Step } from "../../model/steps.js";
+import { readHeader, type SafetensorsHeader } from "../../safetensors/header.js";
+import { serializeHeader } from "../../safetensors/writer.js";
+import type { GramKind } from "./gram.js";
+
+/** Where a Gram file's numbers come from; every field stands in the file's `__metadata__`. */
+export interface GramProvenance {
+  readonly kind: GramKind;
+  /** `modelFingerprint` of the model that ran. */
+  readonly modelFingerprint: string;
+  readonly modelName: string;
+  readonly textName: string;
+  readonly textSha256: string;
+  /** The protocol's name, window and BOS as JSON. */
+  readonly protocol: string;
+  readonly sequences: number;
+  readonly tokens: number;
+  readonly seed: number;
+  readonly physariumVersion: string;
+}
+
+export interface GramEntry {
+  readonly layer: number;
+  readonly step: Step;
+  readonly width: number;
+}
+
+const FORMAT = "physarium-gram-1";
+
+/** `layers.<n>.<step>.gram` (width, width) or `layers.<n>.<step>.mean_square` (width), F32. */
+export function gramTensorName({ layer, step }: Omit<GramEntry, "width">, kind: GramKind): string {
+  return `layers.${layer}.${step}.${kind === "gram" ? "gram" : "mean_square"}`;
+}
+
+/** Writes a Gram file entry by entry, in any order; the file takes its name when all are there. */
+export class GramFileWriter {
+  private readonly missing: Set<string>;
+
+  private constructor(
+    private readonly path: string,
+    private readonly file: OpenFile,
+    private readonly header: ReturnType<typeof serializeHeader>,
+    private readonly kind: GramKind,
+  ) {
+    this.missing = new Set(header.tensors.map(({ name }) => name));
+  }
+
+  static async create(
+    path: string,
+    entries: readonly GramEntry[],
+    provenance: GramProvenance,
+  ): Promise<GramFileWriter> {
+    const { kind } = provenance;
+    const metadata = new Map([["format", FORMAT], ...Object.entries(provenance).map(toMetadata)]);
+    const header = serializeHeader(
+      entries.map((entry) => ({
+        name: gramTensorName(entry, kind),
+        dtype: "F32",
+        shape: kind === "gram" ? [entry.width, entry.width] : [entry.width],
+      })),
+      metadata,
+    );
+    const file = await attempt("creating", `${path}.new`, () => nodeFiles.open(`${path}.new`, "w"));
+    const writer = new GramFileWriter(path, file, header, kind);
+    await writeFully(file, header.bytes, 0, `${path}.new`);
+    return writer;
+  }
+
+  async write(entry: Omit<GramEntry, "width">, mean: Float32Array): Promise<void> {
+    const name = gramTensorName(entry, this.kind);
+    const tensor = this.header.tensors.find((candidate) => candidate.name === name);
+    if (tensor === undefined || tensor.byteLength !== mean.byteLength) {
+      throw new PhysariumError("INTERNAL", `${name} has no place of ${mean.byteLength} bytes in the Gram file`);
+    }
+    // Typed arrays are little-endian on every machine that Node runs on.
+    const bytes = new Uint8Array(mean.buffer, mean.byteOffset, mean.byteLength);
+    await writeFully(this.file, bytes, tensor.byteOffset, `${this.path}.new`);
+    this.missing.delete(name);
+  }
+
+  /** Sync and rename; throws where an entry was not written. */
+  async finish(): Promise<void> {
+    if (this.missing.size > 0) {
+      throw new PhysariumError("INTERNAL", `the Gram file misses ${[...this.missing].slice(0, 3).join(", ")}`);
+    }
+    await attempt("syncing", this.path, () => this.file.sync());
+    await this.file.close();
+    await attempt("renaming", this.path, () => nodeFiles.rename(`${this.path}.new`, this.path));
+  }
+
+  /** Leave nothing behind. */
+  async abandon(): Promise<void> {
+    await this.file.close();
+    await attempt("removing", this.path, () => nodeFiles.rm(`${this.path}.new`, { force: true }));
+  }
+}
+
+/** A Gram file, opened for reading: one matrix at a time comes into memory. */
+export class GramFile {
+  private constructor(
+    private readonly source: FileSource,
+    private readonly header: SafetensorsHeader,
+    readonly kind: GramKind,
+  ) {}
+
+  /** With `fingerprint`, throws `DONOR_GRAM_MISMATCH` where the file was collected from another model. */
+  static async open(path: string, fingerprint?: string): Promise<GramFile> {
+    const source = await FileSource.open(path);
+    try {
+      const header = await readHeader(source, path);
+      const { metadata } = header;
+      const kind = metadata.get("kind");
+      if (metadata.get("format") !== FORMAT || (kind !== "gram" && kind !== "norms")) {
+        throw new PhysariumError("DONOR_GRAM_FORMAT", `${path}: this is no file of Gram matrices (${FORMAT})`, {
+          path,
+        });
+      }
+      const found = metadata.get("model_fingerprint");
+      if (fingerprint !== undefined && found !== fingerprint) {
+        throw new PhysariumError(
+          "DONOR_GRAM_MISMATCH",
+          `${path}: collected from ${metadata.get("model_name")} with fingerprint ${found}, this model has ${fingerprint}; collect again`,
+          { path, found, expected: fingerprint },
+        );
+      }
+      return new GramFile(source, header, kind);
+    } catch (error) {
+      await source.close();
+      throw error;
+    }
+  }
+
+  get metadata(): ReadonlyMap<string, string> {
+    return this.header.metadata;
+  }
+
+  /** The mean as it was written. Throws `DONOR_TENSOR_MISSING`. */
+  async read(layer: number, step: Step): Promise<Float32Array> {
+    const name = gramTensorName({ layer, step }, this.kind);
+    const tensor = this.header.tensors.find((candidate) => candidate.name === name);
+    if (tensor === undefined) {
+      throw new PhysariumError("DONOR_TENSOR_MISSING", `${this.source.path}: there is no tensor "${name}"`, { name });
+    }
+    const bytes = await this.source.read(tensor.byteOffset, tensor.byteOffset + tensor.byteLength);
+    return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+  }
+
+  close(): Promise<void> {
+    return this.source.close();
+  }
+}
+
+/** Bytes of each tensor that enter the fingerprint: enough to tell an operated model from its donor, without reading it whole. */
+const SAMPLED_BYTES = 4096;
+
+/** SHA-256 over config.json and every tensor's name, dtype, shape and first bytes. */
+export async function modelFingerprint(donor: Donor): Promise<string> {
+  const hash = createHash("sha256");
+  hash.update(await readSmallFile(join(donor.path, "config.json")));
+  for (const shard of donor.shards) {
+    const source = await FileSource.open(join(donor.path, shard.file));
+    try {
+      for (const { name, dtype, shape, byteOffset, byteLength } of shard.tensors) {
+        hash.update(JSON.stringify([name, dtype, shape]));
+        hash.update(await source.read(byteOffset, byteOffset + Math.min(byteLength, SAMPLED_BYTES)));
+      }
+    } finally {
+      await source.close();
+    }
+  }
+  return hash.digest("hex");
+}
+
+/** camelCase to snake_case, as everything in files. */
+function toMetadata([key, value]: [string, string | number]): [string, string] {
+  return [key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), `${value}`];
+}

@@ -1,0 +1,45 @@
+import type { ProtocolRecord } from "../record/quality.js";
+
+/** What `physarium compare --json` prints and keeps: plain data, hence snake_case. Nothing is rounded. */
+export interface ComparisonRecord {
+  donor: string;
+  /** Digest of everything but methods and targets that a row depends on: rows of another fingerprint are not taken over. */
+  fingerprint: string;
+  protocol: ProtocolRecord;
+  text: string;
+  calibration: {
+    text: string;
+    samples: number;
+    tokens: number;
+    seed: number;
+    /** Scored sequences that calibrated, too; absent in records of earlier versions. */
+    scored_too?: number;
+  };
+  dense: ScoreRecord;
+  rows: ComparisonRow[];
+}
+
+export interface ScoreRecord {
+  perplexity: number;
+  /** Mean KL(donor ‖ operated), nats. */
+  kl_mean: number;
+  /** Share of places where donor and operated model find the same token most likely. */
+  same_top: number;
+  /** Predictions counted. */
+  tokens: number;
+}
+
+export interface ComparisonRow extends ScoreRecord {
+  method: string;
+  /** Fraction asked for; absent where a pattern was. */
+  sparsity?: number;
+  /** `2:4` keeps 2 of each 4. */
+  pattern?: string;
+  /** ln perplexity − ln dense perplexity. */
+  damage: number;
+  /** Fraction of the targets equal to 0, counted. */
+  sparsity_reached: number;
+  /** Calibration and operation, without scoring. */
+  seconds: number;
+  peak_rss_bytes: number;
+}

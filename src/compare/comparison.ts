@@ -1,0 +1,284 @@
+import { availableParallelism } from "node:os";
+import { resolve } from "node:path";
+import { sha256 } from "hash-wasm";
+import { type Allocation, allocate } from "../calibration/allocation.js";
+import { decodeFloats } from "../calibration/float-bits.js";
+import { blockThreads, defaultMemoryBytes } from "../calibration/memory.js";
+import { operateLayers, type PipelineOptions } from "../calibration/pipeline.js";
+import { writeOwnCalibration } from "../calibration/self-calibration.js";
+import { donorName, openDonor } from "../checkpoint/donor.js";
+import { openOnnxEngine } from "../engine/onnx-products.js";
+import { PhysariumError, refuseStopped } from "../errors.js";
+import type { PruneMethod, PruneTarget } from "../methods/method.js";
+import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
+import { LayerRunner } from "../probe/forward/layer-runner.js";
+import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "../probe/text/protocols.js";
+import { longEnough, splitText, takeSamples } from "../probe/text/samples.js";
+import { readTextFile } from "../probe/text/text-file.js";
+import { TextTokenizer } from "../probe/text/tokenizer.js";
+import { PHYSARIUM_VERSION } from "../version.js";
+import type { ComparisonRecord, ComparisonRow } from "./comparison-record.js";
+import { MemoryScorer, type Score } from "./memory-scorer.js";
+import { peakMemory, resetPeakMemory } from "./peak-memory.js";
+
+export interface ComparisonOptions {
+  /** Text to score. */
+  readonly text: string;
+  /** Text to calibrate on; the same path for a text that serves both, each part of it for one. Without it the donor writes its own. */
+  readonly calibration?: string;
+  readonly methods: readonly PruneMethod[];
+  readonly targets: readonly PruneTarget[];
+  /** How both texts become sequences. */
+  readonly protocol: ProtocolOptions;
+  readonly samples: number;
+  /** For experiments: use only so many of the samples. */
+  readonly calibrate?: number;
+  readonly seed: number;
+  readonly minTokens?: number;
+  readonly threads?: number;
+  /** For experiments: share a sparsity between tensors other than evenly. */
+  readonly allocation?: Allocation;
+  /** For experiments: other ways of the pipeline. */
+  readonly pipeline?: Pick<PipelineOptions, "gramOf" | "weighTokens">;
+  /** What an earlier run finished: its rows are taken over. Made another way it is refused (`USAGE_OUTPUT`). */
+  readonly earlier?: ComparisonRecord;
+  /** Called with the record so far after every row, for whoever keeps it. */
+  readonly onRow?: (record: ComparisonRecord, row: ComparisonRow, isEarlier: boolean) => void | Promise<void>;
+  readonly onProgress?: (words: string) => void;
+  readonly signal?: AbortSignal;
+}
+
+/** Methods × targets on one donor, one table. Nothing is written; rows come through `onRow` as they are done. */
+export async function compareMethods(donorPath: string, options: ComparisonOptions): Promise<ComparisonRecord> {
+  const donor = await openDonor(resolve(donorPath));
+  const tokenizer = await TextTokenizer.open(donor.path);
+  const threads = options.threads ?? availableParallelism();
+  const runner = await LayerRunner.open(donor, { threads });
+  const engine = await openOnnxEngine(threads);
+  let blocks: BlockRunner | undefined;
+  let scorer: MemoryScorer | undefined;
+  try {
+    const { text, from, take } = await openTexts(tokenizer, runner, options);
+    const fingerprint = await sha256(
+      JSON.stringify([
+        PHYSARIUM_VERSION,
+        donor.shards.map(({ file, byteLength, modifiedNs }) => [file, byteLength, `${modifiedNs}`]),
+        text.sha256,
+        from.sha256,
+        options.protocol,
+        options.samples,
+        options.seed,
+        options.minTokens ?? null,
+      ]),
+    );
+    if (options.earlier !== undefined && options.earlier.fingerprint !== fingerprint) {
+      throw new PhysariumError(
+        "USAGE_OUTPUT",
+        "the comparison that stands in --out was made with another donor, text, calibration, protocol, sample count or seed, or by another version; give another --out",
+        { earlier: options.earlier.fingerprint, fingerprint },
+      );
+    }
+    const { sequences: all, scored } = await take();
+    const sequences = all.slice(0, options.calibrate);
+    options.onProgress?.(`scoring the donor on ${scored.length} sequences`);
+    scorer = await MemoryScorer.open(runner, scored, options.signal);
+    const dense = await scorer.scoreDonor();
+    const record: ComparisonRecord = {
+      donor: donorName(donor.path),
+      fingerprint,
+      protocol: {
+        ...text.prepared.record,
+        windows: scored.length,
+        documents: text.prepared.record.name === "documents" ? scored.length : 1,
+        tokens: dense.tokens,
+      },
+      text: text.name,
+      calibration: {
+        text: from.name,
+        samples: sequences.length,
+        tokens: sequences.reduce((sum, { length }) => sum + length, 0),
+        seed: options.seed,
+        scored_too: countShared(sequences, scored),
+      },
+      dense: scoreFields(dense),
+      rows: [],
+    };
+    // Rows that nobody asks for this time stay in the table.
+    record.rows.push(...(options.earlier?.rows ?? []));
+    for (const target of options.targets) {
+      for (const method of options.methods) {
+        const known = record.rows.find((row) => row.method === method.name && isSameTarget(row, target));
+        const row = known ?? (await measure(method, target));
+        if (known === undefined) insertRow(record.rows, row);
+        await options.onRow?.(record, row, known !== undefined);
+      }
+    }
+    return record;
+
+    async function measure(method: PruneMethod, target: PruneTarget): Promise<ComparisonRow> {
+      resetPeakMemory();
+      // Threads are there for those who use them: idle ones take memory, too.
+      if (method.worksInBlocks) {
+        blocks ??= await openBlocks(blockThreads(runner, "full", defaultMemoryBytes(), threads), threads, engine);
+      }
+      const started = performance.now();
+      const { allocation } = options;
+      const shares =
+        target.kind === "sparsity" && allocation !== undefined
+          ? await allocate(allocation, runner, sequences, target.sparsity, undefined, options.signal)
+          : undefined;
+      const supplied = new Map<string, Float32Array>();
+      let zeros = 0;
+      let weights = 0;
+      for await (const { layer, tensors } of operateLayers(runner, sequences, {
+        ...options.pipeline,
+        method,
+        target: shares === undefined ? target : (name) => ({ kind: "sparsity", sparsity: shares.get(name)! }),
+        engine,
+        blocks,
+        signal: options.signal,
+      })) {
+        refuseStopped(options.signal);
+        options.onProgress?.(
+          `${method.name} ${targetWords(target)}: layer ${layer + 1} of ${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s`,
+        );
+        for (const tensor of tensors) {
+          supplied.set(tensor.name, decodeFloats(tensor.bytes, tensor.dtype));
+          zeros += tensor.zeros;
+          weights += tensor.rows * tensor.cols;
+        }
+      }
+      const seconds = (performance.now() - started) / 1000;
+      const peak = peakMemory();
+      const score = await scorer!.score(supplied);
+      return {
+        method: method.name,
+        ...(target.kind === "pattern"
+          ? { pattern: `${target.pattern.keep}:${target.pattern.of}` }
+          : { sparsity: target.kind === "sparsity" ? target.sparsity : 0 }),
+        ...scoreFields(score),
+        damage: Math.log(score.perplexity / dense.perplexity),
+        sparsity_reached: zeros / weights,
+        seconds,
+        peak_rss_bytes: peak,
+      };
+    }
+  } finally {
+    await scorer?.close();
+    await blocks?.close();
+    await engine.release();
+    await runner.close();
+  }
+}
+
+export function targetWords(target: PruneTarget): string {
+  if (target.kind === "pattern") return `${target.pattern.keep}:${target.pattern.of}`;
+  return target.kind === "sparsity" ? `${Number((100 * target.sparsity).toFixed(2))} %` : "emergent";
+}
+
+interface NamedText {
+  readonly name: string;
+  readonly sha256: string;
+  readonly text: string;
+}
+
+interface Texts {
+  readonly text: NamedText & { readonly prepared: PreparedText };
+  readonly from: { readonly name: string; readonly sha256: string };
+  /** The sequences that calibrate and those that are scored; takes long where the donor writes the former. */
+  take(): Promise<{ sequences: readonly (readonly number[])[]; scored: readonly ScoredSequence[] }>;
+}
+
+/** What is scored and what calibrates. Of long texts only as much is read as is used, where samples are taken in order. */
+async function openTexts(tokenizer: TextTokenizer, runner: LayerRunner, options: ComparisonOptions): Promise<Texts> {
+  const { samples, seed, minTokens, protocol } = options;
+  const sampling = { samples, seed, ...(minTokens === undefined ? {} : { minTokens }) };
+  const { maxPositions } = runner.architecture;
+  // What --skip leaves out is of the text that is scored.
+  const prepare = ({ text }: NamedText, limit: number | undefined, skip = protocol.skip): PreparedText =>
+    prepareText(text, tokenizer, maxPositions, {
+      ...protocol,
+      ...(minTokens === undefined ? {} : { minTokens }),
+      limit,
+      ...(skip === undefined ? {} : { skip }),
+    });
+  const idsOf = (split: readonly ScoredSequence[]) => split.map(({ ids }) => ids);
+
+  const text = await readText(options.text);
+  const from = options.calibration === undefined ? undefined : await readText(options.calibration);
+  if (from?.sha256 === text.sha256) {
+    // One text for both: what is scored stands behind the samples.
+    const enough = seed === 0 && protocol.limit !== undefined ? samples + protocol.limit : undefined;
+    const prepared = prepare(text, enough);
+    const { calibration, rest } = splitText(prepared, sampling, protocol.limit);
+    return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored: rest }) };
+  }
+  const prepared = prepare(text, protocol.limit);
+  const scored = scoredOf(text.name, prepared, options);
+  if (from !== undefined) {
+    const { calibration } = takeSamples(prepare(from, seed === 0 ? samples : undefined, 0), sampling);
+    return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored }) };
+  }
+  const { window } = prepared.record;
+  return {
+    text: { ...text, prepared },
+    from: { name: SELF_WRITTEN, sha256: SELF_WRITTEN },
+    async take() {
+      options.onProgress?.(`the donor writes ${samples} sequences of ${window} tokens to calibrate on`);
+      const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, options.signal);
+      return { sequences, scored };
+    },
+  };
+}
+
+async function readText(name: string): Promise<NamedText> {
+  const { bytes, text } = await readTextFile(name);
+  return { name, text, sha256: await sha256(bytes) };
+}
+
+/** Scored sequences that calibrate, too: none where one text is split, but a text may hold another. */
+function countShared(calibration: readonly (readonly number[])[], scored: readonly ScoredSequence[]): number {
+  const known = new Set(calibration.map((ids) => ids.join()));
+  return scored.filter(({ ids }) => known.has(ids.join())).length;
+}
+
+/** Where calibration came from when no text was given. */
+export const SELF_WRITTEN = "text the donor wrote itself";
+
+function scoredOf(name: string, prepared: PreparedText, { minTokens, protocol }: ComparisonOptions): ScoredSequence[] {
+  const scored = longEnough(prepared.sequences, minTokens).slice(0, protocol.limit);
+  if (scored.length > 0) return scored;
+  throw new PhysariumError(
+    "USAGE_TEXT_SHORT",
+    `${name}: no sequence has ${minTokens ?? 2} tokens; lower --min-tokens`,
+    {
+      minTokens,
+    },
+  );
+}
+
+function scoreFields({ perplexity, klMean, sameTop, tokens }: Score) {
+  return { perplexity, kl_mean: klMean, same_top: sameTop, tokens };
+}
+
+/** Take over the rows of `others` that are not there, each in its group. */
+export function mergeRows(rows: ComparisonRow[], others: readonly ComparisonRow[]): void {
+  for (const other of others) {
+    const isThere = rows.some(
+      (row) => row.method === other.method && row.sparsity === other.sparsity && row.pattern === other.pattern,
+    );
+    if (!isThere) insertRow(rows, other);
+  }
+}
+
+/** Behind the last row of its target, or at the end: the table stays in groups. */
+function insertRow(rows: ComparisonRow[], row: ComparisonRow): void {
+  const last = rows.findLastIndex(({ sparsity, pattern }) => sparsity === row.sparsity && pattern === row.pattern);
+  rows.splice(last < 0 ? rows.length : last + 1, 0, row);
+}
+
+function isSameTarget(row: ComparisonRow, target: PruneTarget): boolean {
+  return target.kind === "pattern"
+    ? row.pattern === `${target.pattern.keep}:${target.pattern.of}`
+    : target.kind === "sparsity" && row.sparsity === target.sparsity;
+}

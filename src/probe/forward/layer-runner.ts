@@ -1,0 +1,366 @@
+import type { Donor } from "../../checkpoint/donor.js";
+import type { OnnxGraph } from "../../engine/onnx-graph.js";
+import { Engine, type EngineOptions, type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
+import { PhysariumError } from "../../errors.js";
+import type { Architecture } from "../../model/architecture.js";
+import { ropeTables } from "../../model/rope.js";
+import { inputWidth, type Projection, projectionsOf, STEPS, type Step } from "../../model/steps.js";
+import { defaultMemoryBytes } from "../memory.js";
+import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from "./head-graph.js";
+import { inspectModel } from "./inspect-model.js";
+import { maskInput, POSITION_INPUTS, ropesOf } from "./layer-builder.js";
+import { blockGraph, listeningGraph, stepGraph } from "./layer-graph.js";
+import type { Weights } from "./weights.js";
+
+/** Numbers between two parts of a model: row-major (batch, tokens, width), f32. Whoever holds them may keep them; nothing here writes to them. */
+export interface Activations {
+  readonly data: Float32Array;
+  readonly batch: number;
+  readonly tokens: number;
+  readonly width: number;
+}
+
+/** Where a forward pass stands inside a layer: the residual stream, and the input of the next step's projections. */
+export interface LayerState {
+  readonly residual: Activations;
+  /** `undefined` behind the last step: the layer is done and `residual` is its output. */
+  readonly input: Activations | undefined;
+}
+
+/** Weights that take the place of the checkpoint's, by tensor name: f32, row-major (rows, cols) as `projections` says. */
+export type SuppliedWeights = ReadonlyMap<string, Float32Array>;
+
+/** Keys and values of the tokens so far, one entry a layer, held by the engine. */
+export interface KvCache {
+  readonly keys: readonly Tensor[];
+  readonly values: readonly Tensor[];
+  readonly batch: number;
+  readonly tokens: number;
+}
+
+export interface RunnerOptions extends EngineOptions {
+  /** Share an engine already open; `device` and `threads` are then its own. */
+  readonly engine?: Engine;
+  /** What f32 copies of weights may take, in bytes; default half of the machine's memory. Over it the weights stay mapped. */
+  readonly memoryBytes?: number;
+  /** What is to come: with few tokens casting the weights anew in each run is cheaper than keeping f32 copies. Default: much. */
+  readonly workload?: Workload;
+}
+
+export interface Workload {
+  readonly runs: number;
+  readonly tokens: number;
+}
+
+/**
+ * A model that runs straight from its checkpoint, whole or layer by layer.
+ *
+ * ```ts
+ * const runner = await LayerRunner.open("path/of/model");
+ * let residual = await runner.embed([[1, 2, 3]]);
+ * for (let layer = 0; layer < runner.layerCount; layer++) {
+ *   let state = await runner.begin(layer, residual);            // state.input: what q, k, v multiply
+ *   for (const step of STEPS) {                                 // qkv → o → gate_up → down
+ *     collect(runner.projections(layer, step), state.input!);   // (batch, tokens, cols): the inputs of this step's projections
+ *     const operated = new Map([[tensorName, newWeights]]);     // optional: f32 (rows, cols), instead of the file's
+ *     state = await runner.advance(layer, step, state, operated);
+ *   }
+ *   residual = state.residual;
+ *   await runner.closeLayer(layer);                             // sessions of steps are kept until then
+ * }
+ * const logits = await runner.logits(residual);
+ * await runner.close();
+ * ```
+ *
+ * So every step can see the inputs that the already operated part produces. `forward` takes all layers at once and is faster where nobody
+ * looks in between. Sequences of a batch have one length; a shorter one is padded on the right, where causal attention never looks.
+ *
+ * Weights stay in their files. Either they are mapped and each run casts what it uses, one matrix at a time, or (see `RunnerOptions`) an
+ * f32 copy is kept that multiplies a fifth faster.
+ *
+ * Throws `DONOR_ARCHITECTURE`, `DONOR_CONFIG`, `DONOR_ROPE`, `DONOR_QUANTISED`, `DONOR_TENSOR_*` or `DONOR_SHAPE` at `open`, for everything that is wrong
+ * with the model; `USAGE_ENGINE_MISSING` without onnxruntime-node.
+ */
+export class LayerRunner {
+  private readonly sessions = new Map<string, Promise<Session>>();
+  private readonly tables = new Map<string, { cos: Float32Array; sin: Float32Array; positions: number }>();
+
+  private constructor(
+    readonly donor: Donor,
+    readonly architecture: Architecture,
+    readonly weights: Weights,
+    readonly engine: Engine,
+    /** Whether f32 copies of the weights are kept in memory. */
+    readonly keepsCopies: boolean,
+  ) {}
+
+  static async open(model: string | Donor, options: RunnerOptions = {}): Promise<LayerRunner> {
+    const { donor, architecture, weights } = await inspectModel(model);
+    const engine = options.engine ?? (await Engine.open(options));
+    return new LayerRunner(donor, architecture, weights, engine, shouldKeepCopies(weights, engine, options));
+  }
+
+  get layerCount(): number {
+    return this.architecture.layerCount;
+  }
+
+  /** The projections of a layer, or of one step of it: names, shapes, in the order of the forward pass. */
+  projections(layer: number, step?: Step): Projection[] {
+    const all = projectionsOf(this.architecture, this.weights.prefix, layer);
+    return step === undefined ? all : all.filter((projection) => projection.step === step);
+  }
+
+  /** Look up sequences of one length → residual (batch, tokens, hidden). Throws `DONOR_TOKEN` for an id outside the vocabulary. */
+  async embed(sequences: readonly ArrayLike<number>[]): Promise<Activations> {
+    const batch = sequences.length;
+    const tokens = sequences[0].length;
+    const ids = new BigInt64Array(batch * tokens);
+    sequences.forEach((sequence, row) => {
+      if (sequence.length !== tokens) throw new PhysariumError("INTERNAL", "sequences of a batch differ in length");
+      for (let place = 0; place < tokens; place++) {
+        const id = sequence[place];
+        if (!(id >= 0 && id < this.architecture.vocabSize)) {
+          throw new PhysariumError(
+            "DONOR_TOKEN",
+            `token ${id} is outside the model's vocabulary of ${this.architecture.vocabSize}; tokenizer and model do not belong together`,
+            { token: id },
+          );
+        }
+        ids[row * tokens + place] = BigInt(id);
+      }
+    });
+    const session = await this.session("embedding", () => embeddingGraph(this));
+    const { residual } = await session.run({ token_ids: this.engine.i64(ids, [batch, tokens]) });
+    return { data: floats(residual), batch, tokens, width: this.architecture.hiddenSize };
+  }
+
+  /** All layers, or layers `[layerStart, layerEnd)`: residual → residual. */
+  async forward(residual: Activations, layerStart = 0, layerEnd = this.layerCount): Promise<Activations> {
+    const feeds: Feeds = {
+      residual_in: this.tensorOf(residual),
+      ...this.positions(residual.batch, residual.tokens, 0),
+    };
+    for (const [start, end] of this.blocks(layerStart, layerEnd)) {
+      const session = await this.session(`layers ${start}-${end}`, () =>
+        blockGraph(this.architecture, this.weights, start, end, { portable: this.engine.portable }),
+      );
+      feeds.residual_in = (await session.run(feeds)).residual;
+    }
+    return { ...residual, data: floats(feeds.residual_in) };
+  }
+
+  /** Enter a layer: its first norm. */
+  async begin(layer: number, residual: Activations): Promise<LayerState> {
+    const session = await this.session(`${layer}: begin`, () =>
+      stepGraph(this.architecture, this.weights, layer, true, [], { portable: this.engine.portable }),
+    );
+    const outputs = await session.run({ residual_in: this.tensorOf(residual) });
+    return { residual, input: { ...residual, data: floats(outputs.input_qkv) } };
+  }
+
+  /** Take one step of a layer, with `supplied` weights where given, and the checkpoint's elsewhere. Steps come in the order of `STEPS`. */
+  async advance(layer: number, step: Step, state: LayerState, supplied?: SuppliedWeights): Promise<LayerState> {
+    const { input, residual } = state;
+    if (input === undefined || input.width !== inputWidth(this.architecture, step)) {
+      throw new PhysariumError("INTERNAL", `step ${step} was asked of a state that does not stand before it`);
+    }
+    const here = this.projections(layer, step).filter(({ tensor }) => supplied?.has(tensor));
+    const names = new Set(here.map(({ tensor }) => tensor));
+    const session = await this.session(`${layer}: ${step} ${[...names].join()}`, () =>
+      stepGraph(this.architecture, this.weights, layer, false, [step], {
+        portable: this.engine.portable,
+        supplied: names,
+      }),
+    );
+    const feeds: Feeds = { [`given_${step}`]: this.tensorOf(input) };
+    for (const { tensor, rows, cols } of here) feeds[tensor] = this.engine.f32(supplied!.get(tensor)!, [rows, cols]);
+    if (step === "qkv") Object.assign(feeds, this.positions(input.batch, input.tokens, 0));
+    if (step === "o" || step === "down") feeds.residual_in = this.tensorOf(residual);
+    const outputs = await session.run(feeds);
+    const next = STEPS[STEPS.indexOf(step) + 1] as Step | undefined;
+    return {
+      residual: outputs.residual === undefined ? residual : { ...residual, data: floats(outputs.residual) },
+      input:
+        next === undefined
+          ? undefined
+          : { ...input, width: inputWidth(this.architecture, next), data: floats(outputs[`input_${next}`]) },
+    };
+  }
+
+  /**
+   * How much of an error in gate and up each token passes on to the output of down, in the donor's own weights: Σ_i |down_i|² (f(g_i)² + (u_i f′(g_i))²) over
+   * the neurons i. `input` is that of the step gate_up; returns one number a token, ≥ 0.
+   */
+  async listening(layer: number, input: Activations): Promise<Float32Array> {
+    const session = await this.session(`${layer}: listening`, () =>
+      listeningGraph(this.architecture, this.weights, layer, { portable: this.engine.portable }),
+    );
+    return floats((await session.run({ given_gate_up: this.tensorOf(input) })).listening);
+  }
+
+  /**
+   * One layer, residual → residual, giving `onInput` the input of every step on the way; `supplied` weights take the place of the
+   * checkpoint's.
+   */
+  async forwardLayer(
+    layer: number,
+    residual: Activations,
+    options: { supplied?: SuppliedWeights; onInput?: (step: Step, input: Activations) => void | Promise<void> } = {},
+  ): Promise<Activations> {
+    let state = await this.begin(layer, residual);
+    for (const step of STEPS) {
+      await options.onInput?.(step, state.input!);
+      state = await this.advance(layer, step, state, options.supplied);
+    }
+    return state.residual;
+  }
+
+  /** Final norm and output matrix: residual → logits (batch, tokens, vocabulary). For few places; texts are scored by `Scorer`. */
+  async logits(residual: Activations): Promise<Activations> {
+    const { vocabSize } = this.architecture;
+    const places = residual.batch * residual.tokens;
+    const data = new Float32Array(places * vocabSize);
+    const normed = await this.finalNorm(residual);
+    for (const chunk of vocabularyChunks(this.architecture)) {
+      const session = await this.session(`logits ${chunk[0]}`, () => logitsGraph(this, chunk, this.engine.portable));
+      const logits = floats((await session.run({ normed_0: normed })).logits);
+      const width = chunk[1] - chunk[0];
+      for (let place = 0; place < places; place++) {
+        data.set(logits.subarray(place * width, (place + 1) * width), place * vocabSize + chunk[0]);
+      }
+    }
+    return { ...residual, width: vocabSize, data };
+  }
+
+  /** residual → the normed activations that the output matrix multiplies, as the engine holds them. */
+  async finalNorm(residual: Activations): Promise<Tensor> {
+    const session = await this.session("final norm", () => finalNormGraph(this));
+    return (await session.run({ residual: this.tensorOf(residual) })).normed;
+  }
+
+  /** Run more tokens behind `cache` (or from the start) → residual of these tokens and the cache with them. */
+  async extend(
+    sequences: readonly ArrayLike<number>[],
+    cache?: KvCache,
+  ): Promise<{ residual: Activations; cache: KvCache }> {
+    const embedded = await this.embed(sequences);
+    const { batch, tokens } = embedded;
+    const { kvHeadCount, headDim } = this.architecture;
+    const past = cache?.tokens ?? 0;
+    const common = this.positions(batch, tokens, past);
+    const none = this.engine.f32(new Float32Array(0), [batch, kvHeadCount, 0, headDim]);
+    const keys: Tensor[] = [];
+    const values: Tensor[] = [];
+    let residual = this.tensorOf(embedded);
+    for (const [start, end] of this.blocks(0, this.layerCount)) {
+      const session = await this.session(`cached ${start}-${end}`, () =>
+        blockGraph(this.architecture, this.weights, start, end, { portable: this.engine.portable, cache: true }),
+      );
+      const feeds: Feeds = { ...common, residual_in: residual };
+      for (let layer = start; layer < end; layer++) {
+        feeds[`past_key_${layer}`] = cache?.keys[layer] ?? none;
+        feeds[`past_value_${layer}`] = cache?.values[layer] ?? none;
+      }
+      const outputs = await session.run(feeds);
+      residual = outputs.residual;
+      for (let layer = start; layer < end; layer++) {
+        keys.push(outputs[`present_key_${layer}`]);
+        values.push(outputs[`present_value_${layer}`]);
+      }
+    }
+    return {
+      residual: { ...embedded, data: floats(residual) },
+      cache: { keys, values, batch, tokens: past + tokens },
+    };
+  }
+
+  /** Let go of the sessions of one layer's steps. */
+  async closeLayer(layer: number): Promise<void> {
+    await this.closeWhere((key) => key.startsWith(`${layer}: `));
+  }
+
+  async close(): Promise<void> {
+    await this.closeWhere(() => true);
+  }
+
+  tensorOf({ data, batch, tokens, width }: Activations): Tensor {
+    return this.engine.f32(data, [batch, tokens, width]);
+  }
+
+  /** Layers that share a session: all of them, or one alone where casts happen in each run and the engine would do all of a session's first. */
+  private blocks(layerStart: number, layerEnd: number): [number, number][] {
+    if (this.keepsCopies) return layerStart < layerEnd ? [[layerStart, layerEnd]] : [];
+    return Array.from({ length: layerEnd - layerStart }, (_, at) => [layerStart + at, layerStart + at + 1]);
+  }
+
+  private async closeWhere(chosen: (key: string) => boolean): Promise<void> {
+    const open = [...this.sessions].filter(([key]) => chosen(key));
+    for (const [key] of open) this.sessions.delete(key);
+    for (const [, session] of open) await (await session).close();
+  }
+
+  private session(key: string, build: () => OnnxGraph): Promise<Session> {
+    const known = this.sessions.get(key);
+    if (known !== undefined) return known;
+    const opened = this.engine.session(build(), this.keepsCopies);
+    this.sessions.set(key, opened);
+    return opened;
+  }
+
+  /** What every graph with attention is fed: places `past … past + tokens − 1`, the same for each row of the batch. */
+  private positions(batch: number, tokens: number, past: number): Feeds {
+    const total = past + tokens;
+    const ids = new BigInt64Array(batch * tokens);
+    for (let at = 0; at < ids.length; at++) ids[at] = BigInt(past + (at % tokens));
+    const feeds: Feeds = {
+      [POSITION_INPUTS.last]: this.engine.i32(new Int32Array(batch).fill(total - 1), [batch]),
+      [POSITION_INPUTS.total]: this.engine.i32(Int32Array.of(total), []),
+    };
+    if (this.engine.portable) {
+      for (const { slidingWindow } of this.architecture.layers) {
+        feeds[maskInput(slidingWindow)] ??= this.engine.f32(causalMask(tokens, past, slidingWindow), [tokens, total]);
+      }
+    }
+    ropesOf(this.architecture).forEach((rope, number) => {
+      const key = `${number}`;
+      let table = this.tables.get(key);
+      if (table === undefined || table.positions < total) {
+        // In steps, so that generating token by token does not make a new table each time.
+        const positions = Math.max(256, 2 ** Math.ceil(Math.log2(total)));
+        table = { ...ropeTables(rope, positions), positions };
+        this.tables.set(key, table);
+      }
+      const dims = [table.positions, rope.inverseFrequencies.length];
+      feeds[`cos_${number}`] = this.engine.f32(table.cos, dims);
+      feeds[`sin_${number}`] = this.engine.f32(table.sin, dims);
+      feeds[POSITION_INPUTS.ids] = this.engine.i64(ids, [batch, tokens]);
+    });
+    return feeds;
+  }
+}
+
+/** What is added to attention scores, (tokens, past + tokens): 0 where a token may look, so low elsewhere that nothing is left after softmax. */
+function causalMask(tokens: number, past: number, slidingWindow = Number.POSITIVE_INFINITY): Float32Array {
+  const total = past + tokens;
+  // Not infinite: a backend may compile infinities away.
+  const mask = new Float32Array(tokens * total).fill(-1e30);
+  for (let token = 0; token < tokens; token++) {
+    const last = past + token;
+    const first = Math.max(0, last - slidingWindow + 1);
+    mask.fill(0, token * total + first, token * total + last + 1);
+  }
+  return mask;
+}
+
+/**
+ * Keep f32 copies where they fit and where they pay: making them costs about 8 ns a weight once (one thread casts, then packs), casting in
+ * each run 0.4 ns, and products with copies are about 1.5 ps a weight and token faster (measured on two cores; `bench/probe.mjs`).
+ */
+function shouldKeepCopies(weights: Weights, engine: Engine, options: RunnerOptions): boolean {
+  // Other devices hold their own copies, and cannot cast BF16.
+  if (engine.device !== "cpu") return true;
+  const budget = options.memoryBytes ?? defaultMemoryBytes();
+  if (4 * weights.elementCount > budget) return false;
+  const { runs, tokens } = options.workload ?? { runs: Infinity, tokens: Infinity };
+  return 0.4 * runs + 1.5e-3 * tokens > 8;
+}

@@ -1,0 +1,127 @@
+import { join } from "node:path";
+import type { Donor } from "../../checkpoint/donor.js";
+import { refuseQuantised } from "../../checkpoint/quantised.js";
+import type { OnnxGraph, OnnxType, Value } from "../../engine/onnx-graph.js";
+import { externalLocation } from "../../engine/session.js";
+import { PhysariumError } from "../../errors.js";
+import type { Architecture } from "../../model/architecture.js";
+import { bytesPerFloat, type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
+import type { TensorInfo } from "../../safetensors/header.js";
+
+/** A tensor and where it lies: `location` as the engine wants it. */
+export interface StoredTensor {
+  readonly info: TensorInfo;
+  readonly dtype: FloatDtype;
+  readonly shard: string;
+  readonly location: string;
+}
+
+const ONNX_DTYPE: Readonly<Record<FloatDtype, OnnxType>> = { BF16: "BFLOAT16", F16: "FLOAT16", F32: "FLOAT" };
+const TO_FLOAT = { to: 1 };
+
+/** The tensors of a model by the parts of a decoder: which name plays which role, checked for dtype and shape as they are asked for. */
+export class Weights {
+  private readonly tensors = new Map<string, StoredTensor>();
+  /** What stands before `embed_tokens` and `layers`: `model.` in most, `language_model.model.` in some. */
+  readonly prefix: string;
+
+  constructor(donor: Donor) {
+    const foreign = new Map<string, { info: TensorInfo; shard: string }>();
+    for (const shard of donor.shards) {
+      const location = externalLocation(join(donor.path, shard.file));
+      for (const info of shard.tensors) {
+        if (isFloatDtype(info.dtype)) {
+          this.tensors.set(info.name, { info, dtype: info.dtype, shard: shard.file, location });
+        } else foreign.set(info.name, { info, shard: shard.file });
+      }
+    }
+    refuseQuantised([...foreign.values(), ...this.tensors.values()]);
+    const embedding = [...this.tensors.keys(), ...foreign.keys()]
+      .filter((name) => /(?:^|\.)embed_tokens\.weight$/.test(name))
+      .sort((a, b) => a.length - b.length)[0];
+    if (embedding === undefined) {
+      throw new PhysariumError(
+        "DONOR_ARCHITECTURE",
+        `${donor.path}: no tensor named embed_tokens.weight; this is no decoder of a known architecture`,
+        { path: donor.path },
+      );
+    }
+    this.prefix = embedding.slice(0, -"embed_tokens.weight".length);
+  }
+
+  has(name: string): boolean {
+    return this.tensors.has(name);
+  }
+
+  /** A tensor of exactly this shape. Throws `DONOR_TENSOR_MISSING` or `DONOR_SHAPE`. */
+  get(name: string, shape: readonly number[]): StoredTensor {
+    const tensor = this.tensors.get(name);
+    if (tensor === undefined) {
+      throw new PhysariumError(
+        "DONOR_TENSOR_MISSING",
+        `tensor "${name}" is missing, or is not BF16, F16 or F32; the forward pass of this architecture needs it`,
+        { tensor: name },
+      );
+    }
+    const found = tensor.info.shape;
+    if (found.length !== shape.length || found.some((dimension, axis) => dimension !== shape[axis])) {
+      throw new PhysariumError(
+        "DONOR_SHAPE",
+        `${tensor.shard}: tensor "${name}" has shape [${found.join(", ")}], config.json makes it [${shape.join(", ")}]`,
+        { tensor: name, found, expected: shape },
+      );
+    }
+    return tensor;
+  }
+
+  /** All dtypes of the model's float tensors, the most frequent (by elements) first. */
+  get dtypes(): FloatDtype[] {
+    const bytes = new Map<FloatDtype, number>();
+    for (const { dtype, info } of this.tensors.values()) {
+      bytes.set(dtype, (bytes.get(dtype) ?? 0) + info.byteLength / bytesPerFloat(dtype));
+    }
+    return [...bytes].sort((a, b) => b[1] - a[1]).map(([dtype]) => dtype);
+  }
+
+  /** Elements of all float tensors. */
+  get elementCount(): number {
+    let sum = 0;
+    for (const { dtype, info } of this.tensors.values()) sum += info.byteLength / bytesPerFloat(dtype);
+    return sum;
+  }
+
+  layerNames(layer: number): string[] {
+    return [...this.tensors.keys()].filter((name) => name.startsWith(`${this.prefix}layers.${layer}.`));
+  }
+
+  get embedding(): string {
+    return `${this.prefix}embed_tokens.weight`;
+  }
+
+  /** The output matrix: the embedding itself where the two are tied. */
+  head(architecture: Architecture): string {
+    if (architecture.tiedEmbeddings) return this.embedding;
+    const own = `${this.prefix.replace(/model\.$/, "")}lm_head.weight`;
+    return this.has(own) || !this.has("lm_head.weight") ? own : "lm_head.weight";
+  }
+}
+
+/** Put a stored tensor, or rows `[rowStart, rowEnd)` of it, into a graph as f32; it stays in its file. */
+export function storedValue(
+  graph: OnnxGraph,
+  tensor: StoredTensor,
+  rowStart = 0,
+  rowEnd = tensor.info.shape[0],
+  cast = true,
+): Value {
+  const [rows, ...rest] = tensor.info.shape;
+  const rowBytes = tensor.info.byteLength / rows;
+  const value = graph.external(
+    ONNX_DTYPE[tensor.dtype],
+    [rowEnd - rowStart, ...rest],
+    tensor.location,
+    tensor.info.byteOffset + rowStart * rowBytes,
+    (rowEnd - rowStart) * rowBytes,
+  );
+  return cast && tensor.dtype !== "F32" ? graph.op("Cast", [value], TO_FLOAT) : value;
+}

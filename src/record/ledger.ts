@@ -1,0 +1,323 @@
+import type { CalibrationRecord } from "../calibration/calibration-source.js";
+import {
+  closeQuietly,
+  closeWritten,
+  type FileLayer,
+  ioError,
+  nodeFiles,
+  type OpenFile,
+  readSmallFile,
+  writeFully,
+} from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
+import type { ActivationRecord } from "../surgery/layer-flow.js";
+import type { Figures } from "./surgery-report.js";
+
+/**
+ * `physarium/ledger.jsonl`: one JSON record a line, appended as things are done. A header with the fingerprint, then a record for
+ * every tensor of the output; warnings, shards and side files are records of their own; `finished` is the last. A stopped
+ * run is exactly a ledger without it. A run that was stopped and resumed leaves the same records as one that was not, up to
+ * order and times; what differs between runs (workers, memory, starts) stands in runs.jsonl.
+ */
+export const LEDGER_VERSION = 1;
+export const LEDGER_FILE = "ledger.jsonl";
+/** The folder in an output that holds everything of ours; loaders ignore it. */
+export const RECORD_FOLDER = "physarium";
+
+/** What must agree for a stopped run to be resumed: donor, flow and parameters, but no path, worker count or display flag. */
+export interface Fingerprint {
+  readonly physarium_version: string;
+  readonly flow: string;
+  readonly flow_version: string;
+  readonly block_size: number;
+  readonly n_iter: number;
+  readonly beta: number;
+  /** As asked; with a target sparsity the search decides, see the `search` record. */
+  readonly survival: number | null;
+  readonly target_sparsity: number | null;
+  readonly include: string | null;
+  readonly exclude: string | null;
+  readonly allow_non_finite: boolean;
+  /** v2: what it aims at and what it was calibrated on; null for flows that consume no activations. */
+  readonly activation: ActivationFingerprint | null;
+  readonly shards: readonly {
+    readonly file: string;
+    readonly byte_length: number;
+    readonly modified_ns: string;
+    readonly header_digest: string;
+  }[];
+}
+
+export interface ActivationFingerprint {
+  readonly target: { readonly kind: string; readonly [more: string]: unknown };
+  /** XXH128 of the calibration text, or `self-written`. */
+  readonly calibration: string;
+  readonly samples: number;
+  readonly window: number | null;
+  readonly protocol: { readonly [option: string]: unknown } | null;
+  readonly seed: number;
+  readonly heal: boolean;
+  readonly allocation: string;
+  readonly gram: string;
+  /** Decides between whole and tiled Grams where `gram` is `auto`. */
+  readonly memory_bytes: number | null;
+}
+
+export interface HeaderRecord {
+  readonly kind: "header";
+  readonly ledger_version: number;
+  readonly at: string;
+  readonly fingerprint: Fingerprint;
+  readonly donor: {
+    readonly path: string;
+    readonly name: string;
+    readonly total_size: number;
+    readonly tensor_count: number;
+    readonly shard_count: number;
+    readonly model_weights: number;
+  };
+}
+
+/** What `--target-sparsity` found. */
+export interface SearchRecord {
+  readonly kind: "search";
+  readonly at: string;
+  readonly target_sparsity: number;
+  readonly survival: number;
+  readonly expected_sparsity: number;
+}
+
+/** What v2 was calibrated on. */
+export interface CalibrationLedgerRecord extends CalibrationRecord {
+  readonly kind: "calibration";
+  readonly at: string;
+}
+
+export interface TensorRecord extends Partial<ActivationRecord> {
+  readonly kind: "tensor";
+  readonly at: string;
+  readonly name: string;
+  readonly shard: string;
+  readonly role: "target" | "carried";
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly byte_offset: number;
+  readonly byte_length: number;
+  /** XXH128 over the XXH128 digests of the pieces; the two lengths say where pieces end (src/record/pieces.ts). */
+  readonly digest: string;
+  readonly digest_matrix_bytes: number;
+  readonly digest_piece_bytes: number;
+  /** Targets only. */
+  readonly layer?: number;
+  readonly projection?: string;
+  readonly weights?: number;
+  readonly already_zero?: number;
+  readonly killed?: number;
+  readonly sparsity?: number;
+  readonly tiles?: number;
+  /** Lowest and highest sparsity of a tile. */
+  readonly tile_sparsity?: readonly [number, number];
+  readonly non_finite?: number;
+}
+
+export interface ShardRecord {
+  readonly kind: "shard";
+  readonly at: string;
+  readonly file: string;
+  readonly order: number;
+  readonly seconds: number;
+  readonly killed_cumulative: number;
+  readonly byte_length: number;
+  /** XXH128 of the bytes before the data section. */
+  readonly header_digest: string;
+}
+
+export interface SideFileRecord {
+  readonly kind: "side_file";
+  readonly at: string;
+  readonly file: string;
+  readonly byte_length: number;
+  readonly digest: string;
+}
+
+export interface WarningRecord {
+  readonly kind: "warning";
+  readonly at: string;
+  readonly code: string;
+  readonly message: string;
+}
+
+export interface FiguresRecord {
+  readonly kind: "figures";
+  readonly at: string;
+  readonly figures: Figures;
+}
+
+export interface FinishedRecord {
+  readonly kind: "finished";
+  readonly at: string;
+  readonly side_files: readonly string[];
+  readonly left_out: readonly { readonly file: string; readonly reason: string }[];
+}
+
+export type LedgerRecord =
+  | HeaderRecord
+  | SearchRecord
+  | CalibrationLedgerRecord
+  | TensorRecord
+  | ShardRecord
+  | SideFileRecord
+  | WarningRecord
+  | FiguresRecord
+  | FinishedRecord;
+
+/** A ledger as read back. */
+export interface Ledger {
+  readonly header: HeaderRecord;
+  readonly search: SearchRecord | undefined;
+  readonly calibration: CalibrationLedgerRecord | undefined;
+  /** By name; the last record of a tensor counts. */
+  readonly tensors: ReadonlyMap<string, TensorRecord>;
+  readonly shards: ReadonlyMap<string, ShardRecord>;
+  readonly sideFiles: ReadonlyMap<string, SideFileRecord>;
+  readonly warnings: readonly WarningRecord[];
+  readonly figures: Figures | undefined;
+  readonly finished: FinishedRecord | undefined;
+  /** Bytes up to the last whole record; a killed run may leave half a line behind. */
+  readonly wholeByteLength: number;
+}
+
+/** Appends records; each is one write of one line. */
+export class LedgerWriter {
+  private position: number;
+  private queue: Promise<void> = Promise.resolve();
+
+  private constructor(
+    private readonly file: OpenFile,
+    private readonly path: string,
+    start: number,
+  ) {
+    this.position = start;
+  }
+
+  /** Continue a ledger after `wholeByteLength` bytes; what a killed run left of a line behind them is cut off. */
+  static async open(path: string, wholeByteLength: number, files: FileLayer = nodeFiles): Promise<LedgerWriter> {
+    let file: OpenFile;
+    try {
+      file = await files.open(path, wholeByteLength === 0 ? "w" : "r+");
+    } catch (error) {
+      throw ioError("opening the ledger", path, error);
+    }
+    try {
+      await file.truncate(wholeByteLength);
+    } catch (error) {
+      await closeQuietly(file);
+      throw ioError("shortening the ledger", path, error);
+    }
+    return new LedgerWriter(file, path, wholeByteLength);
+  }
+
+  /** Records are written in the order of the calls, whole or (on an error) cut off again by the next run. */
+  append(record: LedgerRecord): Promise<void> {
+    const line = new TextEncoder().encode(`${JSON.stringify(record)}\n`);
+    const start = this.position;
+    this.position += line.byteLength;
+    this.queue = this.queue.then(() => writeFully(this.file, line, start, this.path));
+    return this.queue;
+  }
+
+  async sync(): Promise<void> {
+    await this.queue;
+    try {
+      await this.file.sync();
+    } catch (error) {
+      throw ioError("flushing", this.path, error);
+    }
+  }
+
+  /** Lets appends under way end first. */
+  async close(): Promise<void> {
+    await this.queue.catch(() => {});
+    await closeWritten(this.file, this.path);
+  }
+}
+
+/** Ledgers of 10^6 tensors stay under this. */
+const MAX_LEDGER_BYTES = 1_900_000_000;
+
+/**
+ * Read a ledger. `undefined` when there is none, or no whole header in it (a run killed before its first record).
+ * Throws `VERIFY_LEDGER` where a whole line is no record. With `stopped`, the records end before such a line instead: a power
+ * cut may leave the end of a file as zeros, and a resume checks every claim against the weights anyway.
+ */
+export async function readLedger(
+  path: string,
+  files: FileLayer = nodeFiles,
+  stopped = false,
+): Promise<Ledger | undefined> {
+  let bytes: Uint8Array;
+  try {
+    bytes = await readSmallFile(path, files, MAX_LEDGER_BYTES);
+  } catch (error) {
+    if (error instanceof PhysariumError && error.code === "IO_NOT_FOUND") return undefined;
+    throw error;
+  }
+  return parseLedger(bytes, path, stopped);
+}
+
+export function parseLedger(bytes: Uint8Array, path: string, stopped = false): Ledger | undefined {
+  const records: LedgerRecord[] = [];
+  let wholeByteLength = 0;
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  for (;;) {
+    const end = bytes.indexOf(0x0a, wholeByteLength);
+    if (end < 0) break;
+    try {
+      const record = JSON.parse(decoder.decode(bytes.subarray(wholeByteLength, end))) as LedgerRecord;
+      if (record === null || typeof record !== "object" || typeof record.kind !== "string")
+        throw new Error("no record");
+      records.push(record);
+    } catch (error) {
+      if (stopped) break;
+      throw badLedger(path, `line ${records.length + 1} is no record (${(error as Error).message})`);
+    }
+    wholeByteLength = end + 1;
+  }
+  const header = records[0];
+  if (header === undefined) return undefined;
+  if (header.kind !== "header") throw badLedger(path, "its first record is no header");
+  if (header.ledger_version !== LEDGER_VERSION) {
+    throw badLedger(path, `it is of version ${header.ledger_version}, this Physarium reads version ${LEDGER_VERSION}`);
+  }
+  return collect(header, records, wholeByteLength);
+}
+
+function badLedger(path: string, fault: string): PhysariumError {
+  return new PhysariumError(
+    "VERIFY_LEDGER",
+    `${path}: ${fault}; the ledger was edited or damaged, operate again with --overwrite`,
+    { path },
+  );
+}
+
+function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeByteLength: number): Ledger {
+  const tensors = new Map<string, TensorRecord>();
+  const shards = new Map<string, ShardRecord>();
+  const sideFiles = new Map<string, SideFileRecord>();
+  const warnings: WarningRecord[] = [];
+  let search: SearchRecord | undefined;
+  let calibration: CalibrationLedgerRecord | undefined;
+  let figures: Figures | undefined;
+  let finished: FinishedRecord | undefined;
+  for (const record of records) {
+    if (record.kind === "tensor") tensors.set(record.name, record);
+    else if (record.kind === "shard") shards.set(record.file, record);
+    else if (record.kind === "side_file") sideFiles.set(record.file, record);
+    else if (record.kind === "warning") warnings.push(record);
+    else if (record.kind === "search") search = record;
+    else if (record.kind === "calibration") calibration = record;
+    else if (record.kind === "figures") figures = record.figures;
+    else if (record.kind === "finished") finished = record;
+  }
+  return { header, search, calibration, tensors, shards, sideFiles, warnings, figures, finished, wholeByteLength };
+}
