@@ -98,7 +98,10 @@ function digestOf(path) {
   const hash = createHash("sha256");
   for (const file of filesUnder(path)) {
     const name = relative(path, file);
-    if (!name.startsWith("physarium/")) hash.update(`${name}\0`).update(readFileSync(file));
+    // The pack's manifest lists the records that it copied, and those tell of the run.
+    if (name === "physarium-pack.json")
+      hash.update(readFileSync(file, "utf8").replaceAll(/\{[^{}]*"file": ?"physarium\/[^{}]*\}/g, ""));
+    else if (!name.startsWith("physarium/")) hash.update(`${name}\0`).update(readFileSync(file));
     else if (/(ledger\.jsonl|surgery\.json)$/.test(name)) hash.update(`${name}\0`).update(recordsOf(file));
   }
   return hash.digest("hex").slice(0, 32);
