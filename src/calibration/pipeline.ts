@@ -9,7 +9,7 @@ import { type Projection, STEPS, type Step } from "../model/steps.js";
 import type { Activations, LayerRunner, LayerState } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
-import { decodeFloats, encodeFloats } from "./float-bits.js";
+import { decodeFloats, encodeFloats, MOVED_WEIGHTS } from "../safetensors/float-bits.js";
 import { type InputChunk, StatisticsCollector, tiledStatistics } from "./statistics.js";
 
 /** One operated matrix, as it will stand in the checkpoint. */
@@ -194,7 +194,7 @@ class LayerWork {
   private async takeStored(step: Step): Promise<void> {
     for (const { tensor } of this.targets(step)) {
       const { dtype } = await readTensor(this.runner.donor, tensor);
-      this.supplied.set(tensor, decodeFloats(await this.options.stored!(tensor), dtype));
+      this.supplied.set(tensor, decodeFloats(await this.options.stored!(tensor), dtype, "copy"));
     }
   }
 
@@ -292,8 +292,8 @@ class LayerWork {
         ...(options.blocks === undefined ? {} : { blocks: options.blocks }),
         signal: options.signal,
       });
-      const bytes = encodeFloats(result.weights, dtype);
-      const stored = decodeFloats(bytes, dtype);
+      const bytes = encodeFloats(result.weights, dtype, MOVED_WEIGHTS);
+      const stored = decodeFloats(bytes, dtype, "copy");
       this.supplied.set(tensor, stored);
       let zeros = 0;
       let survivorsChanged = 0;

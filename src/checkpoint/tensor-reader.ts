@@ -1,7 +1,7 @@
 import { join } from "node:path";
-import { decodeFloats } from "../calibration/float-bits.js";
 import { PhysariumError } from "../errors.js";
 import { type FloatDtype, isFloatDtype } from "../safetensors/dtypes.js";
+import { decodeFloats } from "../safetensors/float-bits.js";
 import type { Donor } from "./donor.js";
 import { FileSource } from "./file-layer.js";
 

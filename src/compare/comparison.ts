@@ -2,7 +2,6 @@ import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { sha256 } from "hash-wasm";
 import { type Allocation, allocate } from "../calibration/allocation.js";
-import { decodeFloats } from "../calibration/float-bits.js";
 import { blockThreads, defaultMemoryBytes } from "../calibration/memory.js";
 import { operateLayers, type PipelineOptions } from "../calibration/pipeline.js";
 import { writeOwnCalibration } from "../calibration/self-calibration.js";
@@ -16,6 +15,7 @@ import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequen
 import { longEnough, splitText, takeSamples } from "../probe/text/samples.js";
 import { readTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
+import { decodeFloats } from "../safetensors/float-bits.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import type { ComparisonRecord, ComparisonRow } from "./comparison-record.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";

@@ -1,8 +1,8 @@
-import type { FloatDtype } from "./dtypes.js";
+import { bytesPerFloat, type FloatDtype } from "./dtypes.js";
 
 /**
- * Conversions between F32 and the 16-bit floats, round to nearest, ties to even.
- * Widening is exact. Narrowing a finite value may give an infinity: `f16Overflow` in the caller's hands, not here.
+ * Conversions between F32 and the 16-bit floats, round to nearest, ties to even. Widening is exact; what narrowing does with a finite
+ * value that is too large, and with −0, the caller says.
  */
 
 const scratchF32 = new Float32Array(1);
@@ -63,10 +63,40 @@ export function f16OfF32(value: number): number {
   return f16OfF32Bits(scratchU32[0]);
 }
 
-/** Widen stored floats (little-endian) to F32; `bytes` must be aligned to its dtype. */
-export function decodeFloats(bytes: Uint8Array, dtype: FloatDtype): Float32Array {
-  if (dtype === "F32") return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
-  const source = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 2);
+/**
+ * The bits of a number (f64) in `dtype`, too large ones as infinity. F16 is rounded once, from f64; BF16 through f32, where the second
+ * rounding could differ from a direct one on an exact tie only.
+ */
+export function floatBits(value: number, dtype: FloatDtype): number {
+  if (dtype === "F16") return f16OfNumber(value);
+  scratchF32[0] = value;
+  return dtype === "F32" ? scratchU32[0] : bf16OfF32Bits(scratchU32[0]);
+}
+
+function f16OfNumber(value: number): number {
+  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
+  const magnitude = Math.abs(value);
+  if (magnitude >= 65_520) return sign | 0x7c00;
+  // Spacing of halves: 2^-24 below 2^-14, then 2^(exponent - 10).
+  const exponent = magnitude < 2 ** -14 ? -14 : Math.floor(Math.log2(magnitude));
+  const quotient = magnitude / 2 ** (exponent - 10);
+  const floor = Math.floor(quotient);
+  const rest = quotient - floor;
+  const rounded = floor + (rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? 1 : 0);
+  // A mantissa that rounds up to 2048 carries into the exponent, which is what adding does. Subnormals have no hidden bit.
+  return sign | (magnitude < 2 ** -14 ? rounded : ((exponent + 14) << 10) + rounded);
+}
+
+/** Whether F32 numbers may lie in the memory they came from (which then must be aligned), or get memory of their own. */
+export type Memory = "alias" | "copy";
+
+/** Widen stored floats (little-endian) to F32. With `copy`, `bytes` may start at any offset; else it must be aligned to its dtype. */
+export function decodeFloats(bytes: Uint8Array, dtype: FloatDtype, memory: Memory = "alias"): Float32Array {
+  const size = bytesPerFloat(dtype);
+  const isMoved = memory === "copy" && (dtype === "F32" || bytes.byteOffset % size !== 0);
+  const { buffer, byteOffset, byteLength } = isMoved ? bytes.slice() : bytes;
+  if (dtype === "F32") return new Float32Array(buffer, byteOffset, byteLength / size);
+  const source = new Uint16Array(buffer, byteOffset, byteLength / size);
   const out = new Float32Array(source.length);
   if (dtype === "F16") {
     const table = f16Values();
@@ -78,12 +108,40 @@ export function decodeFloats(bytes: Uint8Array, dtype: FloatDtype): Float32Array
   return out;
 }
 
+export interface Narrowing {
+  /** What a finite number beyond the dtype's range becomes: an infinity, or the largest finite number. Default infinity. */
+  readonly overflow?: "infinity" | "clamp";
+  /** Whether −0, and what rounds to it, keeps its sign. Default so. */
+  readonly negativeZero?: "keep" | "drop";
+  /** F32 needs no narrowing: the same memory, or a copy. Default the same; dropping −0 makes a copy. */
+  readonly memory?: Memory;
+}
+
+/** Weights that a method moved: none must turn infinite, and in a target +0 and −0 are both dead, written as +0. */
+export const MOVED_WEIGHTS: Narrowing = { overflow: "clamp", negativeZero: "drop", memory: "copy" };
+
 /** Narrow F32 to the bytes of `dtype`. */
-export function encodeFloats(values: Float32Array, dtype: FloatDtype): Uint8Array {
-  if (dtype === "F32") return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+export function encodeFloats(
+  values: Float32Array,
+  dtype: FloatDtype,
+  { overflow = "infinity", negativeZero = "keep", memory = "alias" }: Narrowing = {},
+): Uint8Array {
+  if (dtype === "F32") {
+    const own = memory === "copy" || negativeZero === "drop" ? values.slice() : values;
+    if (negativeZero === "drop") for (let i = 0; i < own.length; i++) if (own[i] === 0) own[i] = 0;
+    return new Uint8Array(own.buffer, own.byteOffset, own.byteLength);
+  }
   const source = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const out = new Uint16Array(values.length);
-  const narrow = dtype === "F16" ? f16OfF32Bits : bf16OfF32Bits;
+  const [narrow, infinity] = dtype === "F16" ? [f16OfF32Bits, 0x7c00] : [bf16OfF32Bits, 0x7f80];
   for (let i = 0; i < source.length; i++) out[i] = narrow(source[i]);
+  if (overflow === "clamp") {
+    for (let i = 0; i < out.length; i++) {
+      const wasFinite = (source[i] & 0x7fffffff) < 0x7f800000;
+      // The largest finite number lies right below infinity.
+      if ((out[i] & 0x7fff) === infinity && wasFinite) out[i]--;
+    }
+  }
+  if (negativeZero === "drop") for (let i = 0; i < out.length; i++) if (out[i] === 0x8000) out[i] = 0;
   return new Uint8Array(out.buffer);
 }

@@ -1,4 +1,5 @@
 import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
+import { floatBits } from "../safetensors/float-bits.js";
 
 /** How the weights of a matrix are drawn; every one is symmetric, with mean 0. */
 export type Distribution = "gaussian" | "uniform" | "student" | "weak-channels";
@@ -96,30 +97,4 @@ function polynomial(coefficients: readonly number[], x: number): number {
   let value = 0;
   for (const coefficient of coefficients) value = value * x + coefficient;
   return value;
-}
-
-const word = new DataView(new ArrayBuffer(4));
-
-/** The bit pattern of `value` in `dtype`, rounded to nearest, ties to even. */
-export function floatBits(value: number, dtype: FloatDtype): number {
-  word.setFloat32(0, value);
-  const bits = word.getUint32(0);
-  if (dtype === "F32") return bits;
-  // Through f32: the second rounding could only differ from a direct one on an exact tie, which no quantile is.
-  if (dtype === "BF16") return ((bits + 0x7fff + ((bits >>> 16) & 1)) >>> 16) & 0xffff;
-  return halfBits(value);
-}
-
-function halfBits(value: number): number {
-  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
-  const magnitude = Math.abs(value);
-  if (magnitude >= 65_520) return sign | 0x7c00;
-  // Spacing of halves: 2^-24 below 2^-14, then 2^(exponent - 10).
-  const exponent = magnitude < 2 ** -14 ? -14 : Math.floor(Math.log2(magnitude));
-  const quotient = magnitude / 2 ** (exponent - 10);
-  const floor = Math.floor(quotient);
-  const rest = quotient - floor;
-  const rounded = floor + (rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? 1 : 0);
-  // A mantissa that rounds up to 2048 carries into the exponent, which is what adding does. Subnormals have no hidden bit.
-  return sign | (magnitude < 2 ** -14 ? rounded : ((exponent + 14) << 10) + rounded);
 }

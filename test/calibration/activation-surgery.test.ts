@@ -1,12 +1,12 @@
 import { expect, test } from "vitest";
 import { openCalibration } from "../../dist/calibration/calibration-source.js";
-import { decodeFloats } from "../../dist/calibration/float-bits.js";
 import { type ActivationSurgeryOptions, operateWithActivations } from "../../dist/calibration/layer-surgery.js";
 import { blockThreads, gramModeFor } from "../../dist/calibration/memory.js";
 import type { OperatedTensor } from "../../dist/calibration/pipeline.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
 import { readTensor } from "../../dist/checkpoint/tensor-reader.js";
 import type { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
+import { decodeFloats } from "../../dist/safetensors/float-bits.js";
 
 const donor = await openDonor("examples/donors/loam");
 const calibration = await (await openCalibration(donor, { samples: 4, window: 48, seed: 2, threads: 1 })).take();

@@ -1,12 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import {
-  type Distribution,
-  floatBits,
-  quantileBits,
-  TABLE_SIZE,
-  unitQuantiles,
-} from "../../dist/synth/distribution.js";
+import { floatBits } from "../../dist/safetensors/float-bits.js";
+import { type Distribution, quantileBits, TABLE_SIZE, unitQuantiles } from "../../dist/synth/distribution.js";
 import { WeightStream } from "../../dist/synth/weight-stream.js";
 
 const float = new DataView(new ArrayBuffer(4));
