@@ -4,7 +4,7 @@
 import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { readReport } from "../dist/surgery/completion.js";
+import { readReport } from "../dist/record/open-record.js";
 import { synthesize } from "../dist/synth/synth.js";
 import { dropCaches, timed } from "./cold.mjs";
 import { median, printMachine, printTable } from "./machine.mjs";

@@ -2,11 +2,10 @@ import { join } from "node:path";
 import type { Donor } from "../checkpoint/donor.js";
 import { attempt, type FileLayer, FileSource, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError } from "../errors.js";
-import type { Digester } from "../record/digest.js";
+import { type Digester, digestSideFile } from "../record/digest.js";
 import { type Ledger, RECORD_FOLDER } from "../record/ledger.js";
 import { readHeader, type SafetensorsHeader } from "../safetensors/header.js";
 import { INDEX_FILE, parseShardIndex } from "../safetensors/shard-index.js";
-import { digestSideFile } from "../surgery/shard-files.js";
 import type { Findings } from "./verification.js";
 
 /** The seed report's integrity table and more: what stands in the folder, before any weight is looked at. */

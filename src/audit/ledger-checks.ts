@@ -1,7 +1,7 @@
-import { join } from "node:path";
-import { type FileLayer, readSmallFile } from "../checkpoint/file-layer.js";
+import type { FileLayer } from "../checkpoint/file-layer.js";
 import { isPhysariumError } from "../errors.js";
 import { type Ledger, RECORD_FOLDER } from "../record/ledger.js";
+import { readDocuments, recordPath } from "../record/open-record.js";
 import { readRuns } from "../record/run-history.js";
 import { summarise } from "../record/summarise.js";
 import type { SurgeryReport } from "../record/surgery-report.js";
@@ -98,21 +98,19 @@ export function checkCounts(
 export async function checkReport(output: string, ledger: Ledger, findings: Findings, files: FileLayer): Promise<void> {
   const name = "surgery.json equals the ledger";
   findings.check(name, "totals, tensors, projections, layers, shards");
-  const path = join(output, RECORD_FOLDER, "surgery.json");
-  let said: Partial<SurgeryReport>;
+  const path = recordPath(output, "numbers");
+  let said: SurgeryReport;
   try {
-    said = JSON.parse(
-      new TextDecoder().decode(await readSmallFile(path, files, Number.MAX_SAFE_INTEGER)),
-    ) as SurgeryReport;
+    said = await readDocuments(output, files);
   } catch (error) {
-    if (!isPhysariumError(error) && !(error instanceof SyntaxError)) throw error;
-    findings.differ(name, path, `it cannot be read: ${(error as Error).message}`);
+    if (!isPhysariumError(error)) throw error;
+    findings.differ(name, path, `it cannot be read: ${error.message}`);
     return;
   }
   const is = summarise(ledger, await readRuns(output, files), output);
-  findings.check("failed tensors", `${said.totals?.failed_tensors ?? "unknown"}`);
-  if (said.totals?.failed_tensors !== 0)
-    findings.differ("failed tensors", path, `${said.totals?.failed_tensors} tensors failed, expected 0`);
+  findings.check("failed tensors", `${said.totals.failed_tensors}`);
+  if (said.totals.failed_tensors !== 0)
+    findings.differ("failed tensors", path, `${said.totals.failed_tensors} tensors failed, expected 0`);
   for (const key of [
     "flow",
     "flow_version",
@@ -125,7 +123,7 @@ export async function checkReport(output: string, ledger: Ledger, findings: Find
     "shards",
     "coverage",
   ] as const) {
-    for (const difference of compareJson(said?.[key], is[key], key)) findings.differ(name, path, difference);
+    for (const difference of compareJson(said[key], is[key], key)) findings.differ(name, path, difference);
   }
 }
 

@@ -1,13 +1,13 @@
 import { availableParallelism } from "node:os";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
 import { classifyTensor } from "../checkpoint/projections.js";
-import { PhysariumError } from "../errors.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
 import { createDigester } from "../record/digest.js";
-import { LEDGER_FILE, type Ledger, RECORD_FOLDER, readLedger, type TensorRecord } from "../record/ledger.js";
+import type { Ledger, TensorRecord } from "../record/ledger.js";
+import { openLedger } from "../record/open-record.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
 import type { SafetensorsHeader } from "../safetensors/header.js";
 import { compilePattern } from "../surgery/options.js";
@@ -98,17 +98,6 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
     wall_seconds: (performance.now() - started) / 1000,
     digest_seconds: digestSeconds,
   };
-}
-
-async function openLedger(output: string, files: FileLayer): Promise<Ledger> {
-  const path = join(output, RECORD_FOLDER, LEDGER_FILE);
-  const ledger = await readLedger(path, files);
-  if (ledger !== undefined) return ledger;
-  throw new PhysariumError(
-    "VERIFY_OUTPUT",
-    `${path}: there is no ledger, so this is no output of physarium surgery (or an unfinished one); give the output's folder`,
-    { path },
-  );
 }
 
 function paramsOf({ header: { fingerprint }, search }: Ledger): FlowParams {

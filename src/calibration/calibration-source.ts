@@ -9,6 +9,7 @@ import { DEFAULT_MAX_WINDOW, type ProtocolOptions, prepareText } from "../probe/
 import { takeSamples } from "../probe/text/samples.js";
 import { readTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
+import type { CalibrationRecord } from "../record/ledger.js";
 import { writeOwnCalibration } from "./self-calibration.js";
 
 export interface CalibrationRequest {
@@ -28,19 +29,6 @@ export interface Calibration {
   readonly sequences: readonly (readonly number[])[];
   /** For report and ledger. */
   readonly record: CalibrationRecord;
-}
-
-export interface CalibrationRecord {
-  /** File name, or `null` for text the donor wrote itself. */
-  text: string | null;
-  /** Of the file's bytes. */
-  sha256: string | null;
-  samples: number;
-  window: number;
-  tokens: number;
-  seed: number;
-  /** Of the token ids that calibrate: a resumed run must see the same. */
-  ids_sha256: string;
 }
 
 /** A calibration that can be had: everything refusable was refused, and what takes long is still to come. */

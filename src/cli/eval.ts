@@ -3,8 +3,9 @@ import type { Command } from "commander";
 import { printable } from "../errors.js";
 import { isPackedFolder } from "../pack/manifest.js";
 import { type Evaluation, evaluate } from "../probe/evaluate.js";
+import { isOperated } from "../record/open-record.js";
 import type { QualitySection } from "../record/quality.js";
-import { addSections, isOperated } from "../report/documents.js";
+import { addSections } from "../report/documents.js";
 import { withMappable } from "./packed-argument.js";
 import {
   addEngineOptions,

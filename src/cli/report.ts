@@ -1,9 +1,10 @@
 import { resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { isPhysariumError, printable } from "../errors.js";
-import { readDocuments, writeDocuments } from "../report/documents.js";
-import { type ReportInput, renderHtml, renderMarkdown } from "../report/index.js";
-import { readReport } from "../surgery/completion.js";
+import { readDocuments, readReport } from "../record/open-record.js";
+import type { ReportInput } from "../record/report-input.js";
+import { writeDocuments } from "../report/documents.js";
+import { renderHtml, renderMarkdown } from "../report/index.js";
 
 type Format = "md" | "html" | "json";
 

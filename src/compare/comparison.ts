@@ -15,9 +15,9 @@ import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequen
 import { longEnough, splitText, takeSamples } from "../probe/text/samples.js";
 import { readTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
+import type { ComparisonRecord, ComparisonRow } from "../record/comparison.js";
 import { decodeFloats } from "../safetensors/float-bits.js";
 import { PHYSARIUM_VERSION } from "../version.js";
-import type { ComparisonRecord, ComparisonRow } from "./comparison-record.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";
 import { peakMemory, resetPeakMemory } from "./peak-memory.js";
 

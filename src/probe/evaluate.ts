@@ -1,8 +1,9 @@
-import { basename, join } from "node:path";
+import { basename } from "node:path";
 import { sha256 } from "hash-wasm";
 import { type Donor, donorName } from "../checkpoint/donor.js";
 import { Engine } from "../engine/session.js";
-import { PhysariumError, refuseStopped } from "../errors.js";
+import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
+import { readDocuments } from "../record/open-record.js";
 import type { ModelQuality, QualitySection } from "../record/quality.js";
 import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
 import { inspectModel } from "./forward/inspect-model.js";
@@ -11,7 +12,7 @@ import { defaultMemoryBytes } from "./memory.js";
 import { Scorer } from "./scorer.js";
 import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./text/protocols.js";
 import { readTextFile } from "./text/text-file.js";
-import { readOptionalJson, TextTokenizer } from "./text/tokenizer.js";
+import { TextTokenizer } from "./text/tokenizer.js";
 
 export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
   /** The donor to compare with; both models see the same tokens. */
@@ -221,9 +222,13 @@ async function checkSameTokenizer(tokenizer: TextTokenizer, modelPath: string, d
 
 /** The share of target weights that surgery killed, where the model's folder holds surgery's report. */
 async function killedFraction(modelPath: string): Promise<number | undefined> {
-  const report = await readOptionalJson(join(modelPath, "physarium", "surgery.json"));
-  const killed = (report.totals as { killed_of_target?: unknown } | undefined)?.killed_of_target;
-  return typeof killed === "number" ? killed : undefined;
+  try {
+    return (await readDocuments(modelPath)).totals.killed_of_target;
+  } catch (error) {
+    // A model that was never operated on, or whose numbers cannot be believed: the sentence does without them.
+    if (isPhysariumError(error)) return undefined;
+    throw error;
+  }
 }
 
 /** The numbers in one sentence or two. */

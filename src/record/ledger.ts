@@ -1,4 +1,3 @@
-import type { CalibrationRecord } from "../calibration/calibration-source.js";
 import {
   closeQuietly,
   closeWritten,
@@ -6,11 +5,8 @@ import {
   ioError,
   nodeFiles,
   type OpenFile,
-  readSmallFile,
   writeFully,
 } from "../checkpoint/file-layer.js";
-import { PhysariumError } from "../errors.js";
-import type { ActivationRecord } from "../surgery/layer-flow.js";
 import type { Figures } from "./surgery-report.js";
 
 /**
@@ -43,7 +39,8 @@ export interface Fingerprint {
   readonly shards: readonly {
     readonly file: string;
     readonly byte_length: number;
-    readonly modified_ns: string;
+    /** Ledgers of version 1; a run that resumes takes it as a hint. */
+    readonly modified_ns?: string;
     readonly header_digest: string;
   }[];
 }
@@ -87,10 +84,38 @@ export interface SearchRecord {
   readonly expected_sparsity: number;
 }
 
+/** What a text, or the donor itself, gave to calibrate on. */
+export interface CalibrationRecord {
+  /** File name, or `null` for text the donor wrote itself. */
+  readonly text: string | null;
+  /** Of the file's bytes. */
+  readonly sha256: string | null;
+  readonly samples: number;
+  readonly window: number;
+  readonly tokens: number;
+  readonly seed: number;
+  /** Of the token ids that calibrate: a resumed run must see the same. */
+  readonly ids_sha256: string;
+}
+
 /** What v2 was calibrated on. */
 export interface CalibrationLedgerRecord extends CalibrationRecord {
   readonly kind: "calibration";
   readonly at: string;
+}
+
+/** What the ledger holds of a tensor that v2 operated on, beside its counts. */
+export interface ActivationRecord {
+  /** Living weights whose bits are not the donor's: healing moved them. */
+  readonly survivors_changed: number;
+  /** Weights that were ±0 and live now. */
+  readonly revived: number;
+  /** Tubes that sprouted where selection had left none, of the living. */
+  readonly exchanged_share: number;
+  /** How the Gram of its inputs was used: all columns coupled, or those of a tile. */
+  readonly gram: "whole" | "tiles";
+  /** Relative output error after each stage, as `StageRecord` defines it. */
+  readonly stages: readonly { readonly stage: string; readonly relative_error?: number; readonly seconds: number }[];
 }
 
 export interface TensorRecord extends Partial<ActivationRecord> {
@@ -240,84 +265,4 @@ export class LedgerWriter {
     await this.queue.catch(() => {});
     await closeWritten(this.file, this.path);
   }
-}
-
-/** Ledgers of 10^6 tensors stay under this. */
-const MAX_LEDGER_BYTES = 1_900_000_000;
-
-/**
- * Read a ledger. `undefined` when there is none, or no whole header in it (a run killed before its first record).
- * Throws `VERIFY_LEDGER` where a whole line is no record. With `stopped`, the records end before such a line instead: a power
- * cut may leave the end of a file as zeros, and a resume checks every claim against the weights anyway.
- */
-export async function readLedger(
-  path: string,
-  files: FileLayer = nodeFiles,
-  stopped = false,
-): Promise<Ledger | undefined> {
-  let bytes: Uint8Array;
-  try {
-    bytes = await readSmallFile(path, files, MAX_LEDGER_BYTES);
-  } catch (error) {
-    if (error instanceof PhysariumError && error.code === "IO_NOT_FOUND") return undefined;
-    throw error;
-  }
-  return parseLedger(bytes, path, stopped);
-}
-
-export function parseLedger(bytes: Uint8Array, path: string, stopped = false): Ledger | undefined {
-  const records: LedgerRecord[] = [];
-  let wholeByteLength = 0;
-  const decoder = new TextDecoder("utf-8", { fatal: true });
-  for (;;) {
-    const end = bytes.indexOf(0x0a, wholeByteLength);
-    if (end < 0) break;
-    try {
-      const record = JSON.parse(decoder.decode(bytes.subarray(wholeByteLength, end))) as LedgerRecord;
-      if (record === null || typeof record !== "object" || typeof record.kind !== "string")
-        throw new Error("no record");
-      records.push(record);
-    } catch (error) {
-      if (stopped) break;
-      throw badLedger(path, `line ${records.length + 1} is no record (${(error as Error).message})`);
-    }
-    wholeByteLength = end + 1;
-  }
-  const header = records[0];
-  if (header === undefined) return undefined;
-  if (header.kind !== "header") throw badLedger(path, "its first record is no header");
-  if (header.ledger_version !== LEDGER_VERSION) {
-    throw badLedger(path, `it is of version ${header.ledger_version}, this Physarium reads version ${LEDGER_VERSION}`);
-  }
-  return collect(header, records, wholeByteLength);
-}
-
-function badLedger(path: string, fault: string): PhysariumError {
-  return new PhysariumError(
-    "VERIFY_LEDGER",
-    `${path}: ${fault}; the ledger was edited or damaged, operate again with --overwrite`,
-    { path },
-  );
-}
-
-function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeByteLength: number): Ledger {
-  const tensors = new Map<string, TensorRecord>();
-  const shards = new Map<string, ShardRecord>();
-  const sideFiles = new Map<string, SideFileRecord>();
-  const warnings: WarningRecord[] = [];
-  let search: SearchRecord | undefined;
-  let calibration: CalibrationLedgerRecord | undefined;
-  let figures: Figures | undefined;
-  let finished: FinishedRecord | undefined;
-  for (const record of records) {
-    if (record.kind === "tensor") tensors.set(record.name, record);
-    else if (record.kind === "shard") shards.set(record.file, record);
-    else if (record.kind === "side_file") sideFiles.set(record.file, record);
-    else if (record.kind === "warning") warnings.push(record);
-    else if (record.kind === "search") search = record;
-    else if (record.kind === "calibration") calibration = record;
-    else if (record.kind === "figures") figures = record.figures;
-    else if (record.kind === "finished") finished = record;
-  }
-  return { header, search, calibration, tensors, shards, sideFiles, warnings, figures, finished, wholeByteLength };
 }

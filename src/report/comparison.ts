@@ -1,5 +1,5 @@
-import type { ComparisonRecord, ComparisonRow } from "../compare/comparison-record.js";
 import { printable } from "../errors.js";
+import type { ComparisonRecord, ComparisonRow } from "../record/comparison.js";
 import { byteSize, count, duration, fixed, percent } from "./number-words.js";
 
 export interface ComparisonTitles {

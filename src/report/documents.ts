@@ -1,16 +1,10 @@
-import { join } from "node:path";
-import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
-import { PhysariumError } from "../errors.js";
-import { exists, writeSmallFile } from "../output/staged-folder.js";
-import { LEDGER_FILE, parseLedger, RECORD_FOLDER } from "../record/ledger.js";
+import { readDocuments, readLedgerText, writeRecord } from "../record/open-record.js";
+import type { ReportInput } from "../record/report-input.js";
 import type { SurgeryReport } from "../record/surgery-report.js";
-import { type ReportInput, renderHtml, renderMarkdown } from "./index.js";
+import { renderHtml, renderMarkdown } from "./index.js";
 import { renderRunLog } from "./run-log.js";
 
-/**
- * The documents of an output's `physarium/` folder: what stands beside the ledger for people. Wiring between the rooms that
- * compute (surgery, audit, probe, pack) and the one that renders.
- */
+/** The documents of an output's `physarium/` folder: what stands beside the ledger for people. */
 export function renderDocuments(report: SurgeryReport, ledgerText: string): Record<string, string> {
   return {
     "REPORT.md": renderMarkdown(report),
@@ -19,51 +13,22 @@ export function renderDocuments(report: SurgeryReport, ledgerText: string): Reco
   };
 }
 
-/** Was this folder written by surgery? */
-export function isOperated(path: string, files: FileLayer = nodeFiles): Promise<boolean> {
-  return exists(join(path, RECORD_FOLDER, SURGERY_JSON), files);
+/**
+ * Add sections (integrity, quality, worth) to a finished output's numbers and render its documents again. Throws `VERIFY_LEDGER`,
+ * `VERIFY_REPORT`.
+ */
+export async function addSections(outputPath: string, sections: Partial<ReportInput>): Promise<ReportInput> {
+  return writeDocuments(outputPath, { ...(await readDocuments(outputPath)), ...sections });
 }
 
-const SURGERY_JSON = "surgery.json";
-
-/** The numbers of a finished output as they stand in `surgery.json`, sections that came later included. */
-export async function readDocuments(outputPath: string, files: FileLayer = nodeFiles): Promise<ReportInput> {
-  const path = join(outputPath, RECORD_FOLDER, SURGERY_JSON);
-  try {
-    return JSON.parse(
-      new TextDecoder().decode(await readSmallFile(path, files, Number.MAX_SAFE_INTEGER)),
-    ) as ReportInput;
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    throw new PhysariumError(
-      "VERIFY_REPORT",
-      `${path}: it is no JSON (${error.message}); render it again with physarium report`,
-      { path },
-    );
-  }
-}
-
-/** Add sections (integrity, quality, worth) to a finished output's numbers and render its documents again. */
-export async function addSections(
-  outputPath: string,
-  sections: Partial<ReportInput>,
-  files: FileLayer = nodeFiles,
-): Promise<ReportInput> {
-  return writeDocuments(outputPath, { ...(await readDocuments(outputPath, files)), ...sections }, files);
-}
-
-export async function writeDocuments(
-  outputPath: string,
-  report: ReportInput,
-  files: FileLayer = nodeFiles,
-): Promise<ReportInput> {
-  const folder = join(outputPath, RECORD_FOLDER);
-  const ledgerPath = join(folder, LEDGER_FILE);
-  const ledgerBytes = await readSmallFile(ledgerPath, files, Number.MAX_SAFE_INTEGER);
-  parseLedger(ledgerBytes, ledgerPath);
-  await writeSmallFile(join(folder, SURGERY_JSON), `${JSON.stringify(report, null, 1)}\n`, files);
-  for (const [name, content] of Object.entries(renderDocuments(report, new TextDecoder().decode(ledgerBytes)))) {
-    await writeSmallFile(join(folder, name), content, files);
-  }
+/** Write a report and its documents into a finished output. */
+export async function writeDocuments(outputPath: string, report: ReportInput): Promise<ReportInput> {
+  const { text } = await readLedgerText(outputPath);
+  await writeRecord(outputPath, {
+    numbers: `${JSON.stringify(report, null, 1)}\n`,
+    markdown: renderMarkdown(report),
+    html: renderHtml(report),
+    log: renderRunLog(text),
+  });
   return report;
 }

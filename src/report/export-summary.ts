@@ -1,4 +1,26 @@
-import type { GgufExport } from "../export/gguf/export.js";
+/** What the summary tells of a GGUF export, and of its tensors. */
+export interface GgufSummary {
+  readonly path: string;
+  readonly architecture: string;
+  readonly type: string;
+  readonly byteLength: number;
+  readonly holdsExactZeros: boolean;
+  readonly tensors: readonly {
+    readonly name: string;
+    readonly type: string;
+    readonly isMatrix: boolean;
+    readonly weights: number;
+    readonly zerosBefore: number;
+    readonly zerosAfter: number;
+    readonly zerosLost: number;
+    readonly squaredError: number;
+    readonly squaredNorm: number;
+    /** Why it is stored as F16 instead. */
+    readonly fallback?: string | undefined;
+  }[];
+  readonly leftOut: readonly { readonly name: string; readonly reason: string }[];
+  readonly warnings: readonly string[];
+}
 
 /** An export's tensors of one kind added up. */
 export interface ExportTotals {
@@ -11,7 +33,7 @@ export interface ExportTotals {
 }
 
 /** Totals over the matrices of an export, which are what surgery and quantisation change. */
-export function totalMatrices(result: GgufExport): ExportTotals {
+export function totalMatrices(result: GgufSummary): ExportTotals {
   const totals = { weights: 0, zerosBefore: 0, zerosAfter: 0, zerosLost: 0 };
   let squaredError = 0;
   let squaredNorm = 0;
@@ -34,7 +56,7 @@ export function relativeError(squaredError: number, squaredNorm: number): number
 const percent = (part: number, whole: number): string => `${((100 * part) / (whole || 1)).toFixed(2)} %`;
 
 /** What a GGUF export did, for a terminal: size, types, fallbacks, zeros before and after, warnings. */
-export function renderGgufExport(result: GgufExport): string {
+export function renderGgufExport(result: GgufSummary): string {
   const totals = totalMatrices(result);
   const lines = [
     `${result.path}: ${result.architecture}, ${result.type}, ${result.tensors.length} tensors, ${result.byteLength.toLocaleString("en-US")} bytes`,

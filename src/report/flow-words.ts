@@ -1,7 +1,7 @@
+import type { ReportInput } from "../record/report-input.js";
 import type { FlowParamsRecord } from "../record/surgery-report.js";
 import { activationBlocks } from "./activation-words.js";
 import { fixed, significant } from "./number-words.js";
-import type { ReportInput } from "./report-input.js";
 import { type Block, foreign, paragraph, say } from "./report-text.js";
 
 /** What the flow of a report is, in words and formulas (DESIGN.md §2). */

@@ -1,7 +1,7 @@
+import type { ReportInput } from "../record/report-input.js";
 import { zerosOf } from "./layer-grid.js";
 import { byteSize, count, counted, isNumber, percent, percentRange, share } from "./number-words.js";
 import { evalCommand, isCalibrationText, qualitySentence } from "./quality-section.js";
-import type { ReportInput } from "./report-input.js";
 import { code, command, type List, say, shellQuote, strong } from "./report-text.js";
 
 /** A perplexity up to a twentieth over the donor's reads as "holds", more as a warning; where to draw the line is a matter of taste. */

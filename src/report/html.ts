@@ -1,3 +1,4 @@
+import type { ReportInput } from "../record/report-input.js";
 import { escapeHtml } from "./escape-html.js";
 import { type LayerGrid, layerGrid, shortProjection, zerosOf } from "./layer-grid.js";
 import { count, percent, percentRange, share } from "./number-words.js";
@@ -12,7 +13,6 @@ import { tileMaps } from "./pictures/tile-map.js";
 import { timeline } from "./pictures/timeline.js";
 import { MAX_TUBES, veins } from "./pictures/veins.js";
 import { remarksOf } from "./remarks.js";
-import type { ReportInput } from "./report-input.js";
 import {
   type Block,
   foreign,

@@ -2,5 +2,4 @@ export { renderHtml } from "./html.js";
 export { renderCarriedLogLine, renderLogLine } from "./log-line.js";
 export { renderMarkdown } from "./markdown.js";
 export { type Remarks, remarksOf } from "./remarks.js";
-export type { ReportInput } from "./report-input.js";
 export { renderSummary } from "./summary.js";

@@ -1,5 +1,5 @@
+import type { ReportInput } from "../record/report-input.js";
 import { count, counted, timestamp } from "./number-words.js";
-import type { ReportInput } from "./report-input.js";
 import { command, foreign, type Piece, paragraph, type Section, say, shellQuote, strong } from "./report-text.js";
 import { table } from "./table.js";
 

@@ -1,7 +1,7 @@
+import type { ReportInput } from "../record/report-input.js";
 import type { LayerGrid } from "./layer-grid.js";
 import { count, counted, percent, percentRange, points, share } from "./number-words.js";
 import type { Remarks } from "./remarks.js";
-import type { ReportInput } from "./report-input.js";
 import {
   type Block,
   code,

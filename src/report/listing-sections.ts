@@ -1,5 +1,5 @@
+import type { ReportInput } from "../record/report-input.js";
 import { count, counted, fixed, percent } from "./number-words.js";
-import type { ReportInput } from "./report-input.js";
 import { type Block, code, foreign, type Piece, paragraph, type Section, say, type Text } from "./report-text.js";
 import { limited, MAX_ROWS, table } from "./table.js";
 

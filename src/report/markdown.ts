@@ -1,4 +1,4 @@
-import type { ReportInput } from "./report-input.js";
+import type { ReportInput } from "../record/report-input.js";
 import type { Block, Piece, Section, Table, Text } from "./report-text.js";
 import { foreign } from "./report-text.js";
 import { reportDocument } from "./sections.js";

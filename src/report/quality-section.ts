@@ -1,5 +1,5 @@
+import type { ModelNumbers, QualityNumbers, ReportInput } from "../record/report-input.js";
 import { byteSize, count, counted, duration, fixed, percent, significant } from "./number-words.js";
-import type { ModelNumbers, QualityNumbers, ReportInput } from "./report-input.js";
 import {
   type Block,
   code,

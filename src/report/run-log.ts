@@ -1,17 +1,14 @@
 import { printable } from "../errors.js";
 import type { LedgerRecord, TensorRecord } from "../record/ledger.js";
+import { parseRecords } from "../record/read-ledger.js";
 import { renderCarriedLogLine, renderLogLine } from "./log-line.js";
 
 /** `physarium/run.log`: the ledger, record by record, in lines a person reads. */
 export function renderRunLog(ledgerText: string): string {
-  return ledgerText
-    .split("\n")
-    .filter((line) => line !== "")
-    .map((line) => {
-      const record = JSON.parse(line) as LedgerRecord;
-      return `${record.at}  ${printable(renderRecord(record))}\n`;
-    })
-    .join("");
+  const lines: string[] = [];
+  for (const { record } of parseRecords(new TextEncoder().encode(ledgerText), "the ledger"))
+    lines.push(`${printable(`${record.at}  ${renderRecord(record)}`)}\n`);
+  return lines.join("");
 }
 
 function renderRecord(record: LedgerRecord): string {

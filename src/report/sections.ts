@@ -1,3 +1,4 @@
+import type { ReportInput } from "../record/report-input.js";
 import { flowBlocks } from "./flow-words.js";
 import { assessment, notInThisReport } from "./honest-words.js";
 import { integritySection } from "./integrity-section.js";
@@ -7,7 +8,6 @@ import { filesSection, tensorsSection } from "./listing-sections.js";
 import { byteSize, count, counted, percent, share, significant, timestamp } from "./number-words.js";
 import { qualitySection } from "./quality-section.js";
 import { type Remarks, remarksOf } from "./remarks.js";
-import type { ReportInput } from "./report-input.js";
 import {
   type Block,
   code,

@@ -1,7 +1,7 @@
+import type { ReportInput } from "../record/report-input.js";
 import { byteSize, count, counted, duration, percent, percentRange, share } from "./number-words.js";
 import { qualitySentence } from "./quality-section.js";
 import { remarksOf } from "./remarks.js";
-import type { ReportInput } from "./report-input.js";
 import { foreign, plain, say } from "./report-text.js";
 
 /** The report in a dozen plain lines for a terminal: what was done, both denominators, what is proven and what is not. */

@@ -1,5 +1,5 @@
+import type { ReportInput } from "../record/report-input.js";
 import { byteSize, count, duration, percent, share } from "./number-words.js";
-import type { ReportInput } from "./report-input.js";
 import { type Block, code, paragraph, type Section, say, strong, type Text } from "./report-text.js";
 import { limited, table } from "./table.js";
 

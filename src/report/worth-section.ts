@@ -1,5 +1,5 @@
+import type { ReportInput, WorthNumbers } from "../record/report-input.js";
 import { byteSize, count, fixed, percent } from "./number-words.js";
-import type { ReportInput, WorthNumbers } from "./report-input.js";
 import {
   type Block,
   code,

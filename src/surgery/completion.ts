@@ -1,18 +1,11 @@
 import { join } from "node:path";
-import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
-import { PhysariumError } from "../errors.js";
+import type { FileLayer } from "../checkpoint/file-layer.js";
 import type { FlowParams } from "../flow/params.js";
 import { syncFolder, writeSmallFile } from "../output/staged-folder.js";
 import type { Digester } from "../record/digest.js";
-import {
-  LEDGER_FILE,
-  type Ledger,
-  type LedgerWriter,
-  parseLedger,
-  RECORD_FOLDER,
-  readLedger,
-} from "../record/ledger.js";
-import { type RunEntry, readRuns } from "../record/run-history.js";
+import { type LedgerWriter, RECORD_FOLDER } from "../record/ledger.js";
+import { readLedgerText, recordPath } from "../record/open-record.js";
+import type { RunEntry } from "../record/run-history.js";
 import { summarise } from "../record/summarise.js";
 import type { SurgeryReport } from "../record/surgery-report.js";
 import { gatherFigures } from "./figures.js";
@@ -62,31 +55,11 @@ export async function completeOperation(completion: Completion): Promise<Surgery
   const { ledger, text } = await readLedgerText(folder, files);
   const report = { ...summarise(ledger, await completion.recordEnd(), outputPath), ...sections };
   const recordFolder = join(folder, RECORD_FOLDER);
-  await writeSmallFile(join(recordFolder, "surgery.json"), `${JSON.stringify(report, null, 1)}\n`, files);
+  await writeSmallFile(recordPath(folder, "numbers"), `${JSON.stringify(report, null, 1)}\n`, files);
   for (const [name, content] of Object.entries(completion.render?.(report, text) ?? {})) {
     await writeSmallFile(join(recordFolder, name), content, files);
   }
   await syncFolder(recordFolder, files);
   await syncFolder(folder, files);
   return report;
-}
-
-async function readLedgerText(folder: string, files: FileLayer): Promise<{ ledger: Ledger; text: string }> {
-  const path = join(folder, RECORD_FOLDER, LEDGER_FILE);
-  const bytes = await readSmallFile(path, files, Number.MAX_SAFE_INTEGER);
-  return { ledger: parseLedger(bytes, path)!, text: new TextDecoder().decode(bytes) };
-}
-
-/** All numbers of a finished output, from its ledger. */
-export async function readReport(outputPath: string, files: FileLayer = nodeFiles): Promise<SurgeryReport> {
-  const path = join(outputPath, RECORD_FOLDER, LEDGER_FILE);
-  const ledger = await readLedger(path, files);
-  if (ledger?.finished === undefined) {
-    throw new PhysariumError(
-      "VERIFY_LEDGER",
-      `${path}: the ledger is ${ledger === undefined ? "missing or empty" : "unfinished"}; expected that of a finished operation`,
-      { path },
-    );
-  }
-  return summarise(ledger, await readRuns(outputPath, files), outputPath);
 }

@@ -1,31 +1,16 @@
 import { join } from "node:path";
-import type { CalibrationRecord } from "../calibration/calibration-source.js";
 import type { ActivationRun, ActivationSettings } from "../calibration/operate-donor.js";
 import { attempt, closeWritten, type FileLayer, FileSource, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { StageRecord } from "../methods/method.js";
 import type { Digester } from "../record/digest.js";
-import type { TensorRecord } from "../record/ledger.js";
+import type { ActivationRecord, CalibrationRecord, TensorRecord } from "../record/ledger.js";
 import { piecesOf } from "../record/pieces.js";
 import type { OnEvent } from "./events.js";
 import type { Plan, PlannedTensor } from "./plan.js";
 import type { PieceResult } from "./protocol.js";
 import { TensorProgress } from "./tensor-progress.js";
-
-/** What the ledger holds of a tensor that v2 operated on, beside its counts. */
-export interface ActivationRecord {
-  /** Living weights whose bits are not the donor's: healing moved them. */
-  readonly survivors_changed: number;
-  /** Weights that were ±0 and live now. */
-  readonly revived: number;
-  /** Tubes that sprouted where selection had left none, of the living. */
-  readonly exchanged_share: number;
-  /** How the Gram of its inputs was used: all columns coupled, or those of a tile. */
-  readonly gram: "whole" | "tiles";
-  /** Relative output error after each stage, as `StageRecord` defines it. */
-  readonly stages: readonly { readonly stage: string; readonly relative_error?: number; readonly seconds: number }[];
-}
 
 interface Warning {
   readonly code: string;

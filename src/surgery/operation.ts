@@ -6,17 +6,24 @@ import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import type { FlowParams } from "../flow/params.js";
 import { publish } from "../output/staged-folder.js";
 import { createDigester, type Digester } from "../record/digest.js";
-import type { LedgerRecord, LedgerWriter, SearchRecord, ShardRecord, TensorRecord } from "../record/ledger.js";
+import type {
+  ActivationRecord,
+  LedgerRecord,
+  LedgerWriter,
+  SearchRecord,
+  ShardRecord,
+  TensorRecord,
+} from "../record/ledger.js";
+import { readReport } from "../record/open-record.js";
 import type { Piece } from "../record/pieces.js";
 import { RunClock, type RunEntry, writeRuns } from "../record/run-history.js";
 import type { SurgeryReport } from "../record/surgery-report.js";
 import { runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
-import { completeOperation, type MeasureSections, type RenderDocuments, readReport } from "./completion.js";
+import { completeOperation, type MeasureSections, type RenderDocuments } from "./completion.js";
 import type { OnEvent } from "./events.js";
 import { explain } from "./explain.js";
 import {
-  type ActivationRecord,
   checkSameCalibration,
   openActivation,
   operateActivation,

@@ -11,7 +11,7 @@ import {
   writeFully,
 } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
-import type { Digester } from "../record/digest.js";
+import { type Digester, SIDE_FILE_PIECE_BYTES } from "../record/digest.js";
 import type { SideFileRecord } from "../record/ledger.js";
 import type { Plan, PlannedShard } from "./plan.js";
 
@@ -84,8 +84,6 @@ export async function copySideFiles(
   return records;
 }
 
-const COPY_BYTES = 4 << 20;
-
 async function copyFile(
   from: string,
   to: string,
@@ -98,9 +96,9 @@ async function copyFile(
     const target = await attempt("creating", to, () => files.open(to, "w"));
     const chunks: string[] = [];
     try {
-      const buffer = new Uint8Array(Math.min(COPY_BYTES, expected.byteLength));
-      for (let begin = 0; begin < expected.byteLength; begin += COPY_BYTES) {
-        const chunk = buffer.subarray(0, Math.min(COPY_BYTES, expected.byteLength - begin));
+      const buffer = new Uint8Array(Math.min(SIDE_FILE_PIECE_BYTES, expected.byteLength));
+      for (let begin = 0; begin < expected.byteLength; begin += SIDE_FILE_PIECE_BYTES) {
+        const chunk = buffer.subarray(0, Math.min(SIDE_FILE_PIECE_BYTES, expected.byteLength - begin));
         await source.readInto(chunk, begin);
         await writeFully(target, chunk, begin, to);
         chunks.push(digester.digest(chunk));
@@ -111,20 +109,6 @@ async function copyFile(
       throw error;
     }
     await closeWritten(target, to);
-    return digester.digest(new TextEncoder().encode(chunks.join("")));
-  } finally {
-    await source.close();
-  }
-}
-
-/** Digest of a side file as `copySideFiles` records it. */
-export async function digestSideFile(path: string, digester: Digester, files: FileLayer = nodeFiles): Promise<string> {
-  const source = await FileSource.open(path, files);
-  try {
-    const chunks: string[] = [];
-    for (let begin = 0; begin < source.byteLength; begin += COPY_BYTES) {
-      chunks.push(digester.digest(await source.read(begin, Math.min(begin + COPY_BYTES, source.byteLength))));
-    }
     return digester.digest(new TextEncoder().encode(chunks.join("")));
   } finally {
     await source.close();

@@ -1,7 +1,6 @@
 import { combineDigests, type Digester } from "../record/digest.js";
-import type { TensorRecord } from "../record/ledger.js";
+import type { ActivationRecord, TensorRecord } from "../record/ledger.js";
 import { countPieces, partitionOf } from "../record/pieces.js";
-import type { ActivationRecord } from "./layer-flow.js";
 import type { PlannedTensor } from "./plan.js";
 import type { PieceResult } from "./protocol.js";
 

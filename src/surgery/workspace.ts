@@ -23,8 +23,9 @@ import {
   type LedgerRecord,
   LedgerWriter,
   RECORD_FOLDER,
-  readLedger,
 } from "../record/ledger.js";
+import { recordPath } from "../record/open-record.js";
+import { readLedger } from "../record/read-ledger.js";
 import { type RunEntry, readRuns } from "../record/run-history.js";
 import type { OnEvent } from "./events.js";
 import { checkSameOperation, fingerprintOf } from "./fingerprint.js";
@@ -72,7 +73,7 @@ export async function openWorkspace(
   refuseOccupied(output, options);
 
   if (output.occupied === "operated" && options.resume && output.partial === "nothing") {
-    const finished = await readLedger(join(output.path, RECORD_FOLDER, LEDGER_FILE), files);
+    const finished = await readLedger(recordPath(output.path, "ledger"), files);
     if (finished !== undefined) checkSameOperation(finished.header.fingerprint, fingerprint, output.path);
     await removeReplaced(output, files);
     await removeLock(output.path, files);
@@ -83,9 +84,7 @@ export async function openWorkspace(
     onEvent({ event: "note", message: "there is nothing to resume; starting from the beginning" });
   }
   const before =
-    output.partial === "ours"
-      ? await readLedger(join(output.partialPath, RECORD_FOLDER, LEDGER_FILE), files, true)
-      : undefined;
+    output.partial === "ours" ? await readLedger(recordPath(output.partialPath, "ledger"), files, true) : undefined;
   const resumes = options.resume && before !== undefined;
   if (resumes) checkSameOperation(before.header.fingerprint, fingerprint, output.path);
   await checkDiskSpace(plan, output, resumes, files);
@@ -99,7 +98,7 @@ export async function openWorkspace(
     await restoreReplaced(output, files);
     await removeReplaced(output, files);
     // Read again under the lock: another run may have gone on, or finished, in between.
-    const ledgerPath = join(recordFolder, LEDGER_FILE);
+    const ledgerPath = recordPath(output.partialPath, "ledger");
     const stopped = options.resume ? await readLedger(ledgerPath, files, true) : undefined;
     if (stopped !== undefined) checkSameOperation(stopped.header.fingerprint, fingerprint, output.path);
     else await clearPartial(output.partialPath, files);
@@ -247,7 +246,7 @@ export async function startLedger(
   records: readonly LedgerRecord[],
   files: FileLayer,
 ): Promise<LedgerWriter> {
-  const path = join(workspace.output.partialPath, RECORD_FOLDER, LEDGER_FILE);
+  const path = recordPath(workspace.output.partialPath, "ledger");
   const text = [workspace.header, ...records].map((record) => `${JSON.stringify(record)}\n`).join("");
   const bytes = new TextEncoder().encode(text);
   await writeSmallFile(path, bytes, files);

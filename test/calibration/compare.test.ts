@@ -4,12 +4,12 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { writeOwnCalibration } from "../../dist/calibration/self-calibration.js";
 import { type ComparisonOptions, compareMethods, SELF_WRITTEN } from "../../dist/compare/comparison.js";
-import type { ComparisonRecord } from "../../dist/compare/comparison-record.js";
 import { chooseMethods } from "../../dist/methods/registry.js";
 import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
 import type { PreparedText } from "../../dist/probe/text/protocols.js";
 import { splitText, takeSamples } from "../../dist/probe/text/samples.js";
 import { TextTokenizer } from "../../dist/probe/text/tokenizer.js";
+import type { ComparisonRecord } from "../../dist/record/comparison.js";
 import { comparisonCsv, renderComparison } from "../../dist/report/comparison.js";
 import { comparisonPicture } from "../../dist/report/pictures/comparison.js";
 

@@ -1,5 +1,5 @@
+import type { QualityNumbers, WorthNumbers } from "../../src/record/report-input.js";
 import type { SurgeryReport, TensorRow } from "../../src/record/surgery-report.js";
-import type { QualityNumbers, WorthNumbers } from "../../src/report/report-input.js";
 
 /** A repeatable generator (mulberry32). */
 export function random(seed: number): () => number {

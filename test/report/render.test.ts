@@ -13,9 +13,9 @@ import {
 import { qualitySentence } from "../../dist/report/quality-section.js";
 import { plain } from "../../dist/report/report-text.js";
 import type { QualitySection } from "../../src/record/quality.js";
+import type { QualityNumbers, WorthNumbers } from "../../src/record/report-input.js";
 import type { SurgeryReport } from "../../src/record/surgery-report.js";
 import type { ZerosWorth } from "../../src/record/worth.js";
-import type { QualityNumbers, WorthNumbers } from "../../src/report/report-input.js";
 import { integrity, loamLike, moeLike, qualityNumbers, qwenLike, worthNumbers } from "./fixtures.js";
 
 const HOSTILE = `</title></svg><script>alert(1)</script>|\`**x**\`[a](javascript:b)\u001b[31m\u202egnp"' onload=x`;

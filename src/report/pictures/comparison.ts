@@ -1,5 +1,5 @@
 import * as Plot from "@observablehq/plot";
-import type { ComparisonRecord } from "../../compare/comparison-record.js";
+import type { ComparisonRecord } from "../../record/comparison.js";
 import { type ComparisonTitles, targetOf } from "../comparison.js";
 import { fixed } from "../number-words.js";
 import { svgPlot } from "./svg-plot.js";

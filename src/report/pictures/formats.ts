@@ -1,6 +1,6 @@
 import * as Plot from "@observablehq/plot";
+import type { WorthNumbers } from "../../record/report-input.js";
 import { byteSize, fixed } from "../number-words.js";
-import type { WorthNumbers } from "../report-input.js";
 import { formatName, memoriesInSight } from "../worth-section.js";
 import { svgPlot } from "./svg-plot.js";
 

@@ -1,7 +1,7 @@
 import * as Plot from "@observablehq/plot";
+import type { QualityNumbers } from "../../record/report-input.js";
 import { count, isNumber, percent, significant } from "../number-words.js";
 import { withoutEmptyEnds } from "../quality-section.js";
-import type { QualityNumbers } from "../report-input.js";
 import { svgPlot } from "./svg-plot.js";
 
 /** Points a line may have before neighbours are pooled: the loss of a single window is mostly the window. */

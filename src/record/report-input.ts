@@ -1,4 +1,4 @@
-import type { SurgeryReport } from "../record/surgery-report.js";
+import type { SurgeryReport } from "./surgery-report.js";
 
 /** What the renderers take: `surgery.json`, with what later steps may have added. A section that is absent is said to be missing. */
 export type ReportInput = SurgeryReport & {

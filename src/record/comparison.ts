@@ -1,4 +1,4 @@
-import type { ProtocolRecord } from "../record/quality.js";
+import type { ProtocolRecord } from "./quality.js";
 
 /** What `physarium compare --json` prints and keeps: plain data, hence snake_case. Nothing is rounded. */
 export interface ComparisonRecord {
