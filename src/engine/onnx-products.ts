@@ -1,21 +1,20 @@
 import type { InferenceSession, Tensor } from "onnxruntime-node";
-import { PhysariumError } from "../errors.js";
 import { OnnxGraph } from "./onnx-graph.js";
 import type { MatrixEngine, RightFactor } from "./products.js";
-
-type Runtime = typeof import("onnxruntime-node");
+import { type EngineOptions, openRuntime, providersOf } from "./runtime.js";
 
 /**
  * Products through ONNX Runtime's MatMul.
  *
  * A bound right factor becomes an initializer, which the runtime packs once (285–297 GFLOP/s on two threads against 250 as an
- * input). Inputs and outputs are used in place. Throws `USAGE_ENGINE_MISSING` where onnxruntime-node is not installed.
+ * input). Inputs and outputs are used in place. Throws what `openRuntime` throws.
  */
-export async function openOnnxEngine(threads = 0): Promise<MatrixEngine> {
-  const runtime = await loadRuntime();
+export async function openOnnxEngine(choice: EngineOptions = {}): Promise<MatrixEngine> {
+  const { runtime, device, threads } = await openRuntime(choice);
   const options: InferenceSession.SessionOptions = {
+    executionProviders: providersOf(device),
     executionMode: "sequential",
-    ...(threads > 0 ? { intraOpNumThreads: threads } : {}),
+    intraOpNumThreads: threads,
   };
   let free: InferenceSession | undefined;
   let transposed: InferenceSession | undefined;
@@ -62,7 +61,11 @@ export async function openOnnxEngine(threads = 0): Promise<MatrixEngine> {
       if (transposed === undefined) {
         const graph = new OnnxGraph();
         const inputs = [graph.input("left", "FLOAT", ["tokens", "m"]), graph.input("right", "FLOAT", ["tokens", "n"])];
-        const product = graph.op("FusedMatMul", inputs, { transA: 1 }, "com.microsoft");
+        // The fused operator is the CPU's own.
+        const product =
+          device === "cpu"
+            ? graph.op("FusedMatMul", inputs, { transA: 1 }, "com.microsoft")
+            : graph.op("MatMul", [graph.op("Transpose", [inputs[0]], { perm: [1n, 0n] }), inputs[1]]);
         graph.output("product", product, "FLOAT", ["m", "n"]);
         transposed = await runtime.InferenceSession.create(graph.serialize(), options);
       }
@@ -83,16 +86,3 @@ export async function openOnnxEngine(threads = 0): Promise<MatrixEngine> {
 
 /** The name under which a bound factor is handed to the runtime; no file of that name is read. */
 const BOUND_FILE = "bound-factor";
-
-async function loadRuntime(): Promise<Runtime> {
-  try {
-    return await import("onnxruntime-node");
-  } catch (cause) {
-    throw new PhysariumError(
-      "USAGE_ENGINE_MISSING",
-      "the activation flow needs the package onnxruntime-node, which is not installed; run npm install onnxruntime-node@1.30.0",
-      {},
-      cause,
-    );
-  }
-}

@@ -1,20 +1,14 @@
 import { realpathSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { parse, relative } from "node:path";
 import type { InferenceSession, Tensor } from "onnxruntime-node";
 import { PhysariumError } from "../errors.js";
 import type { OnnxGraph } from "./onnx-graph.js";
-
-type Runtime = typeof import("onnxruntime-node");
+import { openRuntime, providersOf, type Runtime, type EngineOptions as RuntimeOptions } from "./runtime.js";
 
 export type { Tensor };
 export type Feeds = Record<string, Tensor>;
 
-export interface EngineOptions {
-  /** `cpu` (default) or another backend that the installed engine lists: `webgpu`, `cuda`. */
-  readonly device?: string;
-  /** Threads of one operator; default all cores the process may use. */
-  readonly threads?: number;
+export interface EngineOptions extends RuntimeOptions {
   /**
    * Build graphs of standard operators alone, without the CPU's fused ones; the rule on other devices. WebGPU's GroupQueryAttention gave wrong
    * numbers past 16 tokens on a software adapter, CUDA's takes half precision only.
@@ -22,11 +16,7 @@ export interface EngineOptions {
   readonly portable?: boolean;
 }
 
-/**
- * ONNX Runtime, opened only when a forward pass is asked for: it is an optional dependency, and surgery never needs it.
- *
- * Throws `USAGE_ENGINE_MISSING` where it is not installed and `USAGE_DEVICE` for a device the engine does not list.
- */
+/** ONNX Runtime with its device: opens sessions on graphs and makes tensors. */
 export class Engine {
   private constructor(
     private readonly runtime: Runtime,
@@ -36,18 +26,10 @@ export class Engine {
     readonly portable: boolean,
   ) {}
 
+  /** Throws what `openRuntime` throws. */
   static async open(options: EngineOptions = {}): Promise<Engine> {
-    const runtime = await importRuntime();
-    const device = options.device ?? "cpu";
-    const backends = runtime.listSupportedBackends().map(({ name }) => name);
-    if (!backends.includes(device)) {
-      throw new PhysariumError(
-        "USAGE_DEVICE",
-        `--device ${device}: the installed engine lists ${backends.join(", ")}; take one of these`,
-        { device, backends },
-      );
-    }
-    return new Engine(runtime, device, options.threads ?? availableParallelism(), options.portable ?? device !== "cpu");
+    const { runtime, device, threads } = await openRuntime(options);
+    return new Engine(runtime, device, threads, options.portable ?? device !== "cpu");
   }
 
   get version(): string {
@@ -61,7 +43,7 @@ export class Engine {
   async session(graph: OnnxGraph, fold: boolean): Promise<Session> {
     try {
       const session = await this.runtime.InferenceSession.create(graph.serialize(), {
-        executionProviders: this.device === "cpu" ? ["cpu"] : [this.device, "cpu"],
+        executionProviders: providersOf(this.device),
         intraOpNumThreads: this.threads,
         interOpNumThreads: 1,
         graphOptimizationLevel: fold ? "basic" : "disabled",
@@ -153,17 +135,4 @@ const EXTERNAL_ROOT = parse(process.cwd()).root;
 
 export function externalLocation(path: string): string {
   return relative(EXTERNAL_ROOT, realpathSync(path));
-}
-
-async function importRuntime(): Promise<Runtime> {
-  try {
-    return await import("onnxruntime-node");
-  } catch (error) {
-    throw new PhysariumError(
-      "USAGE_ENGINE_MISSING",
-      "a forward pass needs onnxruntime-node, which is not installed; run: npm install --ignore-scripts onnxruntime-node@1.30.0",
-      {},
-      error,
-    );
-  }
 }
