@@ -5,6 +5,8 @@ export default defineConfig({
     include: ["test/**/*.test.ts"],
     testTimeout: 120_000,
     hookTimeout: 120_000,
+    // Some tests load the engine past src/engine/runtime.ts, which would say this.
+    env: { ORT_DISABLE_TELEMETRY: "1" },
     reporters: process.env.CI ? ["default", ["json", { outputFile: "coverage/vitest.json" }]] : ["default"],
   },
 });

@@ -34,7 +34,7 @@ const { values, positionals } = parseArgs({
 });
 const threads = Number(values.threads);
 const runner = await LayerRunner.open(positionals[0], { threads });
-const engine = await openOnnxEngine(threads);
+const engine = await openOnnxEngine({ threads });
 const memoryBytes = Number(values.memory) * 2 ** 30;
 const side = Number(values.side ?? blockThreads(runner, values.gram, memoryBytes, threads));
 const blocks = await openBlocks(side, threads, engine);

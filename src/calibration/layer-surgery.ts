@@ -55,7 +55,7 @@ export async function* operateWithActivations(
   const memoryBytes = options.memoryBytes ?? defaultMemoryBytes();
   const threads = options.threads ?? availableParallelism();
   const runner = await LayerRunner.open(donor, { threads, memoryBytes: memoryBytes * COPIES_SHARE });
-  const engine = await openOnnxEngine(threads);
+  const engine = await openOnnxEngine({ threads });
   const { gram = "auto" } = options;
   const side = blockThreads(runner, gram, memoryBytes, threads);
   let blocks: BlockRunner | undefined;

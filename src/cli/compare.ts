@@ -13,10 +13,18 @@ import type { ComparisonRecord } from "../record/comparison.js";
 import { comparisonCsv, renderComparison, targetOf } from "../report/comparison.js";
 import { comparisonPicture } from "../report/pictures/comparison.js";
 import { toInteger } from "./arguments.js";
-import { addProtocolOptions, checkProtocolFlags, type ProtocolFlags, toProtocolOptions } from "./probe-options.js";
+import {
+  addDeviceOptions,
+  addProtocolOptions,
+  checkProtocolFlags,
+  type DeviceFlags,
+  type ProtocolFlags,
+  toDeviceOptions,
+  toProtocolOptions,
+} from "./probe-options.js";
 import { stopSignal } from "./stop-signal.js";
 
-interface Flags extends ProtocolFlags {
+interface Flags extends ProtocolFlags, DeviceFlags {
   text: string;
   calibration?: string;
   sparsity?: string;
@@ -25,7 +33,6 @@ interface Flags extends ProtocolFlags {
   samples: number;
   seed: number;
   minTokens?: number;
-  threads?: number;
   out?: string;
   json?: boolean;
   quiet?: boolean;
@@ -48,8 +55,7 @@ export function registerCompare(program: Command): void {
     .option("--methods <list>", `all, or some of ${names}`, "all")
     .option("--samples <n>", "sequences that calibrate", toInteger, 128)
     .option("--seed <n>", "0 takes samples in the order of the text, another number draws them", toInteger, 0);
-  addProtocolOptions(command)
-    .option("--threads <n>", "threads of the matrix products (default: all cores)", toInteger)
+  addDeviceOptions(addProtocolOptions(command))
     .option("--out <folder>", "keep compare.json, .md, .csv and .svg there; a stopped comparison goes on from it")
     .option("--json", "the numbers as one JSON object")
     .option("--quiet", "no progress on stderr")
@@ -75,7 +81,7 @@ Example:
         samples: positive("--samples", flags.samples),
         seed: flags.seed,
         ...(flags.minTokens === undefined ? {} : { minTokens: flags.minTokens }),
-        ...(flags.threads === undefined ? {} : { threads: positive("--threads", flags.threads) }),
+        ...toDeviceOptions(flags),
         ...(earlier === undefined ? {} : { earlier }),
         // Nobody asks for it before the texts are tokenised: until then nothing is there to keep, and Ctrl-C ends the process by itself.
         get signal() {

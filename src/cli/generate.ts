@@ -46,7 +46,7 @@ Examples:
         ? tokenizer.encode(await renderChat(folder, tokenizer, [{ role: "user", content: flags.prompt }]))
         : promptTokens(tokenizer, flags.prompt);
       const runner = await LayerRunner.open(folder, {
-        ...toEngineOptions(flags),
+        ...toEngineOptions({ device: flags.device, threads: flags.threads, memory: flags.memory }),
         workload: { runs: flags.maxTokens, tokens: prompt.length },
       });
       const { maxTokens, temperature, topP, seed } = flags;

@@ -1,26 +1,40 @@
 import type { Command } from "commander";
 import { PhysariumError } from "../errors.js";
 import type { ProtocolOptions } from "../probe/text/protocols.js";
-import { toInteger, toNumber } from "./arguments.js";
+import { toGibibytes, toInteger, toThreads } from "./arguments.js";
 
-/** Flags of every command that runs a model. */
-export interface EngineFlags {
+/** Flags of every command that multiplies matrices: where, and on how many threads. */
+export interface DeviceFlags {
   device?: string;
   threads?: number;
+}
+
+export function addDeviceOptions(command: Command): Command {
+  return command
+    .option("--device <name>", "cpu, or another the engine lists: webgpu, cuda (default: cpu)")
+    .option("--threads <n>", "threads of the matrix products (default: all cores)", toThreads);
+}
+
+export function toDeviceOptions({ device, threads }: DeviceFlags): DeviceFlags {
+  return { ...(device === undefined ? {} : { device }), ...(threads === undefined ? {} : { threads }) };
+}
+
+/** Flags of every command that runs a model. */
+export interface EngineFlags extends DeviceFlags {
   memory?: number;
 }
 
 export function addEngineOptions(command: Command): Command {
-  return command
-    .option("--device <name>", "cpu, or another the engine lists: webgpu, cuda", "cpu")
-    .option("--threads <n>", "threads of the matrix products (default: all cores)", toInteger)
-    .option("--memory <GiB>", "what f32 copies of weights may take (default: half of the memory)", toNumber);
+  return addDeviceOptions(command).option(
+    "--memory <GiB>",
+    "what f32 copies of weights may take (default: half of the memory)",
+    toGibibytes,
+  );
 }
 
-export function toEngineOptions({ device, threads, memory }: EngineFlags) {
+export function toEngineOptions({ memory, ...device }: EngineFlags) {
   return {
-    ...(device === undefined ? {} : { device }),
-    ...(threads === undefined ? {} : { threads }),
+    ...toDeviceOptions(device),
     ...(memory === undefined ? {} : { memoryBytes: memory * 2 ** 30 }),
   };
 }

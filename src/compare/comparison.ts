@@ -36,6 +36,8 @@ export interface ComparisonOptions {
   readonly seed: number;
   readonly minTokens?: number;
   readonly threads?: number;
+  /** Where the products are computed; default `cpu`. */
+  readonly device?: string;
   /** For experiments: share a sparsity between tensors other than evenly. */
   readonly allocation?: Allocation;
   /** For experiments: other ways of the pipeline. */
@@ -53,8 +55,9 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   const donor = await openDonor(resolve(donorPath));
   const tokenizer = await TextTokenizer.open(donor.path);
   const threads = options.threads ?? availableParallelism();
-  const runner = await LayerRunner.open(donor, { threads });
-  const engine = await openOnnxEngine(threads);
+  const chosen = { threads, ...(options.device === undefined ? {} : { device: options.device }) };
+  const runner = await LayerRunner.open(donor, chosen);
+  const engine = await openOnnxEngine(chosen);
   let blocks: BlockRunner | undefined;
   let scorer: MemoryScorer | undefined;
   try {

@@ -23,6 +23,7 @@ export async function openOnnxEngine(choice: EngineOptions = {}): Promise<Matrix
 
   return {
     name: "onnxruntime",
+    device,
     async bind(matrix, rows, cols): Promise<RightFactor> {
       const graph = new OnnxGraph();
       const left = graph.input("left", "FLOAT", ["m", rows]);

@@ -31,9 +31,13 @@ export const MAX_THREADS = 1024;
 export async function openRuntime(options: EngineOptions = {}): Promise<OpenRuntime> {
   const { device = "cpu", threads = Math.min(availableParallelism(), MAX_THREADS) } = options;
   if (!Number.isInteger(threads) || threads < 1 || threads > MAX_THREADS) {
-    throw new PhysariumError("USAGE_THREADS", `--threads ${threads}: expected a whole number from 1 to ${MAX_THREADS}`, {
-      threads,
-    });
+    throw new PhysariumError(
+      "USAGE_THREADS",
+      `--threads ${threads}: expected a whole number from 1 to ${MAX_THREADS}`,
+      {
+        threads,
+      },
+    );
   }
   const runtime = await loadRuntime();
   const backends = runtime.listSupportedBackends().map(({ name }) => name);

@@ -53,7 +53,7 @@ describe.skipIf(!hasEngine)("threads", () => {
         ? { inputs: await collectStatistics(cols, rows, chunk) }
         : { tiled: tiledStatistics([chunk], cols, plainEngine) };
     const flow = activationFlow({ tileWidth: 40 });
-    const engine = await openOnnxEngine(1);
+    const engine = await openOnnxEngine({ threads: 1 });
     const blocks = await threadedBlocks(3, 1);
     try {
       const alone = await flow.prune({ ...base, ...statistics, engine });

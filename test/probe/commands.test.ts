@@ -48,6 +48,12 @@ describe.skipIf(!hasEngine)("eval", () => {
       ["--window", "0"],
       ["--protocol", "other"],
       ["--device", "abacus"],
+      ["--threads", "-1"],
+      ["--threads", "0"],
+      ["--threads", "100000"],
+      ["--threads", "two"],
+      ["--memory", "-1"],
+      ["--memory", "much"],
       ["--window", "64", "--stride", "65"],
     ]) {
       const { status, stdout, stderr } = physarium("eval", LOAM, "--text", TEXT, ...args);

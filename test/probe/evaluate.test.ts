@@ -386,11 +386,11 @@ describe("models that cannot be run are refused by name", () => {
   test("without the engine, what to install", () => {
     // The built file alone in a folder above which there are no packages.
     const folder = temporaryFolder();
-    mkdirSync(join(folder, "probe"));
-    cpSync("dist/probe/engine.js", join(folder, "probe", "engine.js"));
+    mkdirSync(join(folder, "engine"));
+    cpSync("dist/engine/runtime.js", join(folder, "engine", "runtime.js"));
     cpSync("dist/errors.js", join(folder, "errors.js"));
     writeFileSync(join(folder, "package.json"), '{"type":"module"}');
-    const script = `import("${join(folder, "probe", "engine.js")}").then(({ Engine }) => Engine.open()).catch((e) => console.log(e.code, e.message))`;
+    const script = `import("${join(folder, "engine", "runtime.js")}").then(({ openRuntime }) => openRuntime()).catch((e) => console.log(e.code, e.message))`;
     expect(execFileSync(process.execPath, ["-e", script], { cwd: folder, encoding: "utf8" })).toMatch(
       /^USAGE_ENGINE_MISSING .*npm install --ignore-scripts onnxruntime-node/,
     );

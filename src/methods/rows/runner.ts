@@ -21,9 +21,10 @@ export interface BlockRunner {
   close(): Promise<void>;
 }
 
-/** Blocks side by side on `count` threads that share `threads` between them; with one, products are `engine`'s. */
+/** Blocks side by side on `count` threads that share `threads` between them; with one, or on a device of which there is one, products are `engine`'s. */
 export async function openBlocks(count: number, threads: number, engine: MatrixEngine): Promise<BlockRunner> {
-  return count > 1 ? threadedBlocks(count, Math.max(1, Math.floor(threads / count))) : inlineBlocks(engine);
+  const isSplit = count > 1 && engine.device === "cpu";
+  return isSplit ? threadedBlocks(count, Math.max(1, Math.floor(threads / count))) : inlineBlocks(engine);
 }
 
 /** One block after the other in the calling thread, products on `engine`. */

@@ -5,7 +5,7 @@ import { serveJobs } from "../../threads/serve.js";
 import { type BlockAnswer, BlockDesk, type BlockTask, type BlockWorkerSetup } from "./runner.js";
 
 const { engineThreads, stop } = workerData as BlockWorkerSetup;
-const engine = await openOnnxEngine(engineThreads);
+const engine = await openOnnxEngine({ threads: engineThreads });
 const signal = {
   get aborted(): boolean {
     return Atomics.load(stop, 0) === 1;
