@@ -1,4 +1,3 @@
-import { readTensor } from "../checkpoint/tensor-reader.js";
 import { refuseStopped } from "../errors.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
@@ -83,10 +82,11 @@ async function profileLayer(
   const drives: { name: string; cols: number; sizes: Float32Array }[] = [];
   let sum = 0;
   let count = 0;
-  for (const { tensor, step, cols } of runner.projections(layer)) {
+  for (const projection of runner.projections(layer)) {
+    const { tensor, step, cols } = projection;
     if (!isTarget(tensor)) continue;
     const norms = energies.get(step)!.map(Math.sqrt);
-    const { values } = await readTensor(runner.donor, tensor);
+    const values = await runner.weight(projection);
     for (let at = 0; at < values.length; at++) {
       values[at] = Math.abs(values[at]) * norms[at % cols];
       sum += values[at];

@@ -1,10 +1,7 @@
 import { basename } from "node:path";
 import { sha256 } from "hash-wasm";
-import type { Donor } from "../checkpoint/donor.js";
 import { PhysariumError } from "../errors.js";
-import { ModelConfig } from "../model/config.js";
-import { architectureOf } from "../model/families/registry.js";
-import { LayerRunner } from "../probe/forward/layer-runner.js";
+import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { DEFAULT_MAX_WINDOW, type ProtocolOptions, prepareText } from "../probe/text/protocols.js";
 import { takeSamples } from "../probe/text/samples.js";
 import { readTextFile } from "../probe/text/text-file.js";
@@ -22,7 +19,6 @@ export interface CalibrationRequest {
   readonly seed?: number;
   /** How the text becomes sequences, as for `eval`. */
   readonly protocol?: ProtocolOptions;
-  readonly threads?: number;
 }
 
 export interface Calibration {
@@ -43,10 +39,10 @@ export interface CalibrationSource {
 export const DEFAULT_SAMPLES = 128;
 
 /**
- * Look for calibration sequences of a donor, from a text or to be written by itself. Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_CALIBRATION`,
+ * Look for calibration sequences of a model, from a text or to be written by itself. Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_CALIBRATION`,
  * `USAGE_BOS`, `DONOR_TOKENIZER_*`.
  */
-export async function openCalibration(donor: Donor, request: CalibrationRequest): Promise<CalibrationSource> {
+export async function openCalibration(runner: LayerRunner, request: CalibrationRequest): Promise<CalibrationSource> {
   const { path, samples = DEFAULT_SAMPLES, seed = 0 } = request;
   if (!Number.isSafeInteger(samples) || samples < 1 || !Number.isSafeInteger(seed)) {
     throw new PhysariumError(
@@ -54,8 +50,8 @@ export async function openCalibration(donor: Donor, request: CalibrationRequest)
       `--samples ${samples} --seed ${seed}: expected whole numbers, samples at least 1`,
     );
   }
-  const tokenizer = await TextTokenizer.open(donor.path);
-  const { maxPositions } = architectureOf(await ModelConfig.read(donor.path));
+  const tokenizer = await TextTokenizer.open(runner.donor.path);
+  const { maxPositions } = runner.architecture;
   const window = request.window ?? Math.min(DEFAULT_MAX_WINDOW, maxPositions);
   if (path === undefined) {
     if (!Number.isSafeInteger(window) || window < 2 || window > maxPositions) {
@@ -67,11 +63,11 @@ export async function openCalibration(donor: Donor, request: CalibrationRequest)
       samples,
       tokens: samples * window,
       async take(signal) {
-        const runner = await LayerRunner.open(donor, request.threads === undefined ? {} : { threads: request.threads });
         try {
           const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, signal);
           return { sequences, record: await recordOf(sequences, null, null, window, seed) };
         } finally {
+          // Its sessions are for generating; what they hold is wanted by others.
           await runner.close();
         }
       },

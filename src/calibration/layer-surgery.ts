@@ -6,7 +6,9 @@ import { ACTIVATION_DEFAULTS, type ActivationOptions, activationFlow } from "../
 import type { PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
 import { LayerRunner } from "../probe/forward/layer-runner.js";
+import type { ProtocolOptions } from "../probe/text/protocols.js";
 import { type Allocation, allocate } from "./allocation.js";
+import { type Calibration, openCalibration } from "./calibration-source.js";
 import {
   blockThreads,
   COPIES_SHARE,
@@ -18,13 +20,90 @@ import {
 } from "./memory.js";
 import { type LayerResult, operateLayers } from "./pipeline.js";
 
+/** What v2 is told beside the donor, as plain data: the fingerprint of an operation is made of it. */
+export interface LayerSettings {
+  readonly target: PruneTarget;
+  /** UTF-8 text; without it the donor writes its own. */
+  readonly calibration?: string;
+  readonly samples: number;
+  /** Tokens of a sample; default: what the model can see, at most 2048. */
+  readonly window?: number;
+  /** How the text becomes samples; default one stream, windows side by side. */
+  readonly protocol?: ProtocolOptions;
+  readonly seed: number;
+  readonly allocation: Allocation;
+  readonly gram: GramMode;
+  /** Budget in bytes; default half of the machine's memory. */
+  readonly memoryBytes?: number;
+  readonly options?: Partial<ActivationOptions>;
+  readonly threads?: number;
+}
+
+/** v2 on one donor, opened: everything refusable was refused, nothing took long yet. */
+export interface LayerSurgery {
+  /** What calibrates: a text may give fewer samples than were asked for. */
+  readonly samples: number;
+  readonly tokens: number;
+  /** The samples; takes long where the donor writes them itself. */
+  calibrate(signal?: AbortSignal): Promise<Calibration>;
+  /** Layer by layer; `stored` gives what an earlier run finished. */
+  layers(sequences: Calibration["sequences"], stored: StoredTensors, signal?: AbortSignal): AsyncGenerator<LayerResult>;
+  close(): Promise<void>;
+}
+
 /** Tensors that an interrupted run finished, and their stored bytes. */
 export interface StoredTensors {
   readonly isDone?: (tensor: string) => boolean;
   readonly stored?: (tensor: string) => Promise<Uint8Array>;
 }
 
-export interface ActivationSurgeryOptions extends StoredTensors {
+/**
+ * Look at everything v2 needs before anything is written or takes long: the engine, the forward pass of the donor, its tokenizer, the calibration text, the
+ * targets, memory. The forward pass is opened here once; calibration and the run use it with the memory that each may take.
+ *
+ * targets  names of the tensors to operate on
+ * Throws `DONOR_*`, `USAGE_*`.
+ */
+export async function openLayerSurgery(
+  donor: Donor,
+  settings: LayerSettings,
+  targets: ReadonlySet<string>,
+): Promise<LayerSurgery> {
+  const { calibration: path, samples, window, protocol, seed, threads, target, allocation, gram, options } = settings;
+  const memoryBytes = settings.memoryBytes ?? defaultMemoryBytes();
+  // While the donor writes its own text nothing else of the budget is in use.
+  const runner = await LayerRunner.open(donor, { ...(threads === undefined ? {} : { threads }), memoryBytes });
+  checkTargets(runner, targets);
+  const source = await openCalibration(runner, {
+    ...(path === undefined ? {} : { path }),
+    ...(window === undefined ? {} : { window }),
+    ...(protocol === undefined ? {} : { protocol }),
+    samples,
+    seed,
+  });
+  checkMemory(runner, source.tokens, memoryBytes);
+  return {
+    samples: source.samples,
+    tokens: source.tokens,
+    calibrate: (signal) => source.take(signal),
+    layers: (sequences, stored, signal) =>
+      operateOnLayers(runner, {
+        sequences,
+        memoryBytes,
+        ...(options === undefined ? {} : { settings: options }),
+        ...(threads === undefined ? {} : { threads }),
+        ...stored,
+        target,
+        allocation,
+        gram,
+        targets,
+        signal,
+      }),
+    close: () => runner.close(),
+  };
+}
+
+export interface LayerSurgeryOptions extends StoredTensors {
   /** Calibration token ids; see calibration-source.ts. */
   readonly sequences: readonly (readonly number[])[];
   readonly target: PruneTarget;
@@ -42,19 +121,16 @@ export interface ActivationSurgeryOptions extends StoredTensors {
 }
 
 /**
- * v2 on an opened donor: yields layer by layer the new bytes of every target with their records, in the order of the forward pass. Nothing is written.
+ * v2 on an opened forward pass: yields layer by layer the new bytes of every target with their records, in the order of the forward pass. Nothing is written.
  *
  * The same donor, sequences, options, engine and thread count give the same bytes, resumed or not.
- * Throws `DONOR_*` for models without a forward pass here, `DONOR_NON_FINITE`, `USAGE_ENGINE_MISSING`, `USAGE_MEMORY` where the calibration does not fit, `USAGE_TARGET` for
- * targets that the forward pass does not know.
+ * Throws `DONOR_NON_FINITE`, `USAGE_ENGINE_MISSING`, `USAGE_MEMORY` where the calibration does not fit, `USAGE_TARGET` for targets that the forward pass does not
+ * know.
  */
-export async function* operateWithActivations(
-  donor: Donor,
-  options: ActivationSurgeryOptions,
-): AsyncGenerator<LayerResult> {
+export async function* operateOnLayers(opened: LayerRunner, options: LayerSurgeryOptions): AsyncGenerator<LayerResult> {
   const memoryBytes = options.memoryBytes ?? defaultMemoryBytes();
   const threads = options.threads ?? availableParallelism();
-  const runner = await LayerRunner.open(donor, { threads, memoryBytes: memoryBytes * COPIES_SHARE });
+  const runner = opened.withMemory(memoryBytes * COPIES_SHARE);
   const engine = await openOnnxEngine({ threads });
   const { gram = "auto" } = options;
   const side = blockThreads(runner, gram, memoryBytes, threads);
@@ -90,7 +166,7 @@ export async function* operateWithActivations(
 }
 
 /** Throws `USAGE_TARGET` for targets that the forward pass does not know. */
-export function checkTargets(runner: LayerRunner, targets: ReadonlySet<string> | undefined): void {
+function checkTargets(runner: LayerRunner, targets: ReadonlySet<string> | undefined): void {
   if (targets === undefined) return;
   const known = new Set<string>();
   for (let layer = 0; layer < runner.layerCount; layer++) {

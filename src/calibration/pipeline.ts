@@ -1,4 +1,3 @@
-import { readTensor } from "../checkpoint/tensor-reader.js";
 import type { MatrixEngine } from "../engine/products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import { meanEnergyOf } from "../methods/algebra/damped.js";
@@ -6,14 +5,26 @@ import type { PruneMethod, PruneTarget, PruneTask, StageRecord } from "../method
 import type { ProductWork } from "../methods/rows/row-block.js";
 import type { BlockRunner } from "../methods/rows/runner.js";
 import { type Projection, STEPS, type Step } from "../model/steps.js";
-import type { Activations, LayerRunner, LayerState } from "../probe/forward/layer-runner.js";
+import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { decodeFloats, encodeFloats, MOVED_WEIGHTS } from "../safetensors/float-bits.js";
-import { type InputChunk, StatisticsCollector, tiledStatistics } from "./statistics.js";
+import { StatisticsCollector, tiledStatistics } from "./statistics.js";
+import { type Chunk, LayerStreams, weighed } from "./streams.js";
+
+/** Weights of an operated matrix, counted. */
+export interface WeightCounts {
+  /** ±0 now, and in the donor. */
+  readonly zeros: number;
+  readonly zerosBefore: number;
+  /** Survivors whose bits differ from the donor's. */
+  readonly survivorsChanged: number;
+  /** Those of them that were ±0. */
+  readonly revived: number;
+}
 
 /** One operated matrix, as it will stand in the checkpoint. */
-export interface OperatedTensor {
+export interface OperatedTensor extends WeightCounts {
   readonly name: string;
   readonly layer: number;
   readonly projection: string;
@@ -23,9 +34,6 @@ export interface OperatedTensor {
   readonly cols: number;
   /** Little-endian, in the donor's dtype. */
   readonly bytes: Uint8Array;
-  readonly zeros: number;
-  /** Survivors whose bits differ from the donor's. */
-  readonly survivorsChanged: number;
   readonly stages: readonly StageRecord[];
   readonly exchangedShare?: number;
   /** How the Gram of its inputs was used. */
@@ -63,11 +71,8 @@ export interface PipelineOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** Sequences of one length that go through the model together, in both streams. */
-interface Chunk {
-  donor: Activations | undefined;
-  operated: Activations;
-}
+/** What a step's projections are told of their inputs. */
+type StepStatistics = Pick<PruneTask, "inputs" | "tiled">;
 
 const CHUNK_TOKENS = 4096;
 
@@ -114,32 +119,16 @@ class LayerWork {
   /** Each step's statistics come from the steps before it, operated on. */
   async runInFourSteps(): Promise<LayerResult> {
     const { runner, layer, chunks } = this;
-    const states: { donor: LayerState | undefined; operated: LayerState }[] = [];
-    for (const { donor, operated } of chunks) {
-      const operatedState = await this.timed("forward", () => runner.begin(layer, operated));
-      // In the first layer both streams are one.
-      const isSame = donor === operated;
-      const donorState =
-        donor === undefined || isSame ? undefined : await this.timed("forward", () => runner.begin(layer, donor));
-      states.push({ operated: operatedState, donor: donor === undefined ? undefined : (donorState ?? operatedState) });
-    }
+    const streams = await LayerStreams.enter(runner, layer, chunks, (work) => this.timed("forward", work));
     for (const step of STEPS) {
       if (this.isAnyMissing(step)) {
-        const statistics = await this.gather(step, states);
+        const statistics = await this.gather(step, streams);
         this.checkFinite(step, statistics);
         await this.operate(step, statistics);
       } else await this.takeStored(step);
-      for (const state of states) {
-        const { donor, operated } = state;
-        if (donor !== undefined) {
-          state.donor = await this.timed("forward", () => runner.advance(layer, step, donor));
-        }
-        state.operated = await this.timed("forward", () => runner.advance(layer, step, operated, this.supplied));
-      }
+      await streams.advance(step, this.supplied);
     }
-    states.forEach(({ donor, operated }, at) => {
-      chunks[at] = { operated: operated.residual, donor: donor?.residual };
-    });
+    chunks.splice(0, chunks.length, ...streams.leave());
     return this.result();
   }
 
@@ -169,10 +158,10 @@ class LayerWork {
       } else await this.takeStored(step);
     }
     if (options.method.needs !== "weights") {
-      for (const chunk of chunks) {
-        chunk.operated = await this.timed("forward", () =>
-          runner.forwardLayer(layer, chunk.operated, { supplied: this.supplied }),
-        );
+      for (const [at, { operated, donor }] of chunks.entries()) {
+        const supplied = this.supplied;
+        const out = await this.timed("forward", () => runner.forwardLayer(layer, operated, { supplied }));
+        chunks[at] = { operated: out, donor };
       }
     }
     return this.result();
@@ -192,14 +181,15 @@ class LayerWork {
   }
 
   private async takeStored(step: Step): Promise<void> {
-    for (const { tensor } of this.targets(step)) {
-      const { dtype } = await readTensor(this.runner.donor, tensor);
-      this.supplied.set(tensor, decodeFloats(await this.options.stored!(tensor), dtype, "copy"));
+    for (const projection of this.targets(step)) {
+      const { dtype } = this.runner.stored(projection);
+      const bytes = await this.options.stored!(projection.tensor);
+      this.supplied.set(projection.tensor, decodeFloats(bytes, dtype, "copy"));
     }
   }
 
   /** Throws `DONOR_NON_FINITE` where what a step's projections see is no number. */
-  private checkFinite(step: Step, { inputs, tiled }: Pick<PruneTask, "inputs" | "tiled">): void {
+  private checkFinite(step: Step, { inputs, tiled }: StepStatistics): void {
     const size =
       tiled?.meanEnergy ?? (inputs === undefined ? 0 : meanEnergyOf(inputs.gram, Math.sqrt(inputs.gram.length)));
     if (Number.isFinite(size)) return;
@@ -210,76 +200,33 @@ class LayerWork {
     );
   }
 
-  private async gather(
-    step: Step,
-    states: readonly { donor: LayerState | undefined; operated: LayerState }[],
-  ): Promise<Pick<PruneTask, "inputs" | "tiled">> {
-    const { engine, gramOf } = this.options;
-    const cols = states[0].operated.input!.width;
-    const chunks = await this.inputChunks(step, states);
+  private async gather(step: Step, streams: LayerStreams): Promise<StepStatistics> {
+    const { engine, gramOf, weighTokens = true } = this.options;
+    const cols = streams.inputWidth;
+    const chunks = await streams.inputs(step, weighTokens);
     if (gramOf?.(cols) === "tile") {
       return { tiled: await this.timed("gram", async () => tiledStatistics(chunks, cols, engine)) };
     }
-    const collector = new StatisticsCollector(
-      cols,
-      engine,
-      chunks.some(({ donor }) => donor !== undefined),
-    );
+    const haveParted = chunks.some(({ donor }) => donor !== undefined);
+    const collector = new StatisticsCollector(cols, engine, haveParted);
     for (const { operated, donor, drift, weights } of chunks) {
-      const weigh = (values: Float32Array) => (weights === undefined ? values : weighTokens(values, weights));
+      const weigh = (values: Float32Array) => (weights === undefined ? values : weighed(values, weights));
       const input = weigh(operated);
       await this.timed("gram", () => collector.add(input, donor === undefined ? undefined : weigh(donor)));
       if (drift === undefined) continue;
-      const width = states[0].operated.residual.width;
-      await this.timed("gram", () => collector.addDrift(input, weigh(drift), width));
+      await this.timed("gram", () => collector.addDrift(input, weigh(drift), streams.residualWidth));
     }
     return { inputs: collector.finish() };
   }
 
-  /** What a step's projections see; the donor's part only once the streams have parted. */
-  private async inputChunks(
-    step: Step,
-    states: readonly { donor: LayerState | undefined; operated: LayerState }[],
-  ): Promise<InputChunk[]> {
-    const havePartedWays = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
-    // Where a norm stands between projection and residual stream, its output is not what is added.
-    const meetsResidual = (step === "o" || step === "down") && !this.runner.architecture.sandwichNorms;
-    const chunks: InputChunk[] = [];
-    for (const { operated, donor } of states) {
-      const weights = await this.tokenWeights(step, donor ?? operated);
-      chunks.push({
-        operated: operated.input!.data,
-        ...(weights === undefined ? {} : { weights }),
-        ...(donor === undefined || !havePartedWays ? {} : { donor: donor.input!.data }),
-        ...(donor === undefined || !havePartedWays || !meetsResidual
-          ? {}
-          : { drift: donor.residual.data.map((value, at) => value - operated.residual.data[at]) }),
-      });
-    }
-    return chunks;
-  }
-
-  /**
-   * How much each token counts. What is added to the residual stream h is divided by its size in the next norm, so an error there counts relative to rms(h);
-   * errors in gate and up count as much as the neurons pass on of them. What enters attention counts alike everywhere.
-   */
-  private async tokenWeights(step: Step, { input, residual }: LayerState): Promise<Float64Array | undefined> {
-    if (step === "qkv" || this.options.weighTokens === false) return undefined;
-    const { sandwichNorms } = this.runner.architecture;
-    if (step === "gate_up") {
-      const heard = await this.timed("forward", () => this.runner.listening(this.layer, input!));
-      const sizes = sandwichNorms ? undefined : inverseSizes(residual);
-      return Float64Array.from(heard, (value, token) => Math.sqrt(value) * (sizes?.[token] ?? 1));
-    }
-    return sandwichNorms ? undefined : inverseSizes(residual);
-  }
-
-  private async operate(step: Step, statistics: Pick<PruneTask, "inputs" | "tiled">): Promise<void> {
+  private async operate(step: Step, statistics: StepStatistics): Promise<void> {
     const { runner, layer, options } = this;
-    for (const { tensor, projection, rows, cols } of this.targets(step)) {
+    for (const place of this.targets(step)) {
       refuseStopped(options.signal);
       const started = performance.now();
-      const { dtype, values } = await readTensor(runner.donor, tensor);
+      const { tensor, projection, rows, cols } = place;
+      const { dtype } = runner.stored(place);
+      const values = await finiteWeight(runner, place);
       const { target } = options;
       const result = await options.method.prune({
         name: tensor,
@@ -295,12 +242,7 @@ class LayerWork {
       const bytes = encodeFloats(result.weights, dtype, MOVED_WEIGHTS);
       const stored = decodeFloats(bytes, dtype, "copy");
       this.supplied.set(tensor, stored);
-      let zeros = 0;
-      let survivorsChanged = 0;
-      for (let at = 0; at < stored.length; at++) {
-        if (stored[at] === 0) zeros++;
-        else if (stored[at] !== values[at]) survivorsChanged++;
-      }
+      const counts = compareWeights(values, stored);
       const seconds = (performance.now() - started) / 1000;
       this.seconds.methods += seconds;
       this.tensors.push({
@@ -312,8 +254,7 @@ class LayerWork {
         rows,
         cols,
         bytes,
-        zeros,
-        survivorsChanged,
+        ...counts,
         stages: result.stages,
         gram: statistics.tiled === undefined ? "whole" : "tiles",
         ...(result.exchangedShare === undefined ? {} : { exchangedShare: result.exchangedShare }),
@@ -334,23 +275,30 @@ class LayerWork {
   }
 }
 
-/** 1 / rms(h) of each token's residual stream h. */
-function inverseSizes({ data, width }: Activations): Float64Array {
-  const sizes = new Float64Array(data.length / width);
-  for (let token = 0; token < sizes.length; token++) {
-    let sum = 0;
-    for (let at = token * width, end = at + width; at < end; at++) sum += data[at] ** 2;
-    sizes[token] = sum > 0 ? 1 / Math.sqrt(sum / width) : 0;
-  }
-  return sizes;
+/** The donor's weight of a projection. Throws `DONOR_NON_FINITE`: the flow has no answer to an infinite weight. */
+async function finiteWeight(runner: LayerRunner, projection: Projection): Promise<Float32Array> {
+  const values = await runner.weight(projection);
+  const bad = values.findIndex((value) => !Number.isFinite(value));
+  if (bad < 0) return values;
+  const { shard } = runner.stored(projection);
+  const { tensor, cols } = projection;
+  throw new PhysariumError(
+    "DONOR_NON_FINITE",
+    `${shard}: tensor "${tensor}" holds ${values[bad]} at row ${Math.floor(bad / cols)}, column ${bad % cols}; the activation flow needs finite weights`,
+    { tensor, element: bad },
+  );
 }
 
-/** Each token's row of `values` (tokens, width), times its weight. */
-function weighTokens(values: Float32Array, weights: Float64Array): Float32Array {
-  const width = values.length / weights.length;
-  const out = new Float32Array(values.length);
-  for (let token = 0; token < weights.length; token++) {
-    for (let at = token * width, end = at + width; at < end; at++) out[at] = values[at] * weights[token];
+/** What became of a tensor's weights: everything that its record counts against the donor, so that nobody reads the donor again for it. */
+function compareWeights(before: Float32Array, after: Float32Array): WeightCounts {
+  const counts = { zeros: 0, zerosBefore: 0, survivorsChanged: 0, revived: 0 };
+  for (let at = 0; at < after.length; at++) {
+    if (before[at] === 0) counts.zerosBefore++;
+    if (after[at] === 0) counts.zeros++;
+    else if (after[at] !== before[at]) {
+      counts.survivorsChanged++;
+      if (before[at] === 0) counts.revived++;
+    }
   }
-  return out;
+  return counts;
 }

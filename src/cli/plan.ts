@@ -1,9 +1,8 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
+import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { defaultMemoryBytes, gramModeFor } from "../calibration/memory.js";
-import type { ActivationSettings } from "../calibration/operate-donor.js";
 import { openDonor } from "../checkpoint/donor.js";
-import { nodeFiles } from "../checkpoint/file-layer.js";
 import { jsonLine, printable } from "../errors.js";
 import { checkOptions } from "../surgery/options.js";
 import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
@@ -40,9 +39,13 @@ Examples:
 async function calibratedOn(plan: Plan): Promise<Calibrated | undefined> {
   const { activation } = plan.options;
   if (activation === undefined || plan.targetTensors === 0) return undefined;
-  const { openActivation } = await import("../surgery/layer-flow.js");
-  const { samples, tokens } = await openActivation(plan, activation, nodeFiles);
-  return { samples, tokens };
+  const { LayerFlow } = await import("../surgery/layer-flow.js");
+  const flow = await LayerFlow.open(plan, activation);
+  try {
+    return flow.calibration;
+  } finally {
+    await flow.close();
+  }
 }
 
 interface Calibrated {
@@ -146,7 +149,7 @@ function describe(plan: Plan, rate: number, calibrated: Calibrated | undefined):
     `copied    ${plan.sideFiles.length} side files: ${printable(plan.sideFiles.map(({ file }) => file).join(", ")) || "none"}`,
     ...plan.leftOut.map(({ file, reason }) => `left out  ${printable(file)}: ${reason}`),
     ...plan.warnings.map(({ code, message }) => `warning   ${printable(message)} [${code}]`),
-    `${options.activation === undefined ? "memory    " : "copying   "}about ${n(Math.round(memory.peakByteLength / 1e6))} MB at most: ${memory.workers} workers × ${memory.slots} pieces of up to ${n(memory.slotByteLength)} bytes`,
+    `memory    about ${n(Math.round(memory.peakByteLength / 1e6))} MB at most: ${options.activation === undefined ? `${memory.workers} workers × ${memory.slots} pieces of up to ${n(memory.slotByteLength)} bytes` : "the budget, and what Node itself takes"}`,
     `bytes     ${n(plan.bytesToRead)} to read, ${n(plan.bytesToWrite)} to write`,
     options.activation === undefined
       ? `time      about ${duration(estimate(plan, rate))}, if the disk moves ${(rate / 1e9).toFixed(2)} GB/s as it did just now reading a sample`
@@ -175,7 +178,7 @@ function isSurvivalInForce({ options }: Plan): boolean {
 }
 
 /** Calibration, Grams and budget of v2. */
-function activationLines(plan: Plan, settings: ActivationSettings, calibrated: Calibrated | undefined): string[] {
+function activationLines(plan: Plan, settings: LayerSettings, calibrated: Calibrated | undefined): string[] {
   const { calibration, seed, protocol, options } = settings;
   const { memory_bytes, grams, samples, tokens } = activationJson(plan, settings, calibrated);
   const source = calibration === undefined ? "text the donor writes itself" : printable(calibration);
@@ -190,7 +193,7 @@ function activationLines(plan: Plan, settings: ActivationSettings, calibrated: C
   ];
 }
 
-function activationJson({ shards }: Plan, settings: ActivationSettings, calibrated: Calibrated | undefined) {
+function activationJson({ shards }: Plan, settings: LayerSettings, calibrated: Calibrated | undefined) {
   const { target, calibration, window, protocol, seed, allocation, gram, options } = settings;
   const memoryBytes = settings.memoryBytes ?? defaultMemoryBytes();
   const widths = new Set(shards.flatMap(({ tensors }) => tensors.flatMap((tensor) => tensor.target?.cols ?? [])));

@@ -26,7 +26,6 @@ export interface Completion {
   readonly outputPath: string;
   readonly ledger: LedgerWriter;
   readonly digester: Digester;
-  readonly module: WebAssembly.Module;
   readonly files: FileLayer;
   checkSignal(): void;
   /** Note how this run went; returns all runs. */
@@ -40,11 +39,11 @@ export interface Completion {
  * numbers and documents, all of it flushed.
  */
 export async function completeOperation(completion: Completion): Promise<SurgeryReport> {
-  const { plan, params, folder, outputPath, ledger: writer, digester, module, files } = completion;
+  const { plan, params, folder, outputPath, ledger: writer, digester, files } = completion;
   for (const record of await copySideFiles(plan, folder, digester, files)) await writer.append(record);
   const rows = summarise((await readLedgerText(folder, files)).ledger, [], outputPath).per_tensor;
   const at = () => new Date().toISOString();
-  const figures = await gatherFigures(plan, params, folder, rows, module, files, () => completion.checkSignal());
+  const figures = await gatherFigures(plan, params, folder, rows, files, () => completion.checkSignal());
   await writer.append({ kind: "figures", at: at(), figures });
   await checkDonorUnchanged(plan, files);
   const side_files = plan.sideFiles.map(({ file }) => file);

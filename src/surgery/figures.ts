@@ -7,6 +7,7 @@ import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { FlowParams } from "../flow/params.js";
 import type { Figures, TensorRow, TileMap } from "../record/surgery-report.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
+import { loadKernelModule } from "../wasm.js";
 import { kernelFlow, type Plan, type PlannedTensor } from "./plan.js";
 
 /** Bands whose drives are counted for the histogram, spread evenly over the targets. */
@@ -23,7 +24,6 @@ export async function gatherFigures(
   params: FlowParams,
   outputFolder: string,
   rows: readonly TensorRow[],
-  module: WebAssembly.Module,
   files: FileLayer = nodeFiles,
   checkSignal: () => void = () => {},
 ): Promise<Figures> {
@@ -31,9 +31,7 @@ export async function gatherFigures(
   return {
     // v2 cuts no drives at a threshold: there is no cut to draw.
     drive_histogram:
-      plan.options.activation === undefined
-        ? await countDrives(plan, params, targets, module, files, checkSignal)
-        : null,
+      plan.options.activation === undefined ? await countDrives(plan, params, targets, files, checkSignal) : null,
     tile_maps: await mapExtremes(params, targets, outputFolder, rows, files, checkSignal),
   };
 }
@@ -42,7 +40,6 @@ async function countDrives(
   plan: Plan,
   params: FlowParams,
   targets: readonly PlannedTensor[],
-  module: WebAssembly.Module,
   files: FileLayer,
   checkSignal: () => void,
 ): Promise<Figures["drive_histogram"]> {
@@ -53,7 +50,7 @@ async function countDrives(
   let weights = 0;
   const maxCols = targets.reduce((most, { target }) => Math.max(most, target!.cols), 1);
   const kernel = new BandKernel(
-    module,
+    loadKernelModule("surgery"),
     { slotCount: 1, slotByteLength, maxCols },
     params,
     kernelFlow(plan.options),

@@ -1,5 +1,5 @@
+import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { defaultMemoryBytes } from "../calibration/memory.js";
-import type { ActivationSettings } from "../calibration/operate-donor.js";
 import { type FileLayer, FileSource, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import type { Digester } from "../record/digest.js";
@@ -48,7 +48,7 @@ function isSurvivalGiven({ targetSparsity, activation }: CheckedOptions): boolea
 }
 
 async function activationFingerprint(
-  settings: ActivationSettings | undefined,
+  settings: LayerSettings | undefined,
   digester: Digester,
   files: FileLayer,
 ): Promise<Fingerprint["activation"]> {

@@ -1,44 +1,23 @@
 import { join } from "node:path";
-import type { ActivationRun } from "../calibration/operate-donor.js";
 import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
 import { isPhysariumError, refuseStopped } from "../errors.js";
-import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import type { FlowParams } from "../flow/params.js";
 import { publish } from "../output/staged-folder.js";
 import { createDigester, type Digester } from "../record/digest.js";
-import type {
-  ActivationRecord,
-  LedgerRecord,
-  LedgerWriter,
-  SearchRecord,
-  ShardRecord,
-  TensorRecord,
-} from "../record/ledger.js";
+import type { ActivationRecord, LedgerRecord, LedgerWriter, ShardRecord, TensorRecord } from "../record/ledger.js";
 import { readReport } from "../record/open-record.js";
-import type { Piece } from "../record/pieces.js";
 import { RunClock, type RunEntry, writeRuns } from "../record/run-history.js";
 import type { SurgeryReport } from "../record/surgery-report.js";
-import { runJobs } from "../threads/run-jobs.js";
-import { loadKernelModule } from "../wasm.js";
 import { completeOperation, type MeasureSections, type RenderDocuments } from "./completion.js";
 import type { OnEvent } from "./events.js";
 import { explain } from "./explain.js";
-import {
-  checkSameCalibration,
-  openActivation,
-  operateActivation,
-  refuseNonFinite,
-  SHORT_CALIBRATION,
-} from "./layer-flow.js";
-import type { OperatorSetup } from "./piece-operator.js";
-import { createPiecePool, type PiecePool } from "./piece-pool.js";
-import { kernelFlow, kernelSizes, type Plan, type PlannedTensor, searchesSurvival } from "./plan.js";
+import type { FlowContext, FlowRun } from "./flow-run.js";
+import { openFlow } from "./open-flow.js";
+import type { Plan, PlannedTensor } from "./plan.js";
 import { ProgressTally } from "./progress-tally.js";
 import { ShardBoundaries } from "./shard-boundaries.js";
 import { prepareShard, syncFile, wholeShards } from "./shard-files.js";
-import { searchSurvival } from "./target-search.js";
 import type { TensorProgress } from "./tensor-progress.js";
-import { filterWork, type PieceWork, pieceWork } from "./tile-flow.js";
 import {
   discardWorkspace,
   openWorkspace,
@@ -75,20 +54,20 @@ export interface OperationResult {
 export async function operate(plan: Plan, options: OperateOptions): Promise<OperationResult> {
   const { files = nodeFiles, onEvent = () => {}, resume = false, overwrite = false, outputPath } = options;
   const digester = await createDigester();
-  const { activation } = plan.options;
-  const activationRun = activation === undefined ? undefined : await openActivation(plan, activation, files);
-  const opened = await openWorkspace(plan, { outputPath, resume, overwrite }, digester, files, onEvent);
-  if (opened.state === "already finished") {
-    return {
-      outputPath: opened.output.path,
-      state: "already finished",
-      report: await readReport(opened.output.path, files),
-    };
+  const flow = await openFlow(plan, files);
+  try {
+    const opened = await openWorkspace(plan, { outputPath, resume, overwrite }, digester, files, onEvent);
+    if (opened.state === "already finished") {
+      const { path } = opened.output;
+      return { outputPath: path, state: "already finished", report: await readReport(path, files) };
+    }
+    return await new Operation(plan, options, opened.workspace, digester, files, onEvent, flow).run();
+  } finally {
+    await flow.close();
   }
-  const operation = new Operation(plan, options, opened.workspace, digester, files, onEvent, activationRun);
-  return operation.run();
 }
 
+/** One run of an operation, whatever flow it is of: shards, records, flushing, the name. */
 class Operation {
   private readonly folder: string;
   private readonly clock: RunClock;
@@ -97,6 +76,8 @@ class Operation {
   private readonly shardRecords = new Map<string, ShardRecord>();
   private ledger!: LedgerWriter;
   private readonly progress: ProgressTally;
+  /** Told when a tensor is recorded; of the phase that operates. */
+  private onRecord: (record: TensorRecord) => Promise<void> = async () => {};
 
   constructor(
     private readonly plan: Plan,
@@ -105,7 +86,7 @@ class Operation {
     private readonly digester: Digester,
     private readonly files: FileLayer,
     private readonly onEvent: OnEvent,
-    private readonly activationRun: ActivationRun | undefined,
+    private readonly flow: FlowRun,
   ) {
     this.folder = workspace.output.partialPath;
     this.clock = new RunClock(plan.memory.workers);
@@ -113,11 +94,10 @@ class Operation {
   }
 
   async run(): Promise<OperationResult> {
-    const { workspace, plan, files } = this;
+    const { workspace, plan, files, flow } = this;
     let keep = true;
     try {
       await this.recordRun();
-      const module = loadKernelModule("surgery");
       this.onEvent({
         event: "started",
         donor: plan.donor.path,
@@ -126,12 +106,10 @@ class Operation {
         bytes: plan.donor.totalSize,
         workers: plan.memory.workers,
       });
-      if (workspace.stopped !== undefined) await this.checkStopped(module);
+      if (workspace.stopped !== undefined) await this.checkStopped();
       await this.beginLedger();
-      // Calibration comes behind the scan: a run that was calibrated had looked.
-      if (this.activationRun !== undefined && workspace.stopped?.calibration === undefined) await this.scan();
-      const params = await this.findParams(module);
-      await this.withPool(module, params, (pool) => this.operateShards(pool));
+      const params = await flow.prepare(this.context());
+      await this.operateShards(params);
       this.checkSignal();
       await this.flush();
       this.checkSignal();
@@ -143,7 +121,6 @@ class Operation {
         outputPath: workspace.output.path,
         ledger: this.ledger,
         digester: this.digester,
-        module,
         files,
         checkSignal: () => this.checkSignal(),
         recordEnd: () => this.recordRun(true),
@@ -166,41 +143,44 @@ class Operation {
     }
   }
 
-  /** Tensors of the stopped run count only if the files still hold what the ledger says. */
-  private async checkStopped(module: WebAssembly.Module): Promise<void> {
-    const { stopped } = this.workspace;
-    const claimed = this.plan.shards.flatMap((shard) => shard.tensors.filter(({ name }) => stopped!.tensors.has(name)));
-    this.progress.start("checking", claimed);
-    let damaged = 0;
-    const jobs = this.jobs(claimed, "check", (progress) => {
-      const { tensor } = progress;
-      const record = stopped!.tensors.get(tensor.name)!;
-      if (progress.digest(this.digester) === record.digest) this.records.set(tensor.name, record);
-      else damaged++;
-      this.progress.finishTensor(tensor, 0);
-    });
-    const whole = await wholeShards(this.plan, this.folder, this.files);
-    await this.withPool(module, this.plan.options.params, (pool) =>
-      runJobs(
-        filterWork(jobs, (job) => whole.has(job.shard)),
-        pool,
-        this.options.signal,
-      ),
-    );
-    this.onEvent({
-      event: "note",
-      message: `resuming: ${this.records.size} of ${this.plan.donor.tensorCount} tensors are done and unchanged${damaged > 0 ? `, ${damaged} will be done again` : ""}`,
-    });
+  private context(): FlowContext {
+    const { folder, records, digester, progress, onEvent } = this;
+    const { output, stopped } = this.workspace;
+    return {
+      folder,
+      outputPath: output.path,
+      stopped,
+      records,
+      digester,
+      progress,
+      onEvent,
+      signal: this.options.signal,
+      append: (record) => this.ledger.append(record),
+      finish: (progress, more) => this.finishTensor(progress, more),
+    };
   }
 
-  /** v2: see that every target weight is a number. */
-  private scan(): Promise<void> {
-    const { plan, files, options } = this;
-    this.progress.start(
-      "scanning",
-      plan.shards.flatMap(({ tensors }) => tensors.filter(({ role }) => role === "target")),
-    );
-    return refuseNonFinite(plan, files, (bytes) => this.progress.addBytes(bytes), options.signal);
+  /** Tensors of the stopped run count only if the files still hold what the ledger says. */
+  private async checkStopped(): Promise<void> {
+    const { plan, workspace, progress, files } = this;
+    const recorded = workspace.stopped!.tensors;
+    const whole = await wholeShards(plan, this.folder, files);
+    const claimed = plan.shards
+      .filter(({ file }) => whole.has(file))
+      .flatMap((shard) => shard.tensors.filter(({ name }) => recorded.has(name)));
+    progress.start("checking", claimed);
+    let damaged = 0;
+    await this.flow.check(claimed, this.context(), (checked) => {
+      const { name } = checked.tensor;
+      const record = recorded.get(name)!;
+      if (checked.digest(this.digester) === record.digest) this.records.set(name, record);
+      else damaged++;
+      progress.finishTensor(checked.tensor, 0);
+    });
+    this.onEvent({
+      event: "note",
+      message: `resuming: ${this.records.size} of ${plan.donor.tensorCount} tensors are done and unchanged${damaged > 0 ? `, ${damaged} will be done again` : ""}`,
+    });
   }
 
   /** Only what still holds goes into the ledger of this run; shards, side files and the end are recorded anew. */
@@ -217,8 +197,8 @@ class Operation {
         kept.push(record);
       }
     }
-    // What the plan warns of is said again below; what calibration warned of stays.
-    kept.push(...(stopped?.warnings.filter(({ code }) => code === SHORT_CALIBRATION) ?? []));
+    // What the plan warns of is said again below; what the flow warned of stays.
+    kept.push(...(stopped?.warnings.filter(({ code }) => this.flow.warns.includes(code)) ?? []));
     const at = new Date().toISOString();
     for (const { code, message } of this.plan.warnings) {
       kept.push({ kind: "warning", at, code, message });
@@ -227,47 +207,7 @@ class Operation {
     this.ledger = await startLedger(this.workspace, kept, this.files);
   }
 
-  /** The parameters in force: as given, or with the survival that meets the target sparsity. */
-  private async findParams(module: WebAssembly.Module): Promise<FlowParams> {
-    const { plan } = this;
-    const { params, targetSparsity } = plan.options;
-    if (targetSparsity === undefined || !searchesSurvival(plan.options)) return params;
-    let found = this.workspace.stopped?.search;
-    if (found === undefined) {
-      found = await this.search(module, targetSparsity);
-      await this.ledger.append(found);
-    }
-    const { survival, expected_sparsity } = found;
-    this.onEvent({ event: "searched", target_sparsity: targetSparsity, survival, expected_sparsity });
-    return { ...params, survival };
-  }
-
-  private async search(module: WebAssembly.Module, targetSparsity: number): Promise<SearchRecord> {
-    const targets = this.plan.shards.flatMap((shard) => shard.tensors.filter(({ role }) => role === "target"));
-    this.progress.start("searching", targets);
-    const histogram = new Float64Array(DRIVE_BINS);
-    const run = async (pool: PiecePool) => {
-      await runJobs(
-        this.jobs(targets, "operate", ({ tensor }) => this.progress.finishTensor(tensor, 0)),
-        pool,
-        this.options.signal,
-      );
-      for (const counted of (await pool.runOnEach({ kind: "take histogram" })) as Float64Array[]) {
-        for (let bin = 0; bin < DRIVE_BINS; bin++) histogram[bin] += counted[bin];
-      }
-    };
-    await this.withPool(module, this.plan.options.params, run, "count");
-    const { survival, expectedSparsity } = searchSurvival(this.plan, histogram, targetSparsity);
-    return {
-      kind: "search",
-      at: new Date().toISOString(),
-      target_sparsity: targetSparsity,
-      survival,
-      expected_sparsity: expectedSparsity,
-    };
-  }
-
-  private async operateShards(pool: PiecePool): Promise<void> {
+  private async operateShards(params: FlowParams): Promise<void> {
     const remaining = new Map<string, number>();
     const todo: PlannedTensor[] = [];
     for (const shard of this.plan.shards) {
@@ -283,65 +223,34 @@ class Operation {
       const { file, order, seconds, killed_cumulative } = record;
       this.onEvent({ event: "shard", file, order, seconds, killed_cumulative });
     });
-    const finishTensor = async (progress: TensorProgress, more?: ActivationRecord) => {
-      const record = progress.record(this.digester, more);
-      this.records.set(record.name, record);
-      await this.ledger.append(record);
-      this.onEvent({
-        event: "tensor",
-        name: record.name,
-        role: record.role,
-        killed: record.killed ?? 0,
-        sparsity: record.sparsity ?? 0,
-      });
-      // v2 writes whole tensors; the pieces of other flows have been counted on the way.
-      if (more !== undefined) this.progress.addBytes(progress.tensor.byteLength);
-      this.progress.finishTensor(progress.tensor, record.killed ?? 0);
-      remaining.set(record.shard, remaining.get(record.shard)! - 1);
+    this.onRecord = async ({ shard }) => {
+      remaining.set(shard, remaining.get(shard)! - 1);
       await boundary.pass();
     };
-    const { plan, folder, digester, files, activationRun } = this;
-    async function* jobs(operation: Operation): AsyncGenerator<PieceWork> {
-      for (const shard of plan.shards) {
-        // Kept shards get their header again, too: a ledger may outlive what a power cut took from the file.
-        boundary.headerDigests.set(shard.file, await prepareShard(shard, folder, digester, files));
-        await boundary.pass();
-        const open = shard.tensors.filter(({ name }) => !operation.records.has(name));
-        const byKernels = activationRun === undefined ? open : open.filter(({ role }) => role === "carried");
-        yield* operation.jobs(byKernels, "operate", (progress) => finishTensor(progress));
-      }
-    }
-    await runJobs(jobs(this), pool, this.options.signal);
-    if (activationRun !== undefined && todo.some(({ role }) => role === "target")) {
-      const { records, onEvent } = this;
-      const known = this.workspace.stopped?.calibration;
-      await operateActivation(
-        { plan, run: activationRun, folder, records, digester, files, onEvent, signal: this.options.signal },
-        async (calibration, warnings) => {
-          checkSameCalibration(known, calibration, this.workspace.output.path);
-          for (const { code, message } of warnings) {
-            onEvent({ event: "warning", code, message });
-            if (!this.workspace.stopped?.warnings.some((earlier) => earlier.message === message)) {
-              await this.ledger.append({ kind: "warning", at: new Date().toISOString(), code, message });
-            }
-          }
-          if (known !== undefined) return;
-          await this.ledger.append({ kind: "calibration", at: new Date().toISOString(), ...calibration });
-        },
-        finishTensor,
-      );
-    }
+    await this.flow.operate(this.openTensors(boundary), params, this.context());
     await boundary.pass();
   }
 
-  /** Jobs of tensors, in file order; `finish` is called once a tensor's last piece is in. */
-  private jobs(
-    tensors: Iterable<PlannedTensor>,
-    kind: "operate" | "check",
-    finish: (progress: TensorProgress) => void | Promise<void>,
-  ): Generator<PieceWork> {
-    const onPiece = ({ byteLength }: Piece) => this.progress.addBytes(byteLength);
-    return pieceWork(this.plan, this.folder, tensors, kind, onPiece, finish);
+  /** What is still to be done, in file order; a shard stands at full length, with its header, when its first tensor comes. */
+  private async *openTensors(boundary: ShardBoundaries): AsyncGenerator<PlannedTensor> {
+    const { plan, folder, digester, files } = this;
+    for (const shard of plan.shards) {
+      // Kept shards get their header again, too: a ledger may outlive what a power cut took from the file.
+      boundary.headerDigests.set(shard.file, await prepareShard(shard, folder, digester, files));
+      await boundary.pass();
+      yield* shard.tensors.filter(({ name }) => !this.records.has(name));
+    }
+  }
+
+  /** Record a tensor that is written. */
+  private async finishTensor(progress: TensorProgress, more?: ActivationRecord): Promise<void> {
+    const record = progress.record(this.digester, more);
+    const { name, role, killed = 0, sparsity = 0 } = record;
+    this.records.set(name, record);
+    await this.ledger.append(record);
+    this.onEvent({ event: "tensor", name, role, killed, sparsity });
+    this.progress.finishTensor(progress.tensor, killed);
+    await this.onRecord(record);
   }
 
   private checkSignal(): void {
@@ -362,22 +271,5 @@ class Operation {
     const runs = [...this.workspace.earlierRuns, this.clock.entry(ended)];
     await writeRuns(this.folder, runs, this.files);
     return runs;
-  }
-
-  private async withPool<T>(
-    module: WebAssembly.Module,
-    params: FlowParams,
-    work: (pool: PiecePool) => Promise<T>,
-    task: "operate" | "count" = "operate",
-  ): Promise<T> {
-    const { allowNonFinite } = this.plan.options;
-    const flow = kernelFlow(this.plan.options);
-    const setup: OperatorSetup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite };
-    const pool = await createPiecePool(this.plan.memory.workers, module, setup, this.files);
-    try {
-      return await work(pool);
-    } finally {
-      await pool.close();
-    }
   }
 }

@@ -1,6 +1,6 @@
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
-import type { ActivationSettings } from "../calibration/operate-donor.js";
+import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { PhysariumError } from "../errors.js";
 import { FLOWS, findFlow } from "../flow/flows.js";
 import { checkParams, DEFAULT_PARAMS, type FlowParams } from "../flow/params.js";
@@ -48,7 +48,7 @@ export interface CheckedOptions {
   readonly flow: DataFreeFlow | "activation";
   readonly flowVersion: string;
   /** Present for the flow that consumes activations. */
-  readonly activation: ActivationSettings | undefined;
+  readonly activation: LayerSettings | undefined;
   readonly params: FlowParams;
   readonly targetSparsity: number | undefined;
   readonly include: string | undefined;
@@ -105,7 +105,7 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
   };
 }
 
-function activationSettings(options: SurgeryOptions, params: FlowParams): ActivationSettings {
+function activationSettings(options: SurgeryOptions, params: FlowParams): LayerSettings {
   const { pattern, targetSparsity, calibration, protocol, samples = 128, window, seed = 0, heal = true } = options;
   const { memoryBytes, workers } = options;
   if (pattern !== undefined && targetSparsity !== undefined) {

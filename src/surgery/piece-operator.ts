@@ -2,21 +2,13 @@ import { FileCache } from "../checkpoint/file-cache.js";
 import { type FileLayer, READ_ONLY, readFully, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
-import { BandKernel, type KernelSizes, type KernelTask } from "../flow/kernels.js";
+import { BandKernel } from "../flow/kernels.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
-import type { FlowParams } from "../flow/params.js";
-import type { DataFreeFlow } from "../flow/reference.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
-import type { Job, JobResult, PieceJob, PieceResult } from "./protocol.js";
-
-export interface OperatorSetup {
-  readonly flow: DataFreeFlow;
-  readonly params: FlowParams;
-  readonly sizes: KernelSizes;
-  readonly task: KernelTask;
-  readonly allowNonFinite: boolean;
-}
+import { copyPiece, MAX_OPEN_FILES } from "./piece-copier.js";
+import type { Job, JobResult, OperatorSetup, PieceJob, PieceResult } from "./protocol.js";
+import { TileTally } from "./tile-tally.js";
 
 /**
  * Does what one worker does: reads a piece of the donor straight into kernel memory, operates in place, writes the same
@@ -52,7 +44,9 @@ export class PieceOperator {
   };
 
   private async run(job: PieceJob, slot: number): Promise<PieceResult> {
-    if (job.kind === "copy" || job.kind === "check") return this.copy(job, slot);
+    if (job.kind === "copy" || job.kind === "check") {
+      return copyPiece(job, this.kernel.slot(slot), this.files, this.digester);
+    }
     if (job.byteLength > this.setup.sizes.slotByteLength) return this.operateStreaming(job);
     return this.operateResident(job, slot);
   }
@@ -61,18 +55,10 @@ export class PieceOperator {
     return this.files.close();
   }
 
-  private async copy(job: PieceJob, slot: number): Promise<PieceResult> {
-    const bytes = this.kernel.slot(slot).subarray(0, job.byteLength);
-    const path = job.kind === "check" ? job.outputPath : job.donorPath;
-    await this.read(path, bytes, job.byteOffset);
-    if (job.kind === "copy") await this.write(job.outputPath, bytes, job.byteOffset);
-    return { ...EMPTY_RESULT, digest: this.digester.digest(bytes) };
-  }
-
   private async operateResident(job: PieceJob, slot: number): Promise<PieceResult> {
     const bytes = this.kernel.slot(slot).subarray(0, job.byteLength);
     await this.read(job.donorPath, bytes, job.byteOffset);
-    const tally = new Tally();
+    const tally = new TileTally();
     const rowByteLength = this.rowByteLength(job);
     for (let row = 0; row < job.rows; row += this.setup.params.blockSize) {
       const rows = Math.min(this.setup.params.blockSize, job.rows - row);
@@ -82,7 +68,7 @@ export class PieceOperator {
         this.kernel.end(pass);
         if (pass === 0) this.refuseNonFinite(job, this.kernel, () => ({ bytes, row: 0 }));
       }
-      tally.add(this.kernel, rows, job.cols, this.setup.params.blockSize);
+      tally.addBand(this.kernel, rows, job.cols, this.setup.params.blockSize);
     }
     if (this.setup.task === "count") return tally.result("");
     await this.write(job.outputPath, bytes, job.byteOffset);
@@ -103,7 +89,7 @@ export class PieceOperator {
   }
 
   private async stream(job: PieceJob, kernel: BandKernel): Promise<PieceResult> {
-    const tally = new Tally();
+    const tally = new TileTally();
     const rowByteLength = this.rowByteLength(job);
     const rowsPerRange = Math.floor(this.setup.sizes.slotByteLength / rowByteLength);
     // A digest of its own: this piece's bytes come in several turns of the event loop.
@@ -126,7 +112,7 @@ export class PieceOperator {
       }
       kernel.end(pass);
     }
-    tally.add(kernel, job.rows, job.cols, this.setup.params.blockSize);
+    tally.addBand(kernel, job.rows, job.cols, this.setup.params.blockSize);
     return tally.result(this.setup.task === "count" ? "" : hasher.digest("hex"));
   }
 
@@ -163,43 +149,5 @@ export class PieceOperator {
 
   private write(path: string, bytes: Uint8Array, byteOffset: number): Promise<void> {
     return this.files.use(path, "r+", (file) => writeFully(file, bytes, byteOffset, path));
-  }
-}
-
-/** More than twice the files that a worker's slots can be in at once: jobs come in file order. */
-const MAX_OPEN_FILES = 16;
-
-const EMPTY_RESULT: PieceResult = {
-  digest: "",
-  weights: 0,
-  dead: 0,
-  zeros: 0,
-  nonFinite: 0,
-  tiles: 0,
-  minTileSparsity: 1,
-  maxTileSparsity: 0,
-};
-
-/** Adds up what the bands of a piece report. */
-class Tally {
-  private readonly sums = { ...EMPTY_RESULT };
-
-  add(kernel: BandKernel, rows: number, cols: number, blockSize: number): void {
-    const { sums } = this;
-    for (let tile = 0; tile < kernel.dead.length; tile++) {
-      const weights = rows * Math.min(blockSize, cols - tile * blockSize);
-      const sparsity = kernel.dead[tile] / weights;
-      sums.weights += weights;
-      sums.dead += kernel.dead[tile];
-      sums.zeros += kernel.zeros[tile];
-      sums.nonFinite += kernel.nonFinite[tile];
-      sums.tiles++;
-      sums.minTileSparsity = Math.min(sums.minTileSparsity, sparsity);
-      sums.maxTileSparsity = Math.max(sums.maxTileSparsity, sparsity);
-    }
-  }
-
-  result(digest: string): PieceResult {
-    return { ...this.sums, digest };
   }
 }

@@ -1,7 +1,7 @@
 import type { FileLayer } from "../checkpoint/file-layer.js";
 import { inlinePool, type Pool, threadPool } from "../threads/pool.js";
-import { type OperatorSetup, PieceOperator } from "./piece-operator.js";
-import type { Job, JobResult, WorkerSetup } from "./protocol.js";
+import { PieceOperator } from "./piece-operator.js";
+import type { Job, JobResult, OperatorSetup, WorkerSetup } from "./protocol.js";
 
 export type PiecePool = Pool<Job, JobResult>;
 

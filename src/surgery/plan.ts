@@ -1,4 +1,6 @@
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
+import { defaultMemoryBytes } from "../calibration/memory.js";
 import { type Donor, elementCount } from "../checkpoint/donor.js";
 import { classifyTensor, type TargetShape } from "../checkpoint/projections.js";
 import { refuseQuantised } from "../checkpoint/quantised.js";
@@ -36,6 +38,7 @@ export interface PlannedShard {
 }
 
 export interface PlannedMemory {
+  /** Worker threads; of v2 the threads of its products. */
   readonly workers: number;
   /** Each worker reads, computes and writes this many pieces at once. */
   readonly slots: number;
@@ -47,6 +50,8 @@ export interface PlannedMemory {
 
 /** Everything decided before the first byte is written; plain frozen data. */
 export interface Plan {
+  /** The donor as it was opened: whoever works by this plan need not open it again. */
+  readonly model: Donor;
   readonly donor: {
     readonly path: string;
     readonly totalSize: number;
@@ -155,6 +160,7 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
   const shardBytes = shards.reduce((sum, shard) => sum + shard.byteLength, 0);
   const searchBytes = searchesSurvival(options) ? targetBytes : 0;
   return Object.freeze({
+    model: donor,
     donor: {
       path: donor.path,
       totalSize: donor.totalSize,
@@ -189,7 +195,7 @@ export function searchesSurvival({ targetSparsity, flow }: CheckedOptions): bool
   return targetSparsity !== undefined && flow !== "activation";
 }
 
-/** The flow of the kernels: v2 uses them for what is carried over alone. */
+/** The flow of the kernels; v2 has none, and none of what is drawn with them. */
 export function kernelFlow({ flow }: CheckedOptions): DataFreeFlow {
   return flow === "activation" ? "magnitude" : flow;
 }
@@ -204,9 +210,17 @@ export function kernelSizes(plan: Plan): KernelSizes {
 }
 
 function planMemory(sizes: KernelSizes, options: CheckedOptions, tensorCount: number): PlannedMemory {
+  const bookkeeping = BASE_BYTES + tensorCount * BYTES_PER_TENSOR;
+  const { activation } = options;
+  if (activation !== undefined) {
+    // No kernels: what is carried over is copied through a few buffers before anything of the budget is in use.
+    const budget = activation.memoryBytes ?? defaultMemoryBytes();
+    const peakByteLength = bookkeeping + Math.max(budget, SLOTS * MIN_SLOT_BYTES);
+    const workers = options.workers ?? availableParallelism();
+    return { workers, slots: SLOTS, slotByteLength: MIN_SLOT_BYTES, kernelByteLength: 0, peakByteLength };
+  }
   const task = searchesSurvival(options) ? "count" : "operate";
   const perKernel = kernelByteLength(sizes, options.params, kernelFlow(options), task);
-  const bookkeeping = BASE_BYTES + tensorCount * BYTES_PER_TENSOR;
   const perWorker = perKernel + WORKER_BYTES;
   const workers = options.workers ?? defaultWorkers(perWorker, MEMORY_LIMIT - bookkeeping);
   return {

@@ -1,5 +1,7 @@
+import type { KernelSizes, KernelTask } from "../flow/kernels.js";
+import type { FlowParams } from "../flow/params.js";
+import type { DataFreeFlow } from "../flow/reference.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
-import type { OperatorSetup } from "./piece-operator.js";
 
 /** What crosses between the executor and its workers. */
 
@@ -34,6 +36,15 @@ export interface PieceResult {
   tiles: number;
   minTileSparsity: number;
   maxTileSparsity: number;
+}
+
+/** What a worker's kernels are made for. */
+export interface OperatorSetup {
+  readonly flow: DataFreeFlow;
+  readonly params: FlowParams;
+  readonly sizes: KernelSizes;
+  readonly task: KernelTask;
+  readonly allowNonFinite: boolean;
 }
 
 export interface WorkerSetup {

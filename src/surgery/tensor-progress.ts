@@ -40,6 +40,11 @@ export class TensorProgress {
     this.maxTile = Math.max(this.maxTile, result.maxTileSparsity);
   }
 
+  /** Weights that the donor had at ±0 already, for a flow whose pieces do not count them. */
+  addZeros(zeros: number): void {
+    this.zeros += zeros;
+  }
+
   digest(digester: Digester): string {
     return combineDigests(digester, this.digests);
   }

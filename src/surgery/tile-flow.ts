@@ -1,76 +1,93 @@
-import { join } from "node:path";
-import { type Piece, piecesOf } from "../record/pieces.js";
-import type { FloatDtype } from "../safetensors/dtypes.js";
-import type { RunnableJob } from "../threads/run-jobs.js";
-import type { Plan, PlannedTensor } from "./plan.js";
-import type { Job, JobResult, PieceJob, PieceResult } from "./protocol.js";
-import { TensorProgress } from "./tensor-progress.js";
+import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
+import { DRIVE_BINS } from "../flow/drive-histogram.js";
+import type { FlowParams } from "../flow/params.js";
+import type { SearchRecord } from "../record/ledger.js";
+import { runJobs } from "../threads/run-jobs.js";
+import { loadKernelModule } from "../wasm.js";
+import type { FlowContext, FlowRun } from "./flow-run.js";
+import { createPiecePool, type PiecePool } from "./piece-pool.js";
+import { pieceWork } from "./piece-work.js";
+import { kernelFlow, kernelSizes, type Plan, type PlannedTensor } from "./plan.js";
+import type { OperatorSetup } from "./protocol.js";
+import { searchSurvival } from "./target-search.js";
+import type { TensorProgress } from "./tensor-progress.js";
 
-/** One piece of one tensor for the pool, and what its result adds to. */
-export interface PieceWork extends RunnableJob<Job, JobResult> {
-  readonly job: PieceJob;
-}
+/** v1 and balanced: every tile by itself, in pieces, through the kernels of a pool of workers that lives as long as a phase. */
+export class TileFlow implements FlowRun {
+  readonly warns: readonly string[] = [];
+  private readonly module = loadKernelModule("surgery");
 
-const EMPTY_PIECE: Piece = { byteOffset: 0, byteLength: 0, rows: 0, matrix: 0, rowStart: 0 };
+  constructor(
+    private readonly plan: Plan,
+    private readonly files: FileLayer = nodeFiles,
+  ) {}
 
-/**
- * The pieces of tensors, in file order.
- *
- * kind      `operate`: targets are operated on, others copied; `check`: what stands in `folder` is digested
- * onPiece   called with every piece that is in
- * finish    called once a tensor's last piece is in
- */
-export function* pieceWork(
-  plan: Plan,
-  folder: string,
-  tensors: Iterable<PlannedTensor>,
-  kind: "operate" | "check",
-  onPiece: (piece: Piece) => void,
-  finish: (progress: TensorProgress) => void | Promise<void>,
-): Generator<PieceWork> {
-  const { blockSize } = plan.options.params;
-  for (const tensor of tensors) {
-    const progress = new TensorProgress(tensor, blockSize);
-    if (progress.isDone) {
-      // An empty tensor has no pieces; a job of no bytes keeps its record in the common path.
-      yield { job: jobOf(plan, folder, tensor, EMPTY_PIECE, "copy"), done: () => finish(progress) };
-      continue;
+  async check(
+    tensors: Iterable<PlannedTensor>,
+    context: FlowContext,
+    checked: (progress: TensorProgress) => void,
+  ): Promise<void> {
+    const jobs = pieceWork(this.plan, tensors, "check", context, checked);
+    await this.withPool(this.plan.options.params, (pool) => runJobs(jobs, pool, context.signal));
+  }
+
+  /** The parameters as given, or with the survival that meets the target sparsity. */
+  async prepare(context: FlowContext): Promise<FlowParams> {
+    const { params, targetSparsity } = this.plan.options;
+    if (targetSparsity === undefined) return params;
+    let found = context.stopped?.search;
+    if (found === undefined) {
+      found = await this.search(targetSparsity, context);
+      await context.append(found);
     }
-    let index = 0;
-    for (const piece of piecesOf(tensor.byteLength, tensor.target, blockSize)) {
-      const position = index++;
-      const jobKind = kind === "check" ? "check" : tensor.role === "target" ? "operate" : "copy";
-      yield {
-        job: jobOf(plan, folder, tensor, piece, jobKind),
-        done: (result) => {
-          progress.add(position, result as PieceResult);
-          onPiece(piece);
-          if (progress.isDone) return finish(progress);
-        },
-      };
+    const { survival, expected_sparsity } = found;
+    context.onEvent({ event: "searched", target_sparsity: targetSparsity, survival, expected_sparsity });
+    return { ...params, survival };
+  }
+
+  async operate(tensors: AsyncIterable<PlannedTensor>, params: FlowParams, context: FlowContext): Promise<void> {
+    const jobs = pieceWork(this.plan, tensors, "operate", context, (progress) => context.finish(progress));
+    await this.withPool(params, (pool) => runJobs(jobs, pool, context.signal));
+  }
+
+  async close(): Promise<void> {}
+
+  private async search(targetSparsity: number, context: FlowContext): Promise<SearchRecord> {
+    const { progress, signal } = context;
+    const targets = this.plan.shards.flatMap((shard) => shard.tensors.filter(({ role }) => role === "target"));
+    progress.start("searching", targets);
+    const histogram = new Float64Array(DRIVE_BINS);
+    const jobs = pieceWork(this.plan, targets, "operate", context, ({ tensor }) => progress.finishTensor(tensor, 0));
+    const count = async (pool: PiecePool) => {
+      await runJobs(jobs, pool, signal);
+      for (const counted of (await pool.runOnEach({ kind: "take histogram" })) as Float64Array[]) {
+        for (let bin = 0; bin < DRIVE_BINS; bin++) histogram[bin] += counted[bin];
+      }
+    };
+    await this.withPool(this.plan.options.params, count, "count");
+    const { survival, expectedSparsity } = searchSurvival(this.plan, histogram, targetSparsity);
+    return {
+      kind: "search",
+      at: new Date().toISOString(),
+      target_sparsity: targetSparsity,
+      survival,
+      expected_sparsity: expectedSparsity,
+    };
+  }
+
+  private async withPool(
+    params: FlowParams,
+    work: (pool: PiecePool) => Promise<void>,
+    task: OperatorSetup["task"] = "operate",
+  ): Promise<void> {
+    const { allowNonFinite } = this.plan.options;
+    const flow = kernelFlow(this.plan.options);
+    const setup: OperatorSetup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite };
+    const pool = await createPiecePool(this.plan.memory.workers, this.module, setup, this.files);
+    try {
+      await work(pool);
+    } finally {
+      await pool.close();
     }
   }
-}
-
-/** The work whose job `keep` takes. */
-export function* filterWork(work: Iterable<PieceWork>, keep: (job: PieceJob) => boolean): Generator<PieceWork> {
-  for (const piece of work) if (keep(piece.job)) yield piece;
-}
-
-function jobOf(plan: Plan, folder: string, tensor: PlannedTensor, piece: Piece, kind: PieceJob["kind"]): PieceJob {
-  return {
-    kind,
-    shard: tensor.shard,
-    tensor: tensor.name,
-    donorPath: join(plan.donor.path, tensor.shard),
-    outputPath: join(folder, tensor.shard),
-    byteOffset: tensor.byteOffset + piece.byteOffset,
-    byteLength: piece.byteLength,
-    dtype: tensor.dtype as FloatDtype,
-    rows: piece.rows,
-    cols: tensor.target?.cols ?? 0,
-    rowStart: piece.rowStart,
-    matrix: piece.matrix,
-    matrixCount: tensor.target?.matrixCount ?? 1,
-  };
 }

@@ -1,15 +1,16 @@
 import { expect, test } from "vitest";
 import { openCalibration } from "../../dist/calibration/calibration-source.js";
-import { type ActivationSurgeryOptions, operateWithActivations } from "../../dist/calibration/layer-surgery.js";
+import { type LayerSurgeryOptions, operateOnLayers } from "../../dist/calibration/layer-surgery.js";
 import { blockThreads, gramModeFor } from "../../dist/calibration/memory.js";
 import type { OperatedTensor } from "../../dist/calibration/pipeline.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
 import { readTensor } from "../../dist/checkpoint/tensor-reader.js";
-import type { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
+import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
 import { decodeFloats } from "../../dist/safetensors/float-bits.js";
 
 const donor = await openDonor("examples/donors/loam");
-const calibration = await (await openCalibration(donor, { samples: 4, window: 48, seed: 2, threads: 1 })).take();
+const opened = await LayerRunner.open(donor, { threads: 1 });
+const calibration = await (await openCalibration(opened, { samples: 4, window: 48, seed: 2 })).take();
 /** Two small projections a layer keep these runs short. */
 const targets = new Set(
   [0, 1, 2, 3].flatMap((layer) => ["q_proj", "o_proj"].map((name) => `model.layers.${layer}.self_attn.${name}.weight`)),
@@ -21,17 +22,13 @@ const everyMlp = new Set(
   ),
 );
 
-async function run(options: Partial<ActivationSurgeryOptions> = {}): Promise<Map<string, OperatedTensor>> {
+async function run(options: Partial<LayerSurgeryOptions> = {}): Promise<Map<string, OperatedTensor>> {
   const all = new Map<string, OperatedTensor>();
   const { sequences } = calibration;
   const target = { kind: "sparsity", sparsity: 0.5 } as const;
-  for await (const { tensors } of operateWithActivations(donor, {
-    sequences,
-    target,
-    targets,
-    threads: 1,
-    ...options,
-  })) {
+  const { threads = 1 } = options;
+  const runner = await LayerRunner.open(donor, { threads });
+  for await (const { tensors } of operateOnLayers(runner, { sequences, target, targets, ...options, threads })) {
     for (const tensor of tensors) all.set(tensor.name, tensor);
   }
   return all;

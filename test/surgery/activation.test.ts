@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 import { verify } from "../../dist/audit/verify.js";
 import { openCalibration } from "../../dist/calibration/calibration-source.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
+import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
 import type { TensorRecord } from "../../dist/record/ledger.js";
 import { renderHtml, renderMarkdown } from "../../dist/report/index.js";
 import { layerGrid } from "../../dist/report/layer-grid.js";
@@ -197,7 +198,7 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
     const text = join(folder, "documents.txt");
     const donor = await openDonor(LOAM);
     writeFileSync(text, ["Once upon a time", "There was a little red house", "The end"].join("<|endoftext|>"));
-    const source = await openCalibration(donor, {
+    const source = await openCalibration(await LayerRunner.open(donor), {
       path: text,
       samples: 8,
       window: 8,

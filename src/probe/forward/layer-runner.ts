@@ -1,5 +1,5 @@
 import type { Donor } from "../../checkpoint/donor.js";
-import type { OnnxGraph } from "../../engine/onnx-graph.js";
+import { OnnxGraph } from "../../engine/onnx-graph.js";
 import { Engine, type EngineOptions, type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
@@ -10,7 +10,7 @@ import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from ".
 import { inspectModel } from "./inspect-model.js";
 import { maskInput, POSITION_INPUTS, ropesOf } from "./layer-builder.js";
 import { blockGraph, listeningGraph, stepGraph } from "./layer-graph.js";
-import type { Weights } from "./weights.js";
+import { type StoredTensor, storedValue, type Weights } from "./weights.js";
 
 /** Numbers between two parts of a model: row-major (batch, tokens, width), f32. Whoever holds them may keep them; nothing here writes to them. */
 export interface Activations {
@@ -100,6 +100,12 @@ export class LayerRunner {
     return new LayerRunner(donor, architecture, weights, engine, shouldKeepCopies(weights, engine, options));
   }
 
+  /** The same model on the same engine, with sessions of its own and as much memory for f32 copies of weights as is said here. */
+  withMemory(memoryBytes: number): LayerRunner {
+    const { donor, architecture, weights, engine } = this;
+    return new LayerRunner(donor, architecture, weights, engine, shouldKeepCopies(weights, engine, { memoryBytes }));
+  }
+
   get layerCount(): number {
     return this.architecture.layerCount;
   }
@@ -108,6 +114,27 @@ export class LayerRunner {
   projections(layer: number, step?: Step): Projection[] {
     const all = projectionsOf(this.architecture, this.weights.prefix, layer);
     return step === undefined ? all : all.filter((projection) => projection.step === step);
+  }
+
+  /** The tensor of a projection, as the checkpoint stores it. */
+  stored({ tensor, rows, cols }: Projection): StoredTensor {
+    return this.weights.get(tensor, [rows, cols]);
+  }
+
+  /**
+   * The checkpoint's own weight of a projection: f32, row-major (rows, cols). It comes through the engine's mapping of the file, out of the pages that
+   * the forward pass uses beside: nothing is read twice.
+   */
+  async weight(projection: Projection): Promise<Float32Array> {
+    const graph = new OnnxGraph();
+    const value = storedValue(graph, this.stored(projection));
+    graph.output("weight", value, "FLOAT", [projection.rows, projection.cols]);
+    const session = await this.engine.session(graph, false);
+    try {
+      return floats((await session.run({})).weight);
+    } finally {
+      await session.close();
+    }
   }
 
   /** Look up sequences of one length → residual (batch, tokens, hidden). Throws `DONOR_TOKEN` for an id outside the vocabulary. */

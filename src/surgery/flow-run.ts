@@ -1,0 +1,48 @@
+import type { FlowParams } from "../flow/params.js";
+import type { Digester } from "../record/digest.js";
+import type { ActivationRecord, Ledger, LedgerRecord, TensorRecord } from "../record/ledger.js";
+import type { OnEvent } from "./events.js";
+import type { PlannedTensor } from "./plan.js";
+import type { ProgressTally } from "./progress-tally.js";
+import type { TensorProgress } from "./tensor-progress.js";
+
+/** What an operation lends the flow that it runs: where the output is built, what is done already, and where results go. */
+export interface FlowContext {
+  /** The partial folder. */
+  readonly folder: string;
+  /** The final name, for messages. */
+  readonly outputPath: string;
+  /** What a stopped run recorded; absent for a new operation. */
+  readonly stopped: Ledger | undefined;
+  /** Tensors that are done, by name. */
+  readonly records: ReadonlyMap<string, TensorRecord>;
+  readonly digester: Digester;
+  readonly progress: ProgressTally;
+  readonly onEvent: OnEvent;
+  readonly signal: AbortSignal | undefined;
+  /** Put a record into the ledger. */
+  append(record: LedgerRecord): Promise<void>;
+  /** Record a tensor all of whose bytes are written. */
+  finish(progress: TensorProgress, more?: ActivationRecord): Promise<void>;
+}
+
+/**
+ * One kind of flow at work on one plan. An operation knows nothing of a flow but this; `open-flow.ts` chooses it.
+ *
+ * Calls come in this order: `check` (when resuming), `prepare`, `operate`, `close`. Each holds what memory and threads it needs until it returns.
+ */
+export interface FlowRun {
+  /** Codes of the warnings that it puts into the ledger itself: a resumed run keeps them. */
+  readonly warns: readonly string[];
+  /** Digest tensors as they stand in the output; `checked` is told of each. */
+  check(
+    tensors: Iterable<PlannedTensor>,
+    context: FlowContext,
+    checked: (progress: TensorProgress) => void,
+  ): Promise<void>;
+  /** What comes before the first weight is written: searching, refusing. Returns the parameters in force. */
+  prepare(context: FlowContext): Promise<FlowParams>;
+  /** Operate on targets and carry the others over, byte for byte. Each shard stands at full length when its first tensor comes. */
+  operate(tensors: AsyncIterable<PlannedTensor>, params: FlowParams, context: FlowContext): Promise<void>;
+  close(): Promise<void>;
+}
