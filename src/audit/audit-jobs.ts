@@ -40,6 +40,8 @@ export interface BandProbe {
   readonly cols: number;
   readonly flow: DataFreeFlow;
   readonly params: FlowParams;
+  /** Tiles are turned before the reference looks at them: their rows in the file are inputs. */
+  readonly turned: boolean;
   /** Tile columns to probe. */
   readonly tiles: readonly number[];
 }

@@ -1,7 +1,8 @@
 import { createXXHash128 } from "hash-wasm";
 import { type FileLayer, FileSource } from "../checkpoint/file-layer.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
-import { deadInTile } from "../flow/reference.js";
+import type { FlowParams } from "../flow/params.js";
+import { type DataFreeFlow, deadInTile, type TileView } from "../flow/reference.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import type { AuditFindings, AuditJob, BandFindings, BandProbe, PieceAudit, PieceFindings } from "./audit-jobs.js";
 
@@ -115,14 +116,11 @@ export class Auditor {
     let weights = 0;
     let disagreements = 0;
     let first: readonly [number, number] | undefined;
-    for (const tile of job.tiles) {
-      const left = tile * params.blockSize;
+    for (const tileCol of job.tiles) {
+      const left = tileCol * params.blockSize;
       const tileCols = Math.min(params.blockSize, cols - left);
-      const dead = deadInTile(
-        flow,
-        { patterns: donor, dtype, rows, cols: tileCols, rowStride: cols, start: left },
-        params,
-      );
+      const tile = { patterns: donor, dtype, rows, cols: tileCols, rowStride: cols, start: left };
+      const dead = job.turned ? deadInTurnedTile(flow, tile, params) : deadInTile(flow, tile, params);
       weights += dead.length;
       for (let row = 0; row < rows; row++) {
         for (let col = 0; col < tileCols; col++) {
@@ -157,6 +155,16 @@ export class Auditor {
 }
 
 const MAX_OPEN_FILES = 16;
+
+/** The mask of a tile whose rows are inputs, in the tile's own order: the reference sees it with outputs as rows. */
+function deadInTurnedTile(flow: DataFreeFlow, tile: TileView, params: FlowParams): Uint8Array {
+  const { patterns, rows, cols, rowStride, start, dtype } = tile;
+  const turned = new (patterns.constructor as new (length: number) => typeof patterns)(rows * cols);
+  for (let row = 0; row < rows; row++)
+    for (let col = 0; col < cols; col++) turned[col * rows + row] = patterns[start + row * rowStride + col];
+  const dead = deadInTile(flow, { patterns: turned, dtype, rows: cols, cols: rows, rowStride: rows, start: 0 }, params);
+  return dead.map((_, at) => dead[(at % cols) * rows + Math.floor(at / cols)]);
+}
 
 function compareCarried(
   donor: Uint8Array,

@@ -1,3 +1,5 @@
+import type { DecoderCoverage } from "../record/decoder-coverage.js";
+
 /** What verify found; plain data, printed by `--json` as it is. */
 export interface Verification {
   readonly ok: boolean;
@@ -13,7 +15,7 @@ export interface Verification {
     readonly weights: number;
     readonly weights_target: number;
     readonly fraction: number;
-  };
+  } & DecoderCoverage;
   readonly parity: {
     readonly mode: "sample" | "full" | "none";
     readonly tiles_checked: number;

@@ -2,16 +2,18 @@ import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
-import { classifyTensor } from "../checkpoint/projections.js";
+import { type Classification, classifyTensor } from "../checkpoint/projections.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
+import { decoderCoverage } from "../record/decoder-coverage.js";
 import { createDigester } from "../record/digest.js";
 import type { Ledger, TensorRecord } from "../record/ledger.js";
 import { openLedger } from "../record/open-record.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
 import type { SafetensorsHeader } from "../safetensors/header.js";
 import { compilePattern } from "../surgery/options.js";
-import type { AuditedTensor } from "./audited-tensor.js";
+import { type AuditedTensor, asDecoderTensor } from "./audited-tensor.js";
+import { checkDecoder } from "./decoder-checks.js";
 import { checkFolder, checkShapes } from "./folder-checks.js";
 import { checkCounts, checkRecords, checkReport } from "./ledger-checks.js";
 import { Findings, type Verification } from "./verification.js";
@@ -85,7 +87,9 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
   checkCounts(comparable, audit.recounts, ledger, donor !== undefined, findings);
   await checkReport(output, ledger, findings, files);
 
-  const { coverage, parity, bytesRead, digestSeconds } = audit;
+  const { parity, bytesRead, digestSeconds } = audit;
+  const coverage = { ...audit.coverage, ...decoderCoverage(tensors.map(asDecoderTensor)) };
+  checkDecoder(tensors, coverage, findings);
   return {
     ok: findings.differences.length === 0,
     output,
@@ -121,10 +125,18 @@ function fromDonor(donor: Donor, ledger: Ledger): AuditedTensor[] {
     tensors.map((info) => ({
       shard: file,
       info,
-      target: classifyTensor(info, choice).target,
+      ...auditedPart(classifyTensor(info, choice, donor.structure)),
       record: ledger.tensors.get(info.name),
     })),
   );
+}
+
+function auditedPart({
+  target,
+  inDecoder,
+  reason,
+}: Classification): Pick<AuditedTensor, "target" | "inDecoder" | "why"> {
+  return { target, inDecoder, why: inDecoder && target === undefined ? reason : undefined };
 }
 
 /** The output's own tensors, their roles as the ledger has them. */
@@ -132,7 +144,8 @@ function fromLedger(headers: ReadonlyMap<string, SafetensorsHeader>, ledger: Led
   return [...headers].flatMap(([shard, { tensors }]) =>
     tensors.map((info) => {
       const record = ledger.tensors.get(info.name);
-      return { shard, info, target: targetOf(record), record };
+      const inDecoder = record?.role === "target" ? record.in_decoder !== false : record?.why !== undefined;
+      return { shard, info, target: targetOf(record), inDecoder, why: record?.why, record };
     }),
   );
 }
@@ -141,5 +154,6 @@ function targetOf(record: TensorRecord | undefined): AuditedTensor["target"] {
   if (record === undefined || record.role !== "target" || !isFloatDtype(record.dtype)) return undefined;
   const { shape, dtype } = record;
   const [matrixCount, rows, cols] = shape.length === 3 ? shape : [1, ...shape];
-  return { dtype, matrixCount, rows, cols };
+  const target = { dtype, matrixCount, rows, cols };
+  return record.stored_by_input ? { ...target, storedByInput: true } : target;
 }

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { FileLayer } from "../checkpoint/file-layer.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
+import { isTurned } from "../flow/resident-band.js";
 import { combineDigests, type Digester } from "../record/digest.js";
 import { countTiles, type Piece, piecesOf } from "../record/pieces.js";
 import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
@@ -223,7 +224,7 @@ class WeightChecks {
     function* jobs(checks: WeightChecks): Generator<RunnableJob<AuditJob, AuditFindings>> {
       for (const band of bands) {
         const { tensor, matrix, rowStart, rows, tiles } = band;
-        const { dtype, cols } = tensor.target!;
+        const { dtype, cols, storedByInput = false } = tensor.target!;
         const byteOffset = tensor.info.byteOffset + band.byteOffset;
         yield {
           job: {
@@ -236,6 +237,7 @@ class WeightChecks {
             cols,
             flow: flow!,
             params,
+            turned: isTurned(flow!, storedByInput),
             tiles,
           },
           done: (found) => {

@@ -2,7 +2,9 @@ import { basename, join } from "node:path";
 import { PhysariumError } from "../errors.js";
 import { readHeader, type TensorInfo } from "../safetensors/header.js";
 import { INDEX_FILE, parseShardIndex, type ShardIndex } from "../safetensors/shard-index.js";
+import { type ConfigFacts, configFacts, DecoderStructure, NO_FACTS } from "./decoder-structure.js";
 import { attempt, type FileLayer, FileSource, nodeFiles, readSmallFile } from "./file-layer.js";
+import { parsePythonJson } from "./python-json.js";
 
 export interface Shard {
   readonly file: string;
@@ -37,6 +39,8 @@ export interface Donor {
   /** Copied byte for byte, the index among them. */
   readonly sideFiles: readonly SideFile[];
   readonly leftOut: readonly LeftOut[];
+  /** What names, shapes and config.json say of the decoder as a whole. */
+  readonly structure: DecoderStructure;
   readonly tensorCount: number;
   /** Bytes of all tensors. */
   readonly totalSize: number;
@@ -92,6 +96,8 @@ export async function openDonor(path: string, files: FileLayer = nodeFiles): Pro
     else sideFiles.push({ file: entry.name, byteLength: entry.byteLength, modifiedNs: entry.modifiedNs });
   }
 
+  const facts = present.has(CONFIG_FILE) ? parseFacts(await readSmallFile(join(path, CONFIG_FILE), files)) : NO_FACTS;
+  const structure = structureOf(shards, facts);
   let tensorCount = 0;
   let totalSize = 0;
   let modelWeights = 0;
@@ -100,7 +106,25 @@ export async function openDonor(path: string, files: FileLayer = nodeFiles): Pro
     totalSize += shard.byteLength - shard.dataByteOffset;
     for (const tensor of shard.tensors) modelWeights += elementCount(tensor.shape);
   }
-  return { path, index, shards, sideFiles, leftOut, tensorCount, totalSize, modelWeights };
+  return { path, index, shards, sideFiles, leftOut, structure, tensorCount, totalSize, modelWeights };
+}
+
+const CONFIG_FILE = "config.json";
+
+/** A configuration that cannot be read is no hindrance here: those who need it refuse it. */
+export function parseFacts(config: Uint8Array): ConfigFacts {
+  try {
+    return configFacts(parsePythonJson(config));
+  } catch {
+    return NO_FACTS;
+  }
+}
+
+export function structureOf(shards: readonly Shard[], facts: ConfigFacts): DecoderStructure {
+  function* tensors() {
+    for (const shard of shards) yield* shard.tensors;
+  }
+  return new DecoderStructure(tensors(), facts);
 }
 
 export function elementCount(shape: readonly number[]): number {

@@ -72,7 +72,7 @@ function* jsonOf(plan: Plan, rate: number, calibrated: Calibrated | undefined): 
 const TENSORS_PER_WRITE = 1_000;
 
 function tensorToJson(tensor: PlannedTensor) {
-  const { name, shard, dtype, shape, byteOffset, byteLength, role, reason, layer, projection, tiles } = tensor;
+  const { name, shard, dtype, shape, byteOffset, byteLength, role, reason, layer, projection, kind, tiles } = tensor;
   return {
     name,
     shard,
@@ -84,6 +84,9 @@ function tensorToJson(tensor: PlannedTensor) {
     reason,
     layer,
     projection,
+    kind: kind ?? null,
+    in_decoder: tensor.inDecoder,
+    stored_by_input: tensor.target?.storedByInput ?? false,
     tiles,
   };
 }
@@ -112,6 +115,7 @@ function toJson(plan: Plan, rate: number, calibrated: Calibrated | undefined) {
     target_tensors: plan.targetTensors,
     target_weights: plan.targetWeights,
     tiles: plan.tiles,
+    coverage: plan.decoder,
     side_files: plan.sideFiles.map(({ file, byteLength }) => ({ file, byte_length: byteLength })),
     left_out: plan.leftOut,
     memory: {
@@ -144,6 +148,7 @@ function describe(plan: Plan, rate: number, calibrated: Calibrated | undefined):
     ...(options.activation === undefined ? [] : activationLines(plan, options.activation, calibrated)),
     `targets   ${n(plan.targetTensors)} tensors, ${n(plan.targetWeights)} weights (${percent(plan.targetWeights, donor.modelWeights)} of the model) in ${n(plan.tiles)} tiles`,
     ...groupLines(plan, "target"),
+    ...decoderLines(plan),
     `carried   ${n(donor.tensorCount - plan.targetTensors)} tensors, byte for byte`,
     ...groupLines(plan, "carried"),
     `copied    ${plan.sideFiles.length} side files: ${printable(plan.sideFiles.map(({ file }) => file).join(", ")) || "none"}`,
@@ -214,6 +219,18 @@ function activationJson({ shards }: Plan, settings: LayerSettings, calibrated: C
 
 function percent(part: number, whole: number): string {
   return whole === 0 ? "0 %" : `${((100 * part) / whole).toFixed(2)} %`;
+}
+
+/** How much of the decoder's matrices is targeted, and what is not. */
+function decoderLines({ decoder }: Plan): string[] {
+  const { decoder_weights, decoder_target_weights, untouched } = decoder;
+  return [
+    `decoder   ${percent(decoder_target_weights, decoder_weights)} of the ${decoder_weights.toLocaleString("en-US")} weights in the matrices of its layers`,
+    ...untouched.map(
+      ({ pattern, tensors, weights, why }) =>
+        `  untouched ${tensors} × ${printable(pattern)}  ${percent(weights, decoder_weights)}  ${why}`,
+    ),
+  ];
 }
 
 /** Tensors that differ in numbers alone (layer, expert) share a line. */

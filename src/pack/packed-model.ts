@@ -1,5 +1,6 @@
 import { join } from "node:path";
-import { type Donor, elementCount, type Shard, type SideFile } from "../checkpoint/donor.js";
+import { NO_FACTS } from "../checkpoint/decoder-structure.js";
+import { type Donor, elementCount, parseFacts, type Shard, type SideFile, structureOf } from "../checkpoint/donor.js";
 import { attempt, type FileLayer, FileSource, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
@@ -226,6 +227,9 @@ async function describeDonor(path: string, manifest: Manifest, shards: Shard[], 
   const index = sideFiles.some((side) => side.file === INDEX_FILE)
     ? parseShardIndex(await readSmallFile(join(path, INDEX_FILE), files), INDEX_FILE)
     : undefined;
+  const facts = sideFiles.some((side) => side.file === "config.json")
+    ? parseFacts(await readSmallFile(join(path, "config.json"), files))
+    : NO_FACTS;
   const tensors = shards.flatMap((shard) => shard.tensors);
   return {
     path,
@@ -233,6 +237,7 @@ async function describeDonor(path: string, manifest: Manifest, shards: Shard[], 
     shards,
     sideFiles,
     leftOut: [],
+    structure: structureOf(shards, facts),
     tensorCount: tensors.length,
     totalSize: tensors.reduce((sum, tensor) => sum + tensor.byteLength, 0),
     modelWeights: tensors.reduce((sum, tensor) => sum + elementCount(tensor.shape), 0),

@@ -132,9 +132,16 @@ export interface TensorRecord extends Partial<ActivationRecord> {
   readonly digest: string;
   readonly digest_matrix_bytes: number;
   readonly digest_piece_bytes: number;
-  /** Targets only. */
+  /** Targets, and matrices of decoder layers that stay as they are. */
   readonly layer?: number;
   readonly projection?: string;
+  /** Carried matrices of decoder layers only: why they are no targets. */
+  readonly why?: string;
+  /** Targets that `--include` took from outside the decoder's layers. */
+  readonly in_decoder?: false;
+  /** Targets whose rows in the file are the inputs of the product and whose columns are its outputs. */
+  readonly stored_by_input?: true;
+  /** Targets only. */
   readonly weights?: number;
   readonly already_zero?: number;
   readonly killed?: number;

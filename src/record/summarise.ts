@@ -1,4 +1,5 @@
 import { PHYSARIUM_VERSION } from "../version.js";
+import { type DecoderTensor, decoderCoverage } from "./decoder-coverage.js";
 import type { Ledger, TensorRecord } from "./ledger.js";
 import type { RunEntry } from "./run-history.js";
 import type { ActivationSection, LayerRow, ProjectionRow, SurgeryReport, TensorRow, Totals } from "./surgery-report.js";
@@ -49,6 +50,7 @@ export function summarise(ledger: Ledger, runs: readonly RunEntry[], outputPath:
       weights_processed: totals.target_weights,
       weights_target: targetWeights,
       fraction: targetWeights === 0 ? 0 : totals.target_weights / targetWeights,
+      ...decoderCoverage(decoderTensors(ledger)),
     },
     warnings: ledger.warnings.map(({ code, message }) => ({ code, message })),
     side_files: [...(finished?.side_files ?? [])],
@@ -88,6 +90,14 @@ function activationSection(ledger: Ledger): ActivationSection {
       };
     }),
   };
+}
+
+/** The matrices of the decoder's layers: targets, and carried tensors that the ledger names as such. */
+export function* decoderTensors(ledger: Ledger): Generator<DecoderTensor> {
+  for (const { name, role, shape, why, in_decoder } of ledger.tensors.values()) {
+    if (role === "target" ? in_decoder === false : why === undefined) continue;
+    yield { name, weights: shape.reduce((product, dimension) => product * dimension, 1), why };
+  }
 }
 
 /** A row for every target, in the order of the files. */

@@ -1,3 +1,5 @@
+import type { DecoderCoverage } from "./decoder-coverage.js";
+
 /**
  * `physarium/surgery.json`: every number of an operation, as plain data (JSON, hence snake_case).
  *
@@ -21,7 +23,13 @@ export interface SurgeryReport {
   per_projection: ProjectionRow[];
   per_layer: LayerRow[];
   shards: ShardRow[];
-  coverage: { tiles: number; weights_processed: number; weights_target: number; fraction: number };
+  /** Of the targets, and over all matrices of the decoder's layers. Reports from before 0.1.0 lack the latter. */
+  coverage: {
+    tiles: number;
+    weights_processed: number;
+    weights_target: number;
+    fraction: number;
+  } & Partial<DecoderCoverage>;
   warnings: { code: string; message: string }[];
   side_files: string[];
   left_out: { file: string; reason: string }[];

@@ -9,6 +9,9 @@ const GENTLE = 1.05;
 /** A target sparsity missed by more than a tenth of a point is said. */
 const MISSED = 0.001;
 
+/** Routers and convolutions make up less than this of a decoder; with more left out, "every target" says too much. */
+const NEARLY_ALL = 0.95;
+
 type Item = List["items"][number];
 
 /** What a reader might look for and not find, and how to get it. Depends on what was done, so it never claims a gap that is closed. */
@@ -69,6 +72,12 @@ export function assessment(report: ReportInput): List {
     good(
       say`The operation ran to its end: ${counted(totals.tensors, "target tensor")}, ${counted(coverage.tiles, "tile")}, every target weight seen, none failed.`,
     );
+    const { decoder_fraction: ofDecoder = 1, untouched = [] } = coverage;
+    if (ofDecoder < NEARLY_ALL) {
+      warning(
+        say`The targets are ${percent(ofDecoder)} of the weights in the matrices of the decoder's layers: ${code(untouched[0]?.pattern ?? "")} and ${counted(Math.max(untouched.length - 1, 0), "other kind")} of matrices were left as they are.`,
+      );
+    }
   } else {
     warning(
       say`The operation is not whole: ${percent(coverage.fraction)} of the target weights were seen, ${counted(totals.failed_tensors, "tensor")} failed.`,

@@ -1,4 +1,5 @@
 import type { ReportInput } from "../record/report-input.js";
+import { decoderBlocks } from "./decoder-section.js";
 import { flowBlocks } from "./flow-words.js";
 import { assessment, notInThisReport } from "./honest-words.js";
 import { integritySection } from "./integrity-section.js";
@@ -232,6 +233,7 @@ function tiles(report: ReportInput): Section {
     paragraph(
       say`Surgery saw ${count(coverage.weights_processed)} of ${count(coverage.weights_target)} target weights in ${counted(coverage.tiles, "tile")}: a coverage of ${strong(percent(coverage.fraction))} of the target weights. Tiles do not overlap and are clipped at the edges of a matrix, so each target weight is seen once.`,
     ),
+    ...decoderBlocks(report),
   ];
   if (maps.length > 0) {
     blocks.push({

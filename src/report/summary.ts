@@ -1,4 +1,5 @@
 import type { ReportInput } from "../record/report-input.js";
+import { decoderLines } from "./decoder-section.js";
 import { byteSize, count, counted, duration, percent, percentRange, share } from "./number-words.js";
 import { qualitySentence } from "./quality-section.js";
 import { remarksOf } from "./remarks.js";
@@ -47,6 +48,7 @@ export function renderSummary(report: ReportInput): string {
     ]);
   }
   rows.push(["coverage", `${percent(coverage.fraction)} of the target weights, ${counted(coverage.tiles, "tile")}`]);
+  for (const line of decoderLines(coverage)) rows.push(["", line]);
   rows.push(["time", `${duration(report.wall_seconds)}, memory ${byteSize(report.peak_rss_bytes)}`]);
   rows.push(["verified", verdict(integrity)]);
   rows.push(["quality", quality == null ? "untested: no forward pass was run" : plain(qualitySentence(quality))]);

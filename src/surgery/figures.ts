@@ -5,10 +5,11 @@ import { Dynamic, driveThreshold } from "../flow/dynamic.js";
 import { BandKernel } from "../flow/kernels.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { FlowParams } from "../flow/params.js";
+import { isTurned, runResidentBand } from "../flow/resident-band.js";
 import type { Figures, TensorRow, TileMap } from "../record/surgery-report.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { loadKernelModule } from "../wasm.js";
-import { kernelFlow, type Plan, type PlannedTensor } from "./plan.js";
+import { kernelFlow, kernelSizes, type Plan, type PlannedTensor } from "./plan.js";
 
 /** Bands whose drives are counted for the histogram, spread evenly over the targets. */
 const SAMPLED_BANDS = 16;
@@ -48,7 +49,7 @@ async function countDrives(
   let zeros = 0;
   let tiles = 0;
   let weights = 0;
-  const maxCols = targets.reduce((most, { target }) => Math.max(most, target!.cols), 1);
+  const { maxCols } = kernelSizes(plan);
   const kernel = new BandKernel(
     loadKernelModule("surgery"),
     { slotCount: 1, slotByteLength, maxCols },
@@ -69,14 +70,20 @@ async function countDrives(
     const band = Math.floor((bands * (pick + 0.5)) / picks);
     const bytes = kernel.slot(0).subarray(0, bandRows * rowByteLength);
     await readDonor(plan, tensor, bytes, band * bytes.byteLength, files);
-    kernel.begin(target.dtype, bandRows, target.cols);
-    for (let pass = 0; pass < kernel.passCount; pass++) {
-      kernel.run(pass, 0, 0, 0, bandRows);
-      kernel.end(pass);
-    }
+    const { dtype, cols, storedByInput = false } = target;
+    const turned = isTurned(kernelFlow(plan.options), storedByInput);
+    const sampled = { slot: 0, byteOffset: 0, dtype, rows: bandRows, cols, turned };
+    runResidentBand(
+      kernel,
+      params.blockSize,
+      sampled,
+      () => {},
+      () => {
+        tiles += kernel.dead.length;
+      },
+    );
     kernel.takeHistogram(fine);
     zeros += countZeros(bytes, target.dtype);
-    tiles += kernel.dead.length;
     weights += bandRows * target.cols;
   }
   if (tiles === 0) return null;

@@ -4,6 +4,7 @@ import { PhysariumError } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import { BandKernel } from "../flow/kernels.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
+import { isTurned, runResidentBand } from "../flow/resident-band.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { copyPiece, MAX_OPEN_FILES } from "./piece-copier.js";
@@ -60,15 +61,19 @@ export class PieceOperator {
     await this.read(job.donorPath, bytes, job.byteOffset);
     const tally = new TileTally();
     const rowByteLength = this.rowByteLength(job);
-    for (let row = 0; row < job.rows; row += this.setup.params.blockSize) {
-      const rows = Math.min(this.setup.params.blockSize, job.rows - row);
-      this.kernel.begin(job.dtype, rows, job.cols);
-      for (let pass = 0; pass < this.kernel.passCount; pass++) {
-        this.kernel.run(pass, slot, row * rowByteLength, 0, rows);
-        this.kernel.end(pass);
-        if (pass === 0) this.refuseNonFinite(job, this.kernel, () => ({ bytes, row: 0 }));
-      }
-      tally.addBand(this.kernel, rows, job.cols, this.setup.params.blockSize);
+    const { flow, params } = this.setup;
+    const { blockSize } = params;
+    const turned = isTurned(flow, job.storedByInput);
+    for (let row = 0; row < job.rows; row += blockSize) {
+      const rows = Math.min(blockSize, job.rows - row);
+      const band = { slot, byteOffset: row * rowByteLength, dtype: job.dtype, rows, cols: job.cols, turned };
+      runResidentBand(
+        this.kernel,
+        blockSize,
+        band,
+        () => this.refuseNonFinite(job, this.kernel, () => ({ bytes, row: 0 })),
+        (bandRows, cols) => tally.addBand(this.kernel, bandRows, cols, blockSize),
+      );
     }
     if (this.setup.task === "count") return tally.result("");
     await this.write(job.outputPath, bytes, job.byteOffset);
@@ -121,7 +126,9 @@ export class PieceOperator {
   }
 
   private refuseNonFinite(job: PieceJob, kernel: BandKernel, where: () => { bytes: Uint8Array; row: number }): void {
-    if (this.setup.allowNonFinite || kernel.nonFinite.every((count) => count === 0)) return;
+    // Of a turned band the kernel's counts are those of its last tile.
+    const isSeen = !isTurned(this.setup.flow, job.storedByInput);
+    if (this.setup.allowNonFinite || (isSeen && kernel.nonFinite.every((count) => count === 0))) return;
     const { bytes, row } = where();
     this.refuseNonFiniteIn(job, bytes, row);
   }

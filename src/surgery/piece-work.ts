@@ -66,5 +66,6 @@ function jobOf(plan: Plan, folder: string, tensor: PlannedTensor, piece: Piece, 
     rowStart: piece.rowStart,
     matrix: piece.matrix,
     matrixCount: tensor.target?.matrixCount ?? 1,
+    storedByInput: tensor.target?.storedByInput ?? false,
   };
 }

@@ -2,14 +2,18 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { defaultMemoryBytes } from "../calibration/memory.js";
 import { type Donor, elementCount } from "../checkpoint/donor.js";
+import type { MatrixKind } from "../checkpoint/matrix-kind.js";
 import { classifyTensor, type TargetShape } from "../checkpoint/projections.js";
 import { refuseQuantised } from "../checkpoint/quantised.js";
 import { PhysariumError } from "../errors.js";
 import { type KernelSizes, kernelByteLength } from "../flow/kernels.js";
 import type { DataFreeFlow } from "../flow/reference.js";
+import { isTurned } from "../flow/resident-band.js";
+import { type DecoderCoverage, decoderCoverage } from "../record/decoder-coverage.js";
 import { countTiles, partitionOf } from "../record/pieces.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { type CheckedOptions, compilePattern, defaultWorkers } from "./options.js";
+import { asDecoderTensor, noTarget, planWarnings } from "./plan-words.js";
 
 export interface PlannedTensor {
   readonly name: string;
@@ -23,6 +27,10 @@ export interface PlannedTensor {
   readonly reason: string;
   readonly layer: number;
   readonly projection: string;
+  /** What a matrix of a decoder layer is for. */
+  readonly kind: MatrixKind | undefined;
+  /** Counts among the matrices of the decoder's layers. */
+  readonly inDecoder: boolean;
   readonly target: TargetShape | undefined;
   readonly tiles: number;
 }
@@ -67,6 +75,8 @@ export interface Plan {
   readonly targetTensors: number;
   readonly targetWeights: number;
   readonly tiles: number;
+  /** The decoder's matrices, and which of them stay as they are. */
+  readonly decoder: DecoderCoverage;
   readonly memory: PlannedMemory;
   readonly bytesToRead: number;
   readonly bytesToWrite: number;
@@ -110,7 +120,11 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
   let targetBytes = 0;
   const shards = donor.shards.map((shard): PlannedShard => {
     const tensors = shard.tensors.map((info): PlannedTensor => {
-      const { role, reason, layer, projection, target } = classifyTensor(info, choice);
+      const { role, reason, layer, projection, kind, inDecoder, target } = classifyTensor(
+        info,
+        choice,
+        donor.structure,
+      );
       let tensorTiles = 0;
       if (target !== undefined) {
         tensorTiles = countTiles(target, blockSize);
@@ -118,7 +132,7 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
         targetWeights += elementCount(info.shape);
         targetBytes += info.byteLength;
         tiles += tensorTiles;
-        maxCols = Math.max(maxCols, target.cols);
+        maxCols = Math.max(maxCols, kernelCols(target, blockSize));
         const rowBytes = target.cols * bytesPerFloat(target.dtype);
         if (rowBytes > MAX_ROW_BYTES) {
           throw new PhysariumError(
@@ -128,6 +142,14 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
           );
         }
         maxRowBytes = Math.max(maxRowBytes, rowBytes);
+        const bandBytes = Math.min(blockSize, target.rows) * rowBytes;
+        if (isTurned(kernelFlow(options), target.storedByInput ?? false) && bandBytes > MAX_SLOT_BYTES) {
+          throw new PhysariumError(
+            "USAGE_BLOCK_SIZE",
+            `${shard.file}: tensor "${info.name}" is stored with inputs as rows; the balanced flow turns it a band of ${blockSize} rows at a time, which takes ${bandBytes} bytes, at most ${MAX_SLOT_BYTES}; give a smaller --block-size`,
+            { tensor: info.name },
+          );
+        }
         maxPieceBytes = Math.max(maxPieceBytes, partitionOf(info.byteLength, target, blockSize).pieceByteLength);
       }
       const { name, dtype, shape, byteOffset, byteLength } = info;
@@ -142,6 +164,8 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
         reason,
         layer,
         projection,
+        kind,
+        inDecoder,
         target,
         tiles: tensorTiles,
       };
@@ -151,6 +175,7 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
   });
   if (targetTensors === 0 && !allowNoTarget) throw noTarget(donor, options);
 
+  const decoder = decoderCoverage(shards.flatMap(({ tensors }) => tensors.map(asDecoderTensor)));
   const sizes: KernelSizes = {
     slotCount: SLOTS,
     slotByteLength: Math.max(Math.min(maxPieceBytes, MAX_SLOT_BYTES), maxRowBytes),
@@ -179,10 +204,11 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
     targetTensors,
     targetWeights,
     tiles,
+    decoder,
     memory: planMemory(sizes, options, donor.tensorCount),
     bytesToRead: shardBytes + sideBytes + searchBytes,
     bytesToWrite: shardBytes + sideBytes,
-    warnings: planWarnings(donor),
+    warnings: planWarnings(donor, decoder, shards),
   });
 }
 
@@ -200,10 +226,20 @@ export function kernelFlow({ flow }: CheckedOptions): DataFreeFlow {
   return flow === "activation" ? "magnitude" : flow;
 }
 
+/** Columns of a band as the kernel sees it: one stored (inputs, outputs) may be turned, tile by tile. */
+function kernelCols({ rows, cols, storedByInput }: TargetShape, blockSize: number): number {
+  return storedByInput ? Math.max(cols, Math.min(rows, blockSize)) : cols;
+}
+
 /** The kernel's sizes that a plan implies. */
 export function kernelSizes(plan: Plan): KernelSizes {
+  const { blockSize } = plan.options.params;
   const maxCols = plan.shards.reduce(
-    (most, shard) => shard.tensors.reduce((cols, tensor) => Math.max(cols, tensor.target?.cols ?? 1), most),
+    (most, shard) =>
+      shard.tensors.reduce(
+        (cols, { target }) => (target === undefined ? cols : Math.max(cols, kernelCols(target, blockSize))),
+        most,
+      ),
     1,
   );
   return { slotCount: plan.memory.slots, slotByteLength: plan.memory.slotByteLength, maxCols };
@@ -230,35 +266,4 @@ function planMemory(sizes: KernelSizes, options: CheckedOptions, tensorCount: nu
     kernelByteLength: perKernel,
     peakByteLength: bookkeeping + Math.max(1, workers) * perWorker,
   };
-}
-
-function planWarnings(donor: Donor): { code: string; message: string }[] {
-  const warnings: { code: string; message: string }[] = [];
-  const { index, totalSize } = donor;
-  if (index?.totalSize !== undefined && index.totalSize !== totalSize) {
-    warnings.push({
-      code: "WARN_TOTAL_SIZE",
-      message: `the index states total_size ${index.totalSize}, the tensors take ${totalSize} bytes; loaders do not mind`,
-    });
-  }
-  if (!donor.sideFiles.some(({ file }) => file === "config.json")) {
-    warnings.push({
-      code: "WARN_NO_CONFIG",
-      message: "the donor has no config.json; surgery does not need one, loaders do",
-    });
-  }
-  return warnings;
-}
-
-function noTarget(donor: Donor, options: CheckedOptions): PhysariumError {
-  const names = donor.shards.flatMap((shard) => shard.tensors.slice(0, 3).map(({ name }) => name)).slice(0, 3);
-  const chosen = options.include !== undefined || options.exclude !== undefined;
-  const advice = chosen
-    ? "loosen --include or --exclude"
-    : "name its matrices with --include, or see physarium plan for what each tensor is taken for";
-  return new PhysariumError(
-    "DONOR_NO_TARGET",
-    `${donor.path}: none of its ${donor.tensorCount} tensors is a target (they look like ${names.map((name) => `"${name}"`).join(", ")}); expected layers.N.…{q,k,v,o,gate,up,down}_proj; ${advice}`,
-    { tensorCount: donor.tensorCount },
-  );
 }

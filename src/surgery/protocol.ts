@@ -22,6 +22,8 @@ export interface PieceJob {
   readonly rowStart: number;
   readonly matrix: number;
   readonly matrixCount: number;
+  /** The file's rows are the product's inputs; see `TargetShape`. */
+  readonly storedByInput: boolean;
 }
 
 export interface PieceResult {

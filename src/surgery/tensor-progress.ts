@@ -66,11 +66,14 @@ export class TensorProgress {
       digest_matrix_bytes: partition.matrixByteLength,
       digest_piece_bytes: partition.pieceByteLength,
     };
-    if (tensor.role === "carried") return base;
+    const { layer, projection, inDecoder, target } = tensor;
+    if (tensor.role === "carried") return inDecoder ? { ...base, layer, projection, why: tensor.reason } : base;
     return {
       ...base,
-      layer: tensor.layer,
-      projection: tensor.projection,
+      layer,
+      projection,
+      ...(inDecoder ? {} : { in_decoder: false }),
+      ...(target?.storedByInput ? { stored_by_input: true } : {}),
       weights: this.weights,
       already_zero: this.zeros,
       killed: this.dead - this.zeros + (activation?.revived ?? 0),

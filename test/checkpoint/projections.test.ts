@@ -44,7 +44,6 @@ describe("carried over", () => {
     ["model.layers.0.mlp.shared_expert_gate.weight"],
     ["model.layers.0.self_attn.q_proj.bias"],
     ["model.layers.0.self_attn.q_proj.lora_A.weight"],
-    ["model.layers.0.self_attn.kv_a_proj_with_mqa.weight"],
     ["vision_tower.encoder.layers.0.self_attn.q_proj.weight"],
     ["model.visual.layers.0.mlp.up_proj.weight"],
     ["audio_tower.layers.3.self_attn.k_proj.weight"],

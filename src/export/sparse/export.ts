@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import type { DecoderStructure } from "../../checkpoint/decoder-structure.js";
 import { elementCount, openDonor, type Shard } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles, type OpenFile, writeFully } from "../../checkpoint/file-layer.js";
 import { classifyTensor } from "../../checkpoint/projections.js";
@@ -60,7 +61,7 @@ export async function exportSparse(
   refuseQuantised(donor.shards.flatMap((shard) => shard.tensors.map((info) => ({ info, shard: shard.file }))));
   const config = await readConfig(donor.path, files);
   const plans: { shard: Shard; weights: Map<string, PlannedWeight>; header: SerializedHeader }[] = [];
-  for (const shard of donor.shards) plans.push(await planShard(donor.path, shard, files));
+  for (const shard of donor.shards) plans.push(await planShard(donor.path, shard, donor.structure, files));
   const weights = plans.flatMap((plan) => [...plan.weights.values()]);
 
   const folder = await OutputFolder.create(outputPath, [donorPath], files);
@@ -168,14 +169,16 @@ function describe(weights: readonly PlannedWeight[]) {
   };
 }
 
-async function planShard(path: string, shard: Shard, files: FileLayer) {
+async function planShard(path: string, shard: Shard, structure: DecoderStructure, files: FileLayer) {
   const source = await FileSource.open(join(path, shard.file), files);
   try {
     const weights = new Map<string, PlannedWeight>();
     const specs: TensorSpec[] = [];
     for (const info of shard.tensors) {
-      const { target } = classifyTensor(info);
-      const isMatrix = target?.matrixCount === 1 && info.shape.length === 2 && info.name.endsWith(".weight");
+      const { target } = classifyTensor(info, {}, structure);
+      // Loaders look for compressed parts in linear modules: a Conv1D of GPT-2 is none.
+      const isMatrix =
+        target?.matrixCount === 1 && !target.storedByInput && info.shape.length === 2 && info.name.endsWith(".weight");
       const weight = isMatrix ? await planWeight(source, info) : undefined;
       if (weight !== undefined) weights.set(info.name, weight);
       if (weight?.compressed) specs.push(...partSpecs(weight));

@@ -1,0 +1,50 @@
+import { count, counted, percent } from "./number-words.js";
+import type { ReportInput } from "../record/report-input.js";
+import { type Block, code, foreign, paragraph, plain, say, strong, type Text } from "./report-text.js";
+import { limited, table } from "./table.js";
+
+type Coverage = ReportInput["coverage"];
+
+/** Kinds of untouched matrices that the summary names; the report has them all. */
+const NAMED = 3;
+
+/** For the terminal: how much of the decoder was operated on, and what of it was not. Empty for reports that do not know. */
+export function decoderLines({ decoder_weights, decoder_fraction, untouched = [] }: Coverage): string[] {
+  if (decoder_weights === undefined) return [];
+  const rest = untouched.length - NAMED;
+  return [
+    `${percent(decoder_fraction)} of the ${count(decoder_weights)} weights in the matrices of decoder layers`,
+    ...untouched
+      .slice(0, NAMED)
+      .map(({ pattern, tensors, share, why }) =>
+        plain(say`untouched: ${count(tensors)} × ${foreign(pattern)}, ${percent(share)}: ${foreign(why)}`),
+      ),
+    ...(rest > 0 ? [`untouched: ${counted(rest, "more kind")}, listed in the report`] : []),
+  ];
+}
+
+/** Coverage over the decoder's matrices, with a row for every kind that stays as it is. */
+export function decoderBlocks({ coverage }: ReportInput): Block[] {
+  const { decoder_weights, decoder_target_weights, decoder_fraction, untouched = [] } = coverage;
+  if (decoder_weights === undefined) return [];
+  const sentence = say`The decoder's layers hold ${count(decoder_weights)} weights in matrices; the targets are ${count(decoder_target_weights)} of these, ${strong(percent(decoder_fraction))}.`;
+  if (untouched.length === 0) return [paragraph(say`${sentence} No matrix of a decoder layer was left out.`)];
+  return [
+    paragraph(say`${sentence} The matrices below stay as they are in the donor.`),
+    limited(
+      table(
+        "Matrices of decoder layers that were not operated on",
+        ["Name", "Tensors", "Weights", "Of the layers' weights", "Why"],
+        untouched.map(({ pattern, tensors, weights, share, why }): Text[] => [
+          say`${code(pattern)}`,
+          say`${count(tensors)}`,
+          say`${count(weights)}`,
+          say`${percent(share)}`,
+          say`${foreign(why)}`,
+        ]),
+        [1, 2, 3],
+      ),
+      say`surgery.json has the rest`,
+    ),
+  ];
+}
