@@ -6,14 +6,14 @@ import type { Findings } from "./verification.js";
 const NAMED = 3;
 
 /** Which of the decoder's matrices were operated on and which were not, as the ledger says it. */
-export function checkDecoder(tensors: readonly AuditedTensor[], coverage: DecoderCoverage, findings: Findings): void {
-  const { decoder_weights, decoder_target_weights, decoder_fraction, untouched } = coverage;
+export function checkDecoder(tensors: readonly AuditedTensor[], decoder: DecoderCoverage, findings: Findings): void {
+  const { weights, target_weights, fraction, untouched } = decoder;
   const name = "decoder coverage";
   const named = untouched.slice(0, NAMED).map((row) => `${row.tensors} × ${row.pattern} (${row.why})`);
   const more = untouched.length > NAMED ? `, and ${untouched.length - NAMED} more kinds` : "";
   findings.check(
     name,
-    `${decoder_target_weights} of ${decoder_weights} weights in the matrices of decoder layers, ${(100 * decoder_fraction).toFixed(2)} %${
+    `${target_weights} of ${weights} weights in the matrices of decoder layers, ${(100 * fraction).toFixed(2)} %${
       named.length === 0 ? "" : `; untouched: ${named.join(", ")}${more}`
     }`,
   );

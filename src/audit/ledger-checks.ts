@@ -122,6 +122,7 @@ export async function checkReport(output: string, ledger: Ledger, findings: Find
     "per_layer",
     "shards",
     "coverage",
+    "decoder",
   ] as const) {
     for (const difference of compareJson(said[key], is[key], key)) findings.differ(name, path, difference);
   }

@@ -15,7 +15,9 @@ export interface Verification {
     readonly weights: number;
     readonly weights_target: number;
     readonly fraction: number;
-  } & DecoderCoverage;
+  };
+  /** Over all matrices of the decoder's layers. */
+  readonly decoder: DecoderCoverage;
   readonly parity: {
     readonly mode: "sample" | "full" | "none";
     readonly tiles_checked: number;

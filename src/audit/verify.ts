@@ -87,9 +87,9 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
   checkCounts(comparable, audit.recounts, ledger, donor !== undefined, findings);
   await checkReport(output, ledger, findings, files);
 
-  const { parity, bytesRead, digestSeconds } = audit;
-  const coverage = { ...audit.coverage, ...decoderCoverage(tensors.map(asDecoderTensor)) };
-  checkDecoder(tensors, coverage, findings);
+  const { coverage, parity, bytesRead, digestSeconds } = audit;
+  const decoder = decoderCoverage(tensors.map(asDecoderTensor));
+  checkDecoder(tensors, decoder, findings);
   return {
     ok: findings.differences.length === 0,
     output,
@@ -97,6 +97,7 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
     checks: findings.checks(),
     differences: findings.differences,
     coverage,
+    decoder,
     parity,
     bytes_read: bytesRead,
     wall_seconds: (performance.now() - started) / 1000,

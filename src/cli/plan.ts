@@ -115,7 +115,7 @@ function toJson(plan: Plan, rate: number, calibrated: Calibrated | undefined) {
     target_tensors: plan.targetTensors,
     target_weights: plan.targetWeights,
     tiles: plan.tiles,
-    coverage: plan.decoder,
+    decoder: plan.decoder,
     side_files: plan.sideFiles.map(({ file, byteLength }) => ({ file, byte_length: byteLength })),
     left_out: plan.leftOut,
     memory: {
@@ -223,12 +223,12 @@ function percent(part: number, whole: number): string {
 
 /** How much of the decoder's matrices is targeted, and what is not. */
 function decoderLines({ decoder }: Plan): string[] {
-  const { decoder_weights, decoder_target_weights, untouched } = decoder;
+  const { weights: all, target_weights, untouched } = decoder;
   return [
-    `decoder   ${percent(decoder_target_weights, decoder_weights)} of the ${decoder_weights.toLocaleString("en-US")} weights in the matrices of its layers`,
+    `decoder   ${percent(target_weights, all)} of the ${all.toLocaleString("en-US")} weights in the matrices of its layers`,
     ...untouched.map(
       ({ pattern, tensors, weights, why }) =>
-        `  untouched ${tensors} × ${printable(pattern)}  ${percent(weights, decoder_weights)}  ${why}`,
+        `  untouched ${tensors} × ${printable(pattern)}  ${percent(weights, all)}  ${why}`,
     ),
   ];
 }

@@ -1,10 +1,10 @@
 /** Coverage over the matrices of a decoder's layers, operated on or not: "100 % of the targets" says nothing of what was no target. */
 export interface DecoderCoverage {
   /** Elements of all matrices in the decoder's layers: targets, and what stays of them, routers and convolutions included. */
-  readonly decoder_weights: number;
+  readonly weights: number;
   /** Of these, in targets. */
-  readonly decoder_target_weights: number;
-  readonly decoder_fraction: number;
+  readonly target_weights: number;
+  readonly fraction: number;
   /** Matrices of decoder layers that are no targets, the largest share first. */
   readonly untouched: readonly UntouchedRow[];
 }
@@ -14,7 +14,7 @@ export interface UntouchedRow {
   readonly pattern: string;
   readonly tensors: number;
   readonly weights: number;
-  /** Of `decoder_weights`. */
+  /** Of all weights of the decoder's matrices. */
   readonly share: number;
   readonly why: string;
 }
@@ -28,15 +28,15 @@ export interface DecoderTensor {
 
 /** Add up a decoder's matrices; those that stay are grouped by name and reason. `undefined` entries are skipped. */
 export function decoderCoverage(tensors: Iterable<DecoderTensor | undefined>): DecoderCoverage {
-  let decoder_weights = 0;
-  let decoder_target_weights = 0;
+  let all = 0;
+  let targeted = 0;
   const groups = new Map<string, { pattern: string; tensors: number; weights: number; why: string }>();
   for (const tensor of tensors) {
     if (tensor === undefined) continue;
     const { name, weights, why } = tensor;
-    decoder_weights += weights;
+    all += weights;
     if (why === undefined) {
-      decoder_target_weights += weights;
+      targeted += weights;
       continue;
     }
     const pattern = name.replace(/(^|\.)\d+(?=\.|$)/g, "$1N");
@@ -54,13 +54,13 @@ export function decoderCoverage(tensors: Iterable<DecoderTensor | undefined>): D
       pattern,
       tensors: count,
       weights,
-      share: weights / decoder_weights,
+      share: weights / all,
       why,
     }));
   return {
-    decoder_weights,
-    decoder_target_weights,
-    decoder_fraction: decoder_weights === 0 ? 0 : decoder_target_weights / decoder_weights,
+    weights: all,
+    target_weights: targeted,
+    fraction: all === 0 ? 0 : targeted / all,
     untouched,
   };
 }

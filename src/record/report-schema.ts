@@ -216,13 +216,17 @@ export const ReportSchema: v.GenericSchema<unknown, ReportInput> = v.looseObject
     weights_processed: Count,
     weights_target: Count,
     fraction: NotNegative,
-    decoder_weights: v.optional(Count),
-    decoder_target_weights: v.optional(Count),
-    decoder_fraction: v.optional(Fraction),
-    untouched: v.optional(
-      v.array(v.looseObject({ pattern: v.string(), tensors: Count, weights: Count, share: Fraction, why: Words })),
-    ),
   }),
+  decoder: v.optional(
+    v.looseObject({
+      weights: Count,
+      target_weights: Count,
+      fraction: Fraction,
+      untouched: v.array(
+        v.looseObject({ pattern: v.string(), tensors: Count, weights: Count, share: Fraction, why: Words }),
+      ),
+    }),
+  ),
   warnings: v.array(v.looseObject({ code: Words, message: Words })),
   side_files: v.array(Words),
   left_out: v.array(v.looseObject({ file: Words, reason: Words })),

@@ -23,13 +23,9 @@ export interface SurgeryReport {
   per_projection: ProjectionRow[];
   per_layer: LayerRow[];
   shards: ShardRow[];
-  /** Of the targets, and over all matrices of the decoder's layers. Reports from before 0.1.0 lack the latter. */
-  coverage: {
-    tiles: number;
-    weights_processed: number;
-    weights_target: number;
-    fraction: number;
-  } & Partial<DecoderCoverage>;
+  coverage: { tiles: number; weights_processed: number; weights_target: number; fraction: number };
+  /** Coverage over all matrices of the decoder's layers; reports from before 0.1.0 lack it. */
+  decoder?: DecoderCoverage;
   warnings: { code: string; message: string }[];
   side_files: string[];
   left_out: { file: string; reason: string }[];

@@ -72,7 +72,7 @@ export function assessment(report: ReportInput): List {
     good(
       say`The operation ran to its end: ${counted(totals.tensors, "target tensor")}, ${counted(coverage.tiles, "tile")}, every target weight seen, none failed.`,
     );
-    const { decoder_fraction: ofDecoder = 1, untouched = [] } = coverage;
+    const { fraction: ofDecoder, untouched } = report.decoder ?? { fraction: 1, untouched: [] };
     if (ofDecoder < NEARLY_ALL) {
       warning(
         say`The targets are ${percent(ofDecoder)} of the weights in the matrices of the decoder's layers: ${code(untouched[0]?.pattern ?? "")} and ${counted(Math.max(untouched.length - 1, 0), "other kind")} of matrices were left as they are.`,

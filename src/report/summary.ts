@@ -48,7 +48,7 @@ export function renderSummary(report: ReportInput): string {
     ]);
   }
   rows.push(["coverage", `${percent(coverage.fraction)} of the target weights, ${counted(coverage.tiles, "tile")}`]);
-  for (const line of decoderLines(coverage)) rows.push(["", line]);
+  for (const line of decoderLines(report.decoder)) rows.push(["", line]);
   rows.push(["time", `${duration(report.wall_seconds)}, memory ${byteSize(report.peak_rss_bytes)}`]);
   rows.push(["verified", verdict(integrity)]);
   rows.push(["quality", quality == null ? "untested: no forward pass was run" : plain(qualitySentence(quality))]);
