@@ -63,7 +63,7 @@ export class PieceOperator {
     const rowByteLength = this.rowByteLength(job);
     const { flow, params } = this.setup;
     const { blockSize } = params;
-    const turned = isTurned(flow, job.storedByInput);
+    const turned = isTurned(flow, job.storedByInput ?? false);
     for (let row = 0; row < job.rows; row += blockSize) {
       const rows = Math.min(blockSize, job.rows - row);
       const band = { slot, byteOffset: row * rowByteLength, dtype: job.dtype, rows, cols: job.cols, turned };
@@ -127,7 +127,7 @@ export class PieceOperator {
 
   private refuseNonFinite(job: PieceJob, kernel: BandKernel, where: () => { bytes: Uint8Array; row: number }): void {
     // Of a turned band the kernel's counts are those of its last tile.
-    const isSeen = !isTurned(this.setup.flow, job.storedByInput);
+    const isSeen = !isTurned(this.setup.flow, job.storedByInput ?? false);
     if (this.setup.allowNonFinite || (isSeen && kernel.nonFinite.every((count) => count === 0))) return;
     const { bytes, row } = where();
     this.refuseNonFiniteIn(job, bytes, row);

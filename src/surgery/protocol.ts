@@ -23,7 +23,7 @@ export interface PieceJob {
   readonly matrix: number;
   readonly matrixCount: number;
   /** The file's rows are the product's inputs; see `TargetShape`. */
-  readonly storedByInput: boolean;
+  readonly storedByInput?: boolean;
 }
 
 export interface PieceResult {
