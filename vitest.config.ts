@@ -3,6 +3,7 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["test/**/*.test.ts"],
+    globalSetup: ["test/no-leftovers.ts"],
     testTimeout: 120_000,
     hookTimeout: 120_000,
     // Some tests load the engine past src/engine/runtime.ts, which would say this.

@@ -20,6 +20,9 @@ const FAMILIES: Record<string, { qkvBias: boolean; queryKeyNorm: boolean }> = {
 /** A shape beyond this is a mistake in the file, not a model. */
 const MAX_DIMENSION = 2 ** 31;
 
+/** No model has a tenth of these; every one becomes a dozen tensors in memory before anything is written. */
+const MAX_LAYERS = 10_000;
+
 /**
  * Names and shapes of all tensors in the order of the model's modules, derived from its configuration.
  * Throws `DONOR_CONFIG` for a model type it does not know or a number that is missing.
@@ -38,7 +41,7 @@ export function deriveTensors(config: ModelConfig, where: string): TensorShape[]
   }
   const hidden = positive(config, "hidden_size", where);
   const intermediate = positive(config, "intermediate_size", where);
-  const layers = positive(config, "num_hidden_layers", where);
+  const layers = positive(config, "num_hidden_layers", where, MAX_LAYERS);
   const heads = positive(config, "num_attention_heads", where);
   const vocabulary = positive(config, "vocab_size", where);
   const keyHeads = config.num_key_value_heads == null ? heads : positive(config, "num_key_value_heads", where);
@@ -117,7 +120,7 @@ export function scaleModel(
   scale: number,
   where: string,
 ): { config: ModelConfig; tensors: TensorShape[] } {
-  const layers = positive(config, "num_hidden_layers", where);
+  const layers = positive(config, "num_hidden_layers", where, MAX_LAYERS);
   const vocabulary = positive(config, "vocab_size", where);
   const newLayers = Math.max(1, Math.round(layers * scale));
   const newVocabulary = Math.max(64, Math.round((vocabulary * scale) / 64) * 64);
@@ -143,12 +146,12 @@ export function scaleModel(
 }
 
 /** A positive integer of the configuration. */
-function positive(config: ModelConfig, key: string, where: string): number {
+function positive(config: ModelConfig, key: string, where: string, most = MAX_DIMENSION): number {
   const value = config[key];
-  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 1 || value > MAX_DIMENSION) {
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 1 || value > most) {
     throw new PhysariumError(
       "DONOR_CONFIG",
-      `${where}: "${key}" is ${JSON.stringify(value)}, expected a positive integer; is this the config.json of a language model?`,
+      `${where}: "${key}" is ${JSON.stringify(value)}, expected a positive integer up to ${most}; is this the config.json of a language model?`,
       { key },
     );
   }

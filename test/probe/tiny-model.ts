@@ -1,6 +1,7 @@
-import { mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { afterAll } from "vitest";
 import { serializeHeader } from "../../dist/safetensors/writer.js";
 
 export interface TinyModel {
@@ -30,8 +31,16 @@ export const TINY_CONFIG = {
   rope_theta: 10000,
 };
 
+const made: string[] = [];
+afterAll(() => {
+  for (const folder of made) rmSync(folder, { recursive: true, force: true });
+});
+
+/** A folder for one model or text; a test file's are removed behind its last test. */
 export function temporaryFolder(): string {
-  return mkdtempSync(join(tmpdir(), "physarium-probe-"));
+  const folder = mkdtempSync(join(tmpdir(), "physarium-probe-"));
+  made.push(folder);
+  return folder;
 }
 
 /** Write a random model of the given shape; weights and norms are all different, so a mixed-up tensor shows. */

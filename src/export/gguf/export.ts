@@ -2,6 +2,8 @@ import { basename, dirname, resolve } from "node:path";
 import { donorName, elementCount } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles } from "../../checkpoint/file-layer.js";
 import { PhysariumError } from "../../errors.js";
+import { ModelConfig as ModelFields } from "../../model/config.js";
+import { refuseImpossibleCounts } from "../../model/counts.js";
 import { requireDiskSpace, whatStandsAt, writeOutputFile } from "../../output/output-file.js";
 import { bytesPerFloat, type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
 import { decodeFloats, encodeFloats } from "../../safetensors/float-bits.js";
@@ -164,6 +166,8 @@ async function planGguf(folder: ModelFolder, type: ExportType): Promise<GgufPlan
     throw new PhysariumError("DONOR_CONFIG", `${folder.donor.path}: there is no config.json; GGUF needs its numbers`);
   }
   const config = parseModelConfig(configText, "config.json");
+  const named = [...folder.tensors].map(([name, { info }]) => ({ name, shape: info.shape }));
+  refuseImpossibleCounts(new ModelFields(JSON.parse(configText)), named);
   const tokenizer = describeTokenizer(
     {
       tokenizerJson: await folder.text("tokenizer.json"),

@@ -2,6 +2,7 @@ import { type Donor, openDonor } from "../../checkpoint/donor.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
 import { ModelConfig } from "../../model/config.js";
+import { refuseImpossibleCounts } from "../../model/counts.js";
 import { architectureOf } from "../../model/families/registry.js";
 import { projectionsOf } from "../../model/steps.js";
 import { Weights } from "./weights.js";
@@ -15,7 +16,12 @@ export interface InspectedModel {
 
 export async function inspectModel(model: string | Donor): Promise<InspectedModel> {
   const donor = typeof model === "string" ? await openDonor(model) : model;
-  const architecture = architectureOf(await ModelConfig.read(donor.path));
+  const config = await ModelConfig.read(donor.path);
+  refuseImpossibleCounts(
+    config,
+    donor.shards.flatMap(({ tensors }) => tensors),
+  );
+  const architecture = architectureOf(config);
   const weights = new Weights(donor);
   checkTensors(architecture, weights);
   return { donor, architecture, weights };

@@ -146,10 +146,10 @@ export class LayerRunner {
       if (sequence.length !== tokens) throw new PhysariumError("INTERNAL", "sequences of a batch differ in length");
       for (let place = 0; place < tokens; place++) {
         const id = sequence[place];
-        if (!(id >= 0 && id < this.architecture.vocabSize)) {
+        if (!(Number.isInteger(id) && id >= 0 && id < this.architecture.vocabSize)) {
           throw new PhysariumError(
             "DONOR_TOKEN",
-            `token ${id} is outside the model's vocabulary of ${this.architecture.vocabSize}; tokenizer and model do not belong together`,
+            `token ${id} is none of the model's vocabulary of ${this.architecture.vocabSize}; tokenizer and model do not belong together`,
             { token: id },
           );
         }

@@ -109,8 +109,9 @@ export async function readOptionalJson(path: string): Promise<Json> {
     if (isPhysariumError(error, "IO_NOT_FOUND")) return {};
     throw error;
   }
+  let json: unknown;
   try {
-    return JSON.parse(new TextDecoder().decode(bytes)) as Json;
+    json = JSON.parse(new TextDecoder().decode(bytes));
   } catch (error) {
     throw new PhysariumError(
       "DONOR_TOKENIZER",
@@ -119,4 +120,6 @@ export async function readOptionalJson(path: string): Promise<Json> {
       error,
     );
   }
+  if (typeof json === "object" && json !== null && !Array.isArray(json)) return json as Json;
+  throw new PhysariumError("DONOR_CONFIG", `${path}: expected an object; repair the file, or leave it out`, { path });
 }
