@@ -19,6 +19,7 @@ import {
   toEngineOptions,
   toProtocolOptions,
 } from "./probe-options.js";
+import { stopSignal } from "./stop-signal.js";
 
 interface CalibrateFlags extends EngineFlags, ProtocolFlags {
   text: string;
@@ -72,6 +73,7 @@ export function registerCalibrate(program: Command): void {
         },
         {
           kind,
+          signal: stopSignal(),
           ...toEngineOptions({ device, threads, memory }),
           ...(json
             ? {}

@@ -15,6 +15,7 @@ import {
   toEngineOptions,
   toProtocolOptions,
 } from "./probe-options.js";
+import { endOnSignal } from "./stop-signal.js";
 
 interface EvalFlags extends EngineFlags, ProtocolFlags {
   text: string;
@@ -47,8 +48,9 @@ Examples:
     )
     .action(async (modelPath: string, flags: EvalFlags) => {
       const { text, against, record, json, quiet, device, threads, memory, ...protocol } = flags;
+      const { signal, whole } = endOnSignal("nothing was written", json);
       const say = quiet || json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);
-      const evaluation = await withMappable(resolve(modelPath), say, (mappable) =>
+      const evaluation = await withMappable(resolve(modelPath), say, signal, (mappable) =>
         evaluate(mappable, resolve(text), {
           ...toProtocolOptions(protocol),
           ...toEngineOptions({ device, threads, memory }),
@@ -59,7 +61,7 @@ Examples:
       // A packed folder is a pack of what it was made from, report included.
       const keepsReport = (await isOperated(resolve(modelPath))) && !(await isPackedFolder(resolve(modelPath)));
       if (record && against !== undefined && keepsReport) {
-        await addSections(resolve(modelPath), { quality: evaluation.quality });
+        await whole(() => addSections(resolve(modelPath), { quality: evaluation.quality }));
       }
       process.stdout.write(json ? `${JSON.stringify(toJson(evaluation))}\n` : `${describe(evaluation)}\n`);
     });

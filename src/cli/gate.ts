@@ -11,6 +11,7 @@ import {
   toEngineOptions,
   toProtocolOptions,
 } from "./probe-options.js";
+import { endOnSignal } from "./stop-signal.js";
 
 interface GateFlags extends EngineFlags, ProtocolFlags {
   against: string;
@@ -53,6 +54,7 @@ Examples:
     .action(async (modelPath: string, flags: GateFlags) => {
       const { against, text, prompt, maxTokens, maxPerplexityRatio, maxKl, minSameTop, json, ...rest } = flags;
       const { device, threads, memory, ...protocol } = rest;
+      endOnSignal("nothing was written", json);
       const report = await runGate(resolve(modelPath), {
         ...toProtocolOptions(protocol),
         ...toEngineOptions({ device, threads, memory }),

@@ -7,6 +7,7 @@ import { renderChat } from "../probe/text/chat-template.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { toInteger, toNumber } from "./arguments.js";
 import { addEngineOptions, type EngineFlags, toEngineOptions } from "./probe-options.js";
+import { endOnSignal } from "./stop-signal.js";
 
 interface GenerateFlags extends EngineFlags {
   prompt: string;
@@ -40,6 +41,7 @@ Examples:
   physarium generate ./model --chat --prompt "Why is the sky blue?" --temperature 0.7 --top-p 0.9 --seed 1`,
     )
     .action(async (modelPath: string, flags: GenerateFlags) => {
+      endOnSignal("nothing was written", flags.json);
       const folder = resolve(modelPath);
       const tokenizer = await TextTokenizer.open(folder);
       const prompt = flags.chat

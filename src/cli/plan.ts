@@ -8,6 +8,7 @@ import { checkOptions } from "../surgery/options.js";
 import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
 import { measureReadRate } from "../surgery/read-rate.js";
 import { duration } from "./progress.js";
+import { endOnSignal } from "./stop-signal.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
 
 /** `physarium plan <donor>` */
@@ -26,6 +27,7 @@ Examples:
   physarium plan ./model --exclude 'down_proj' --json | jq .memory`,
     )
     .action(async (donorPath: string, flags: SurgeryFlags & { json?: boolean }) => {
+      endOnSignal("nothing was written", flags.json);
       const donor = await openDonor(resolve(donorPath));
       const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)), true);
       const rate = await measureReadRate(plan);

@@ -5,6 +5,7 @@ import { readDocuments, readReport } from "../record/open-record.js";
 import type { ReportInput } from "../record/report-input.js";
 import { writeDocuments } from "../report/documents.js";
 import { renderHtml, renderMarkdown } from "../report/index.js";
+import { endOnSignal } from "./stop-signal.js";
 
 type Format = "md" | "html" | "json";
 
@@ -23,13 +24,14 @@ Examples:
   physarium report ./operated --format md | less`,
     )
     .action(async (output: string, flags: { format?: Format }) => {
+      const { whole } = endOnSignal("the report is as it was");
       const folder = resolve(output);
       const report = await fromLedger(folder);
       if (flags.format === "md") process.stdout.write(renderMarkdown(report));
       else if (flags.format === "html") process.stdout.write(renderHtml(report));
       else if (flags.format === "json") process.stdout.write(`${printable(JSON.stringify(report, null, 1), true)}\n`);
       else {
-        await writeDocuments(folder, report);
+        await whole(() => writeDocuments(folder, report));
         process.stdout.write(
           `${printable(folder)}/physarium: REPORT.md, report.html, surgery.json and run.log are written again\n`,
         );

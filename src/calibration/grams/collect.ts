@@ -1,4 +1,5 @@
 import { Engine } from "../../engine/session.js";
+import { refuseStopped } from "../../errors.js";
 import { inputWidth, STEPS, type Step } from "../../model/steps.js";
 import {
   type Activations,
@@ -14,6 +15,8 @@ export interface CollectOptions extends RunnerOptions {
   readonly kind?: GramKind;
   /** Tokens in one run of the engine; changes memory and speed, not the result. */
   readonly batchTokens?: number;
+  /** Ends the collection soon, with `STOPPED`. */
+  readonly signal?: AbortSignal;
   readonly onProgress?: (layersDone: number, layers: number) => void;
 }
 
@@ -40,13 +43,17 @@ export async function* collectGrams(
   try {
     const batches = batchesOf(sequences, options.batchTokens ?? 2048);
     const residuals: Activations[] = [];
-    for (const { ids } of batches) residuals.push(await runner.embed(ids));
+    for (const { ids } of batches) {
+      refuseStopped(options.signal);
+      residuals.push(await runner.embed(ids));
+    }
     for (let layer = 0; layer < runner.layerCount; layer++) {
       const states: LayerState[] = [];
       for (const residual of residuals) states.push(await runner.begin(layer, residual));
       for (const step of STEPS) {
         const accumulator = new GramAccumulator(inputWidth(runner.architecture, step), kind, product);
         for (const [number, { lengths }] of batches.entries()) {
+          refuseStopped(options.signal);
           await accumulator.add(states[number].input!, lengths);
           states[number] = await runner.advance(layer, step, states[number]);
         }
