@@ -7,6 +7,7 @@ import { takeSamples } from "../probe/text/samples.js";
 import { readTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import type { CalibrationRecord } from "../record/ledger.js";
+import { isGramFile, StoredGrams } from "./grams/stored-grams.js";
 import { writeOwnCalibration } from "./self-calibration.js";
 
 export interface CalibrationRequest {
@@ -23,6 +24,8 @@ export interface CalibrationRequest {
 
 export interface Calibration {
   readonly sequences: readonly (readonly number[])[];
+  /** In place of sequences, where they were run before. */
+  readonly grams?: StoredGrams;
   /** For report and ledger. */
   readonly record: CalibrationRecord;
 }
@@ -32,8 +35,11 @@ export interface CalibrationSource {
   readonly samples: number;
   /** Tokens of all samples together. */
   readonly tokens: number;
+  /** Tokens whose activations are held while layers are operated on; default all. */
+  readonly heldTokens?: number;
   /** The sequences; without a text this is where the donor writes them. */
   take(signal?: AbortSignal): Promise<Calibration>;
+  close?(): Promise<void>;
 }
 
 export const DEFAULT_SAMPLES = 128;
@@ -49,6 +55,19 @@ export async function openCalibration(runner: LayerRunner, request: CalibrationR
       "USAGE_CALIBRATION",
       `--samples ${samples} --seed ${seed}: expected whole numbers, samples at least 1`,
     );
+  }
+  if (isGramFile(path)) {
+    const grams = await StoredGrams.open(path, runner.donor);
+    await grams.requireWhole("the activation flow");
+    const { record } = grams;
+    // Nothing is run: no activations are held.
+    return {
+      samples: record.samples,
+      tokens: record.tokens,
+      heldTokens: 0,
+      take: async () => ({ sequences: [], grams, record }),
+      close: () => grams.close(),
+    };
   }
   const tokenizer = await TextTokenizer.open(runner.donor.path);
   const { maxPositions } = runner.architecture;

@@ -9,6 +9,7 @@ import { LayerRunner } from "../probe/forward/layer-runner.js";
 import type { ProtocolOptions } from "../probe/text/protocols.js";
 import { type Allocation, allocate } from "./allocation.js";
 import { type Calibration, openCalibration } from "./calibration-source.js";
+import type { StoredGrams } from "./grams/stored-grams.js";
 import {
   blockThreads,
   COPIES_SHARE,
@@ -23,7 +24,7 @@ import { type LayerResult, operateLayers } from "./pipeline.js";
 /** What v2 is told beside the donor, as plain data: the fingerprint of an operation is made of it. */
 export interface LayerSettings {
   readonly target: PruneTarget;
-  /** UTF-8 text; without it the donor writes its own. */
+  /** UTF-8 text, or a file of Grams (`.safetensors`); without it the donor writes its own text. */
   readonly calibration?: string;
   readonly samples: number;
   /** Tokens of a sample; default: what the model can see, at most 2048. */
@@ -47,7 +48,7 @@ export interface LayerSurgery {
   /** The samples; takes long where the donor writes them itself. */
   calibrate(signal?: AbortSignal): Promise<Calibration>;
   /** Layer by layer; `stored` gives what an earlier run finished. */
-  layers(sequences: Calibration["sequences"], stored: StoredTensors, signal?: AbortSignal): AsyncGenerator<LayerResult>;
+  layers(calibration: Calibration, stored: StoredTensors, signal?: AbortSignal): AsyncGenerator<LayerResult>;
   close(): Promise<void>;
 }
 
@@ -81,14 +82,20 @@ export async function openLayerSurgery(
     samples,
     seed,
   });
-  checkMemory(runner, source.tokens, memoryBytes);
+  try {
+    checkMemory(runner, source.heldTokens ?? source.tokens, memoryBytes);
+  } catch (error) {
+    await source.close?.();
+    throw error;
+  }
   return {
     samples: source.samples,
     tokens: source.tokens,
     calibrate: (signal) => source.take(signal),
-    layers: (sequences, stored, signal) =>
+    layers: ({ sequences, grams }, stored, signal) =>
       operateOnLayers(runner, {
         sequences,
+        ...(grams === undefined ? {} : { grams }),
         memoryBytes,
         ...(options === undefined ? {} : { settings: options }),
         ...(threads === undefined ? {} : { threads }),
@@ -99,13 +106,18 @@ export async function openLayerSurgery(
         targets,
         signal,
       }),
-    close: () => runner.close(),
+    async close() {
+      await source.close?.();
+      await runner.close();
+    },
   };
 }
 
 export interface LayerSurgeryOptions extends StoredTensors {
   /** Calibration token ids; see calibration-source.ts. */
   readonly sequences: readonly (readonly number[])[];
+  /** In place of sequences; without a second stream, so with α = 0. */
+  readonly grams?: StoredGrams;
   readonly target: PruneTarget;
   /** Shares a sparsity between tensors; default uniform (docs/flows.md has the table). */
   readonly allocation?: Allocation;
@@ -148,8 +160,9 @@ export async function* operateOnLayers(opened: LayerRunner, options: LayerSurger
       targetOf = (tensor) => ({ kind: "sparsity", sparsity: shares.get(tensor) ?? target.sparsity });
     }
     const blockBytes = Math.min(ACTIVATION_DEFAULTS.blockBytes, (memoryBytes * ROWS_SHARE) / side);
-    yield* operateLayers(runner, options.sequences, {
-      method: activationFlow({ blockBytes, ...options.settings }),
+    const method = activationFlow({ blockBytes, ...options.settings });
+    yield* operateLayers(runner, options.grams ?? options.sequences, {
+      method: options.grams === undefined ? method : method.withOneStream!(),
       target: targetOf,
       engine,
       blocks,

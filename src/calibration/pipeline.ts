@@ -1,14 +1,15 @@
 import type { MatrixEngine } from "../engine/products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import { meanEnergyOf } from "../methods/algebra/damped.js";
-import type { PruneMethod, PruneTarget, PruneTask, StageRecord } from "../methods/method.js";
+import type { PruneMethod, PruneTarget, StageRecord } from "../methods/method.js";
 import type { ProductWork } from "../methods/rows/row-block.js";
 import type { BlockRunner } from "../methods/rows/runner.js";
-import { type Projection, STEPS, type Step } from "../model/steps.js";
+import { inputWidth, type Projection, STEPS, type Step } from "../model/steps.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { decodeFloats, encodeFloats, MOVED_WEIGHTS } from "../safetensors/float-bits.js";
+import { type StepStatistics, StoredGrams } from "./grams/stored-grams.js";
 import { StatisticsCollector, tiledStatistics } from "./statistics.js";
 import { type Chunk, LayerStreams, weighed } from "./streams.js";
 
@@ -71,25 +72,25 @@ export interface PipelineOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-/** What a step's projections are told of their inputs. */
-type StepStatistics = Pick<PruneTask, "inputs" | "tiled">;
-
 const CHUNK_TOKENS = 4096;
 
 /**
  * Operate on a model layer by layer, each on the inputs that the already operated part produces; yields a layer's tensors when it is done.
  *
- * sequences  token ids of the calibration text; those of one length are run together
+ * calibration  token ids of the calibration text (those of one length are run together), or Grams collected before: then nothing is run, and
+ *              every layer is operated on the donor's own inputs
  * Layers behind the last one with a target are not run.
  * Two streams (the donor's and the operated model's activations) run side by side where the method asks for both. The same
  * sequences, options and engine give the same bytes.
  */
 export async function* operateLayers(
   runner: LayerRunner,
-  sequences: readonly ArrayLike<number>[],
+  calibration: readonly ArrayLike<number>[] | StoredGrams,
   options: PipelineOptions,
 ): AsyncGenerator<LayerResult> {
   const chunks: Chunk[] = [];
+  const grams = calibration instanceof StoredGrams ? calibration : undefined;
+  const sequences = calibration instanceof StoredGrams ? [] : calibration;
   for (const batch of batchesOf(sequences, ({ length }) => length, options.chunkTokens ?? CHUNK_TOKENS)) {
     const residual = await runner.embed(batch);
     chunks.push({ operated: residual, donor: options.method.needs === "both" ? residual : undefined });
@@ -99,7 +100,8 @@ export async function* operateLayers(
   while (last >= 0 && !runner.projections(last).some(({ tensor }) => isTarget(tensor))) last--;
   for (let layer = 0; layer <= last; layer++) {
     const work = new LayerWork(runner, layer, options, chunks);
-    yield await (options.method.steps === "four" ? work.runInFourSteps() : work.runAtOnce());
+    if (grams !== undefined) yield await work.runOnGrams(grams);
+    else yield await (options.method.steps === "four" ? work.runInFourSteps() : work.runAtOnce());
     await runner.closeLayer(layer);
   }
 }
@@ -163,6 +165,21 @@ class LayerWork {
         const out = await this.timed("forward", () => runner.forwardLayer(layer, operated, { supplied }));
         chunks[at] = { operated: out, donor };
       }
+    }
+    return this.result();
+  }
+
+  /** Statistics as they were collected; what an earlier run finished needs nothing more. */
+  async runOnGrams(grams: StoredGrams): Promise<LayerResult> {
+    const { runner, layer, options } = this;
+    for (const step of STEPS) {
+      if (!this.isAnyMissing(step)) continue;
+      const mode = options.gramOf?.(inputWidth(runner.architecture, step)) ?? "full";
+      const statistics =
+        options.method.needs === "weights" ? {} : await this.timed("gram", () => grams.statistics(layer, step, mode));
+      this.checkFinite(step, statistics);
+      await this.operate(step, statistics);
+      this.supplied.clear();
     }
     return this.result();
   }

@@ -1,6 +1,7 @@
 import { mkdir, readdir, readFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { Command } from "commander";
+import { isGramFile } from "../calibration/grams/stored-grams.js";
 import { openDonor } from "../checkpoint/donor.js";
 import { attempt } from "../checkpoint/file-layer.js";
 import { type ComparisonOptions, compareMethods, mergeRows } from "../compare/comparison.js";
@@ -48,7 +49,7 @@ export function registerCompare(program: Command): void {
     .requiredOption("--text <file>", "UTF-8 text to score")
     .option(
       "--calibration <file>",
-      "UTF-8 text to calibrate on (default: the donor writes its own); the scored file itself is split in two",
+      "UTF-8 text to calibrate on (default: the donor writes its own); the scored file itself is split in two; or a file of calibrate (.safetensors)",
     )
     .option("--sparsity <list>", "fractions of zeros, as 0.25,0.5,0.6")
     .option("--pattern <list>", "N:M patterns that keep N of each M inputs, as 2:4")
@@ -67,6 +68,13 @@ Example:
   physarium compare ./model --text stories.txt --calibration stories.txt --protocol documents --window 128 --min-tokens 128 --samples 256 --limit 512 --sparsity 0.5`,
     )
     .action(async (donor: string, flags: Flags) => {
+      const said = ["samples", "seed"].filter((name) => command.getOptionValueSource(name) === "cli");
+      if (isGramFile(flags.calibration) && said.length > 0) {
+        throw new PhysariumError(
+          "USAGE_ARGUMENT",
+          `--${said.join(", --")} choose what calibrates, and --calibration is a file of Grams, collected before; leave them out`,
+        );
+      }
       const folder = flags.out === undefined ? undefined : resolve(flags.out);
       const titles = Object.fromEntries(METHODS.map(({ name, title }) => [name, title]));
       const say = flags.quiet || flags.json ? () => {} : (words: string) => process.stderr.write(`${words}\n`);

@@ -56,7 +56,10 @@ export function addSurgeryOptions(command: Command): Command {
     )
     .option("--allow-non-finite", "leave NaN and infinite weights untouched instead of refusing them")
     .option("--pattern <n:m>", "activation: keep N of every M inputs, as 2:4")
-    .option("--calibration <file>", "activation: UTF-8 text to calibrate on (default: the donor writes its own)")
+    .option(
+      "--calibration <file>",
+      "activation: UTF-8 text to calibrate on, or a file of calibrate (.safetensors; default: the donor writes its own text)",
+    )
     .option("--samples <n>", "activation: calibration samples (default: 128)", toInteger)
     .option("--window <n>", "activation: tokens of a sample (default: what the model can see, at most 2048)", toInteger)
     .option("--seed <n>", "activation: 0 takes samples in the order of the text, another number draws them", toInteger)

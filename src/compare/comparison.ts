@@ -2,10 +2,11 @@ import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { sha256 } from "hash-wasm";
 import { type Allocation, allocate } from "../calibration/allocation.js";
+import { isGramFile, StoredGrams } from "../calibration/grams/stored-grams.js";
 import { blockThreads, defaultMemoryBytes } from "../calibration/memory.js";
 import { operateLayers, type PipelineOptions } from "../calibration/pipeline.js";
 import { writeOwnCalibration } from "../calibration/self-calibration.js";
-import { donorName, openDonor } from "../checkpoint/donor.js";
+import { type Donor, donorName, openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
@@ -24,7 +25,10 @@ import { peakMemory, resetPeakMemory } from "./peak-memory.js";
 export interface ComparisonOptions {
   /** Text to score. */
   readonly text: string;
-  /** Text to calibrate on; the same path for a text that serves both, each part of it for one. Without it the donor writes its own. */
+  /**
+   * Text to calibrate on; the same path for a text that serves both, each part of it for one. Or a file of Grams (`.safetensors`), which serves methods with one
+   * stream. Without it the donor writes its own text.
+   */
   readonly calibration?: string;
   readonly methods: readonly PruneMethod[];
   readonly targets: readonly PruneTarget[];
@@ -60,8 +64,10 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   const engine = await openOnnxEngine(chosen);
   let blocks: BlockRunner | undefined;
   let scorer: MemoryScorer | undefined;
+  let grams: StoredGrams | undefined;
   try {
-    const { text, from, take } = await openTexts(tokenizer, runner, options);
+    if (isGramFile(options.calibration)) grams = await openGrams(options.calibration, donor, options);
+    const { text, from, take } = await openTexts(tokenizer, runner, options, grams);
     const fingerprint = await sha256(
       JSON.stringify([
         PHYSARIUM_VERSION,
@@ -83,6 +89,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     }
     const { sequences: all, scored } = await take();
     const sequences = all.slice(0, options.calibrate);
+    const collected = grams?.record;
     options.onProgress?.(`scoring the donor on ${scored.length} sequences`);
     scorer = await MemoryScorer.open(runner, scored, options.signal);
     const dense = await scorer.scoreDonor();
@@ -98,10 +105,11 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       text: text.name,
       calibration: {
         text: from.name,
-        samples: sequences.length,
-        tokens: sequences.reduce((sum, { length }) => sum + length, 0),
-        seed: options.seed,
-        scored_too: countShared(sequences, scored),
+        samples: collected?.samples ?? sequences.length,
+        tokens: collected?.tokens ?? sequences.reduce((sum, { length }) => sum + length, 0),
+        seed: collected?.seed ?? options.seed,
+        // Grams do not tell which sequences they are of; that they are of another text is seen above.
+        ...(grams === undefined ? { scored_too: countShared(sequences, scored) } : {}),
       },
       dense: scoreFields(dense),
       rows: [],
@@ -133,9 +141,9 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       const supplied = new Map<string, Float32Array>();
       let zeros = 0;
       let weights = 0;
-      for await (const { layer, tensors } of operateLayers(runner, sequences, {
+      for await (const { layer, tensors } of operateLayers(runner, grams ?? sequences, {
         ...options.pipeline,
-        method,
+        method: grams === undefined ? method : (method.withOneStream?.() ?? method),
         target: shares === undefined ? target : (name) => ({ kind: "sparsity", sparsity: shares.get(name)! }),
         engine,
         blocks,
@@ -167,11 +175,23 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       };
     }
   } finally {
+    await grams?.close();
     await scorer?.close();
     await blocks?.close();
     await engine.release();
     await runner.close();
   }
+}
+
+/** Grams in place of a calibration text. Throws `USAGE_CALIBRATION` where a method asks for more than they hold. */
+async function openGrams(path: string, donor: Donor, options: ComparisonOptions): Promise<StoredGrams> {
+  if (options.allocation !== undefined) {
+    throw new PhysariumError("USAGE_CALIBRATION", `${path}: an allocation runs a text, and a file of Grams holds none`);
+  }
+  const grams = await StoredGrams.open(path, donor);
+  const needy = options.methods.filter(({ needs }) => needs === "gram" || needs === "both").map(({ name }) => name);
+  if (needy.length > 0) await grams.requireWhole(needy.join(", "));
+  return grams;
 }
 
 export function targetWords(target: PruneTarget): string {
@@ -193,7 +213,12 @@ interface Texts {
 }
 
 /** What is scored and what calibrates. Of long texts only as much is read as is used, where samples are taken in order. */
-async function openTexts(tokenizer: TextTokenizer, runner: LayerRunner, options: ComparisonOptions): Promise<Texts> {
+async function openTexts(
+  tokenizer: TextTokenizer,
+  runner: LayerRunner,
+  options: ComparisonOptions,
+  grams: StoredGrams | undefined,
+): Promise<Texts> {
   const { samples, seed, minTokens, protocol } = options;
   const sampling = { samples, seed, ...(minTokens === undefined ? {} : { minTokens }) };
   const { maxPositions } = runner.architecture;
@@ -208,7 +233,14 @@ async function openTexts(tokenizer: TextTokenizer, runner: LayerRunner, options:
   const idsOf = (split: readonly ScoredSequence[]) => split.map(({ ids }) => ids);
 
   const text = await readText(options.text);
-  const from = options.calibration === undefined ? undefined : await readText(options.calibration);
+  if (grams?.textSha256 === text.sha256) {
+    throw new PhysariumError(
+      "USAGE_CALIBRATION",
+      `${options.calibration}: the Grams were collected from ${options.text}, the text that is scored, which would flatter every method that calibrates; score another text`,
+    );
+  }
+  const named = grams === undefined ? options.calibration : undefined;
+  const from = named === undefined ? undefined : await readText(named);
   if (from?.sha256 === text.sha256) {
     // One text for both: what is scored stands behind the samples.
     const enough = seed === 0 && protocol.limit !== undefined ? samples + protocol.limit : undefined;
@@ -221,6 +253,14 @@ async function openTexts(tokenizer: TextTokenizer, runner: LayerRunner, options:
   if (from !== undefined) {
     const { calibration } = takeSamples(prepare(from, seed === 0 ? samples : undefined, 0), sampling);
     return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored }) };
+  }
+  if (grams !== undefined) {
+    const { grams: name = "", ids_sha256 } = grams.record;
+    return {
+      text: { ...text, prepared },
+      from: { name, sha256: ids_sha256 },
+      take: async () => ({ sequences: [], scored }),
+    };
   }
   const { window } = prepared.record;
   return {

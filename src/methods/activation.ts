@@ -66,6 +66,7 @@ export function activationFlow(options: Partial<ActivationOptions> = {}): PruneM
     needs: settings.alpha > 0 ? "both" : "gram",
     steps: "four",
     worksInBlocks: true,
+    withOneStream: () => activationFlow({ ...options, alpha: 0 }),
     prune: async (task) => {
       const result = new ResultBuilder(task, settings);
       const runner = task.blocks ?? inlineBlocks(task.engine);

@@ -48,6 +48,8 @@ export interface PruneTask {
   readonly target: PruneTarget;
   /** Present unless the method needs weights alone. */
   readonly inputs?: InputStatistics;
+  /** E[x²] of each input, in place of `inputs` where no more is known of them; enough for methods that need norms. */
+  readonly energies?: Float32Array;
   /** In place of `inputs` where the Gram is restricted to tiles of columns; only the activation flow knows what to do with it. */
   readonly tiled?: TiledStatistics;
   readonly engine: MatrixEngine;
@@ -87,8 +89,10 @@ export interface PruneMethod {
   readonly title: string;
   /** Address of the paper, or of the document that defines it. */
   readonly reference: string;
-  /** `weights`: no calibration. `gram`: the operated model's inputs. `both`: the donor's beside them. */
-  readonly needs: "weights" | "gram" | "both";
+  /** `weights`: no calibration. `norms`: E[x²] of the operated model's inputs. `gram`: their Gram. `both`: the donor's inputs beside them. */
+  readonly needs: "weights" | "norms" | "gram" | "both";
+  /** The method where the donor's stream is not there, for one that needs both. */
+  withOneStream?(): PruneMethod;
   /** `layer`: all projections of a layer from one pass, as the papers' code does. `four`: q k v, o, gate up, down, each on renewed inputs. */
   readonly steps: "layer" | "four";
   /** Uses `PruneTask.blocks` where it is given. */

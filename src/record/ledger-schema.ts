@@ -126,6 +126,7 @@ export const RECORD_SCHEMAS: {
     tokens: Count,
     seed: v.pipe(v.number(), v.safeInteger()),
     ids_sha256: Words,
+    grams: v.optional(Words),
   }),
   tensor: Tensor,
   shard: v.looseObject({

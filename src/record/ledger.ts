@@ -94,8 +94,10 @@ export interface CalibrationRecord {
   readonly window: number;
   readonly tokens: number;
   readonly seed: number;
-  /** Of the token ids that calibrate: a resumed run must see the same. */
+  /** Of the token ids that calibrate, or of what a file of Grams says of itself: a resumed run must see the same. */
   readonly ids_sha256: string;
+  /** Name of the file of Grams that was used in place of the text they were collected from. */
+  readonly grams?: string;
 }
 
 /** What v2 was calibrated on. */

@@ -47,6 +47,7 @@ const Activation = v.looseObject({
       sha256: v.optional(v.nullable(Words)),
       samples: Count,
       tokens: Count,
+      grams: v.optional(Words),
     }),
   ),
   tensors: v.array(

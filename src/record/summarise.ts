@@ -73,6 +73,7 @@ function activationSection(ledger: Ledger): ActivationSection {
             sha256: calibration.sha256,
             samples: calibration.samples,
             tokens: calibration.tokens,
+            ...(calibration.grams === undefined ? {} : { grams: calibration.grams }),
           },
         }),
     tensors: targetRecords(ledger).map((record) => {

@@ -61,6 +61,8 @@ export interface ActivationSection {
     sha256?: string | null;
     samples: number;
     tokens: number;
+    /** Name of the file of Grams that was used in place of the text they are of. */
+    grams?: string;
   };
   tensors: {
     name: string;

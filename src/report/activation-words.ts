@@ -12,14 +12,25 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
     : "the survivors are healed by least squares so that a layer's outputs stay the donor's";
   const blocks: Block[] = [
     paragraph(
-      say`This flow consumes activations. Every weight is a tube fed by what the calibration text drives through it, and tubes are coupled by how their inputs are correlated; those that starve die, some sprout again where pressure builds up, and ${end}. Layers are operated in order, each on what the operated layers before it now compute.`,
+      say`This flow consumes activations. Every weight is a tube fed by what the calibration text drives through it, and tubes are coupled by how their inputs are correlated; those that starve die, some sprout again where pressure builds up, and ${end}. ${
+        calibration?.grams === undefined
+          ? "Layers are operated in order, each on what the operated layers before it now compute."
+          : "Every layer is operated on the inputs that the donor gives it, whatever became of the layers before."
+      }`,
     ),
   ];
   if (calibration !== undefined) {
-    const { text, samples, tokens } = calibration;
+    const { text, samples, tokens, grams } = calibration;
     const source: Text = text === null ? say`text the donor wrote itself` : say`${code(text)}`;
     blocks.push(
       paragraph(say`It was calibrated on ${counted(samples, "sample")}, ${count(tokens)} tokens of ${source}.`),
+      ...(grams === undefined
+        ? []
+        : [
+            paragraph(
+              say`They were run before, by calibrate: their Grams stand in ${code(grams)}. With one stream there is no drift to take back.`,
+            ),
+          ]),
     );
   }
   const inTiles = tensors.filter(({ gram }) => gram === "tiles").length;

@@ -1,3 +1,5 @@
+import { GramFile } from "../calibration/grams/gram-file.js";
+import { isGramFile } from "../calibration/grams/stored-grams.js";
 import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { defaultMemoryBytes } from "../calibration/memory.js";
 import { type FileLayer, FileSource, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
@@ -56,8 +58,7 @@ async function activationFingerprint(
   const { target, calibration, samples, window, protocol, seed, options, allocation, gram, memoryBytes } = settings;
   return {
     target: { ...target },
-    calibration:
-      calibration === undefined ? "self-written" : digester.digest(await readSmallFile(calibration, files, 1 << 30)),
+    calibration: await calibrationDigest(calibration, digester, files),
     samples,
     window: window ?? null,
     protocol: protocol === undefined ? null : { ...protocol },
@@ -68,6 +69,15 @@ async function activationFingerprint(
     // The budget decides between whole Grams and tiles, so another machine's default would be another operation.
     memory_bytes: gram === "auto" ? (memoryBytes ?? defaultMemoryBytes()) : null,
   };
+}
+
+/** Of a file of Grams what it says of itself: the numbers may take gigabytes. */
+async function calibrationDigest(path: string | undefined, digester: Digester, files: FileLayer): Promise<string> {
+  if (path === undefined) return "self-written";
+  if (!isGramFile(path)) return digester.digest(await readSmallFile(path, files, 1 << 30));
+  const grams = await GramFile.open(path);
+  await grams.close();
+  return digester.digest(new TextEncoder().encode(grams.identity));
 }
 
 /** Refuse to mix two operations in one output. Throws `USAGE_RESUME_MISMATCH`, saying everything that differs. */

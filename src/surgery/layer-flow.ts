@@ -98,17 +98,19 @@ export class LayerFlow implements FlowRun {
     const { surgery, targets, files } = this;
     const { folder, records, onEvent, signal } = context;
     const layers = 1 + [...targets.values()].reduce((last, tensor) => Math.max(last, tensor.layer), 0);
-    const { sequences, record } = await surgery.calibrate(signal);
+    const calibration = await surgery.calibrate(signal);
+    const { record } = calibration;
     const source = record.text ?? "text the donor wrote itself";
     const message = `calibrating on ${record.samples} samples, ${record.tokens} tokens of ${source}`;
-    onEvent({ event: "note", message });
+    const more = record.grams === undefined ? "" : `, by the donor's own Grams in ${record.grams}: one stream, α = 0`;
+    onEvent({ event: "note", message: `${message}${more}` });
     await this.recordCalibration(record, context);
     let since = performance.now();
     /** Layers operated on, and the seconds they took: passing through what is done is quicker, and says nothing about the rest. */
     const pace = { layers: 0, seconds: 0 };
     const isDone = (name: string) => records.has(name);
     const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);
-    for await (const { layer, tensors, seconds } of surgery.layers(sequences, { isDone, stored }, signal)) {
+    for await (const { layer, tensors, seconds } of surgery.layers(calibration, { isDone, stored }, signal)) {
       // A step with one tensor missing is done whole again, to the same bytes.
       for (const tensor of tensors) if (!records.has(tensor.name)) await this.write(tensor, context);
       const now = performance.now();
@@ -170,8 +172,9 @@ export class LayerFlow implements FlowRun {
   }
 
   /** What is to be said of a calibration that says little. */
-  private shortages({ samples, tokens }: CalibrationRecord): string[] {
-    const asked = this.plan.options.activation?.samples ?? samples;
+  private shortages({ samples, tokens, grams }: CalibrationRecord): string[] {
+    // A file holds what it holds; nobody asked it for samples.
+    const asked = grams === undefined ? (this.plan.options.activation?.samples ?? samples) : samples;
     const widest = [...this.targets.values()].reduce((most, { target }) => Math.max(most, target!.cols), 0);
     const found: string[] = [];
     if (samples < asked) found.push(`the calibration text gives ${samples} of the ${asked} samples asked for`);

@@ -1,5 +1,6 @@
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
+import { isGramFile } from "../calibration/grams/stored-grams.js";
 import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { PhysariumError } from "../errors.js";
 import { FLOWS, findFlow } from "../flow/flows.js";
@@ -24,7 +25,7 @@ export interface SurgeryOptions {
   readonly allowNonFinite?: boolean;
   /** v2: keep N of every M inputs, as `2:4`. Without it or a target sparsity the dead are what the flow starves. */
   readonly pattern?: string;
-  /** v2: UTF-8 text whose activations drive the flow; without it the donor writes its own. */
+  /** v2: UTF-8 text whose activations drive the flow, or Grams of it (`.safetensors`); without it the donor writes its own text. */
   readonly calibration?: string;
   /** v2: how the calibration text becomes samples; default one stream, windows side by side. */
   readonly protocol?: ProtocolOptions;
@@ -126,6 +127,7 @@ function activationSettings(options: SurgeryOptions, params: FlowParams): LayerS
       "--protocol, --bos, --separator, --rows and --min-tokens say how a --calibration text is read; give one, or leave them out",
     );
   }
+  if (isGramFile(calibration)) refuseWithGrams(options);
   if (memoryBytes !== undefined && !(memoryBytes > 0)) {
     throw new PhysariumError("USAGE_PARAM", `--memory is ${memoryBytes / 2 ** 30}, expected more than 0 GiB`);
   }
@@ -157,6 +159,23 @@ function activationSettings(options: SurgeryOptions, params: FlowParams): LayerS
     ...(workers === undefined ? {} : { threads: Math.max(1, workers) }),
     options: { heal, beta: params.beta, iterations: params.nIter, tileWidth: params.blockSize },
   };
+}
+
+/** A file of Grams says how it was collected, and nothing is run any more. */
+function refuseWithGrams(options: SurgeryOptions): void {
+  const said = (["samples", "window", "protocol", "seed"] as const).filter((name) => options[name] !== undefined);
+  if (said.length > 0) {
+    throw new PhysariumError(
+      "USAGE_PARAM",
+      `--${said.join(", --")} ${said.length === 1 ? "says" : "say"} how a text is run, and --calibration is a file of Grams, collected before; leave ${said.length === 1 ? "it" : "them"} out`,
+    );
+  }
+  if ((options.allocation ?? "uniform") !== "uniform") {
+    throw new PhysariumError(
+      "USAGE_PARAM",
+      `--allocation ${options.allocation} runs the calibration text once before, and a file of Grams holds none; give a text, or leave it out`,
+    );
+  }
 }
 
 function oneOf<T extends string>(flag: string, value: string, allowed: readonly T[]): T {

@@ -11,7 +11,7 @@ import {
 } from "../../checkpoint/file-layer.js";
 import { PhysariumError } from "../../errors.js";
 import type { Step } from "../../model/steps.js";
-import { readHeader, type SafetensorsHeader } from "../../safetensors/header.js";
+import { readHeader, type SafetensorsHeader, type TensorInfo } from "../../safetensors/header.js";
 import { serializeHeader } from "../../safetensors/writer.js";
 import type { GramKind } from "./gram.js";
 
@@ -146,15 +146,38 @@ export class GramFile {
     return this.header.metadata;
   }
 
+  /** SHA-256 over everything it says of itself: model, text, protocol, tokens, seed. */
+  get identity(): string {
+    return createHash("sha256")
+      .update(JSON.stringify([...this.metadata]))
+      .digest("hex");
+  }
+
+  /** Channels of a place. Throws `DONOR_TENSOR_MISSING`. */
+  width(layer: number, step: Step): number {
+    return this.find(layer, step).shape[0];
+  }
+
   /** The mean as it was written. Throws `DONOR_TENSOR_MISSING`. */
   async read(layer: number, step: Step): Promise<Float32Array> {
+    return this.readRows(layer, step, 0, this.width(layer, step));
+  }
+
+  /** Rows `[rowStart, rowEnd)` of a Gram, or so many entries of norms. */
+  async readRows(layer: number, step: Step, rowStart: number, rowEnd: number): Promise<Float32Array> {
+    const { byteOffset, byteLength, shape } = this.find(layer, step);
+    const rowBytes = byteLength / shape[0];
+    const bytes = await this.source.read(byteOffset + rowStart * rowBytes, byteOffset + rowEnd * rowBytes);
+    return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+  }
+
+  private find(layer: number, step: Step): TensorInfo {
     const name = gramTensorName({ layer, step }, this.kind);
     const tensor = this.header.tensors.find((candidate) => candidate.name === name);
     if (tensor === undefined) {
       throw new PhysariumError("DONOR_TENSOR_MISSING", `${this.source.path}: there is no tensor "${name}"`, { name });
     }
-    const bytes = await this.source.read(tensor.byteOffset, tensor.byteOffset + tensor.byteLength);
-    return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
+    return tensor;
   }
 
   close(): Promise<void> {

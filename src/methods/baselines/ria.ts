@@ -14,7 +14,7 @@ export const ria: PruneMethod = {
   name: "ria",
   title: "RIA",
   reference: "https://openreview.net/forum?id=Tr0lPx9woF",
-  needs: "gram",
+  needs: "norms",
   steps: "layer",
   async prune(task) {
     const activation = inputEnergies(task).map((energy) => Math.sqrt(energy) ** ACTIVATION_EXPONENT);

@@ -58,7 +58,8 @@ export function selectGroups(
 
 /** Mean squared input of each column, the diagonal of the Gram; throws `INTERNAL` where the pipeline gave none. */
 export function inputEnergies(task: PruneTask): Float64Array {
-  const { cols } = task;
+  const { cols, energies } = task;
+  if (energies !== undefined) return Float64Array.from(energies);
   const gram = gramOf(task);
   return Float64Array.from({ length: cols }, (_, col) => gram[col * cols + col]);
 }

@@ -9,7 +9,7 @@ export const wanda: PruneMethod = {
   name: "wanda",
   title: "Wanda",
   reference: "https://arxiv.org/abs/2306.11695",
-  needs: "gram",
+  needs: "norms",
   steps: "layer",
   async prune(task) {
     const { cols, weights } = task;
