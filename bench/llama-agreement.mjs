@@ -212,12 +212,12 @@ const GREEDY = 64;
 const BITWISE = new Set(["f32", "f16", "bf16"]);
 
 /** Sequences of one window each: BOS where the model has one, then whole stories cut short. */
-function sequencesOf(tokenizer, wanted) {
+async function sequencesOf(tokenizer, wanted) {
   const bos = tokenizer.bos === undefined || tokenizer.config.add_bos_token === false ? [] : [tokenizer.bos.id];
   const sequences = [];
   let count = 0;
   for (const story of text.split("<|endoftext|>")) {
-    const ids = [...bos, ...tokenizer.encode(story.trim())].slice(0, WINDOW);
+    const ids = [...bos, ...(await tokenizer.encode(story.trim()))].slice(0, WINDOW);
     if (ids.length < 16) continue;
     sequences.push({ ids, scoreFrom: 1 });
     count += ids.length - 1;
@@ -258,7 +258,7 @@ try {
       continue;
     }
     const tokenizer = await TextTokenizer.open(donor);
-    const prepared = sequencesOf(tokenizer, Number(values.tokens));
+    const prepared = await sequencesOf(tokenizer, Number(values.tokens));
     const sample = name === "loam" ? ascii : `${ascii}\n\n${unicode}${wiki}`;
     const dense = await ours(donor, prepared);
     // The prompt that the donor's golden text continues, and one more.
@@ -279,7 +279,7 @@ try {
       let sum = 0;
       for (const { ids } of prepared.sequences) for (const nll of await engine.nll(ids)) sum += nll;
       const theirs = Math.exp(sum / prepared.tokens);
-      const sameIds = JSON.stringify(engine.tokenize(sample)) === JSON.stringify(tokenizer.encode(sample));
+      const sameIds = JSON.stringify(engine.tokenize(sample)) === JSON.stringify(await tokenizer.encode(sample));
       const same = [];
       for (const [at, prompt] of prompts.entries()) {
         const theirTokens = await engine.greedy(prompt, continued[at].length);

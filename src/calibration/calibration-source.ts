@@ -4,7 +4,7 @@ import { PhysariumError } from "../errors.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { DEFAULT_MAX_WINDOW, type ProtocolOptions, prepareText } from "../probe/text/protocols.js";
 import { takeSamples } from "../probe/text/samples.js";
-import { readTextFile } from "../probe/text/text-file.js";
+import { openTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import type { CalibrationRecord } from "../record/ledger.js";
 import { isGramFile, StoredGrams } from "./grams/stored-grams.js";
@@ -20,6 +20,7 @@ export interface CalibrationRequest {
   readonly seed?: number;
   /** How the text becomes sequences, as for `eval`. */
   readonly protocol?: ProtocolOptions;
+  readonly signal?: AbortSignal | undefined;
 }
 
 export interface Calibration {
@@ -69,7 +70,8 @@ export async function openCalibration(runner: LayerRunner, request: CalibrationR
       close: () => grams.close(),
     };
   }
-  const tokenizer = await TextTokenizer.open(runner.donor.path);
+  const { signal } = request;
+  const { donor } = runner;
   const { maxPositions } = runner.architecture;
   const window = request.window ?? Math.min(DEFAULT_MAX_WINDOW, maxPositions);
   if (path === undefined) {
@@ -78,12 +80,13 @@ export async function openCalibration(runner: LayerRunner, request: CalibrationR
         window,
       });
     }
+    const tokenizer = await TextTokenizer.with(donor.path, { signal }, (opened) => opened);
     return {
       samples,
       tokens: samples * window,
-      async take(signal) {
+      async take(stop) {
         try {
-          const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, signal);
+          const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, stop);
           return { sequences, record: await recordOf(sequences, null, null, window, seed) };
         } finally {
           // Its sessions are for generating; what they hold is wanted by others.
@@ -92,15 +95,17 @@ export async function openCalibration(runner: LayerRunner, request: CalibrationR
       },
     };
   }
-  const { bytes, text } = await readTextFile(path);
-  const prepared = prepareText(text, tokenizer, maxPositions, {
-    ...request.protocol,
-    window,
-    // In order, the first samples are all that is needed of a text that may be long.
-    ...(seed === 0 ? { limit: samples } : {}),
-  });
+  const text = await openTextFile(path, { signal });
+  const prepared = await TextTokenizer.with(donor.path, { signal }, (tokenizer) =>
+    prepareText(text.read(), tokenizer, maxPositions, {
+      ...request.protocol,
+      window,
+      // In order, the first samples are all that is needed of a text that may be long.
+      ...(seed === 0 ? { limit: samples } : {}),
+    }),
+  );
   const sequences = takeSamples(prepared, { samples, seed }).calibration.map(({ ids }) => ids);
-  const record = await recordOf(sequences, basename(path), await sha256(bytes), window, seed);
+  const record = await recordOf(sequences, basename(path), text.sha256, window, seed);
   return { samples: record.samples, tokens: record.tokens, take: async () => ({ sequences, record }) };
 }
 

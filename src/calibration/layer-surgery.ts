@@ -69,6 +69,7 @@ export async function openLayerSurgery(
   donor: Donor,
   settings: LayerSettings,
   targets: ReadonlySet<string>,
+  signal?: AbortSignal,
 ): Promise<LayerSurgery> {
   const { calibration: path, samples, window, protocol, seed, threads, target, allocation, gram, options } = settings;
   const memoryBytes = settings.memoryBytes ?? defaultMemoryBytes();
@@ -81,6 +82,7 @@ export async function openLayerSurgery(
     ...(protocol === undefined ? {} : { protocol }),
     samples,
     seed,
+    signal,
   });
   try {
     checkMemory(runner, source.heldTokens ?? source.tokens, memoryBytes);
@@ -91,8 +93,8 @@ export async function openLayerSurgery(
   return {
     samples: source.samples,
     tokens: source.tokens,
-    calibrate: (signal) => source.take(signal),
-    layers: ({ sequences, grams }, stored, signal) =>
+    calibrate: (stop) => source.take(stop),
+    layers: ({ sequences, grams }, stored, stop) =>
       operateOnLayers(runner, {
         sequences,
         ...(grams === undefined ? {} : { grams }),
@@ -104,7 +106,7 @@ export async function openLayerSurgery(
         allocation,
         gram,
         targets,
-        signal,
+        signal: stop,
       }),
     async close() {
       await source.close?.();

@@ -1,13 +1,12 @@
 import { basename, resolve } from "node:path";
 import type { Command } from "commander";
-import { sha256 } from "hash-wasm";
 import { chooseSequences, writeGrams } from "../calibration/grams/collect.js";
 import { modelFingerprint } from "../calibration/grams/gram-file.js";
 import { donorName } from "../checkpoint/donor.js";
 import { printable } from "../errors.js";
 import { inspectModel } from "../probe/forward/inspect-model.js";
 import { prepareText } from "../probe/text/protocols.js";
-import { readTextFile } from "../probe/text/text-file.js";
+import { openTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { toInteger } from "./arguments.js";
@@ -50,13 +49,14 @@ export function registerCalibrate(program: Command): void {
     .action(async (modelPath: string, flags: CalibrateFlags) => {
       const { text, out, normsOnly, samples, seed, json, device, threads, memory, ...protocol } = flags;
       const { donor, architecture } = await inspectModel(resolve(modelPath));
-      const file = await readTextFile(resolve(text));
-      const tokenizer = await TextTokenizer.open(donor.path);
+      const file = await openTextFile(resolve(text));
       const options = toProtocolOptions(protocol);
-      const prepared = prepareText(file.text, tokenizer, architecture.maxPositions, options);
+      const prepared = await TextTokenizer.with(donor.path, {}, (tokenizer) =>
+        prepareText(file.read(), tokenizer, architecture.maxPositions, options),
+      );
       const sequences = chooseSequences(prepared.sequences, samples, seed);
       const kind = normsOnly ? "norms" : "gram";
-      const { name, window, bos } = prepared.record;
+      const { name, window, bos, bos_each, newlines } = prepared.record;
       const started = performance.now();
       await writeGrams(
         donor.path,
@@ -66,8 +66,8 @@ export function registerCalibrate(program: Command): void {
           modelFingerprint: await modelFingerprint(donor),
           modelName: donorName(donor.path),
           textName: basename(text),
-          textSha256: await sha256(file.bytes),
-          protocol: JSON.stringify({ name, window, bos }),
+          textSha256: file.sha256,
+          protocol: JSON.stringify({ name, window, bos, bos_each, newlines }),
           seed,
           physariumVersion: PHYSARIUM_VERSION,
         },

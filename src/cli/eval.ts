@@ -68,7 +68,7 @@ Examples:
 }
 
 /** The quality section with the most asked-for numbers on top. */
-function toJson({ quality, unknownTokens }: Evaluation) {
+function toJson({ quality, unknownTokens, hints }: Evaluation) {
   const { model, protocol } = quality;
   return {
     perplexity: model.perplexity,
@@ -81,10 +81,13 @@ function toJson({ quality, unknownTokens }: Evaluation) {
     stride: protocol.stride,
     protocol: protocol.name,
     bos: protocol.bos,
+    bos_each: protocol.bos_each ?? false,
+    newlines: protocol.newlines ?? null,
     joiner: protocol.joiner,
     separator: protocol.separator,
     documents: protocol.documents,
     unknown_tokens: unknownTokens,
+    hints,
     dtype: quality.engine.weights_dtype,
     device: quality.engine.device,
     tokens_per_second: quality.engine.tokens_per_second,
@@ -100,13 +103,14 @@ function toJson({ quality, unknownTokens }: Evaluation) {
   };
 }
 
-function describe({ quality, unknownTokens }: Evaluation): string {
+function describe({ quality, unknownTokens, hints }: Evaluation): string {
   const { protocol, engine, text } = quality;
   const how = [
     `${protocol.name}, window ${protocol.window}`,
     `stride ${protocol.stride}`,
     `${protocol.windows} windows`,
-    `BOS ${protocol.bos ?? "none"}`,
+    `BOS ${protocol.bos ?? "none"}${protocol.bos_each ? " in every window" : ""}`,
+    ...(protocol.newlines === undefined ? [] : [NEWLINES[protocol.newlines]]),
     ...(protocol.joiner === null ? [] : [`rows joined by ${JSON.stringify(protocol.joiner)}`]),
     ...(protocol.separator === null ? [] : [`separator ${JSON.stringify(protocol.separator)}`]),
   ];
@@ -121,10 +125,16 @@ function describe({ quality, unknownTokens }: Evaluation): string {
     modelLines(quality),
     ...(quality.divergence === null ? [] : ["", divergenceLines(quality)]),
   ];
+  if (hints.length > 0) lines.splice(2, 0, ...hints.map((hint) => `hint       ${hint}`));
   if (unknownTokens > 0)
     lines.splice(2, 0, `warning    ${unknownTokens} tokens of the text are unknown to the vocabulary`);
   return lines.map((line) => printable(line, true)).join("\n");
 }
+
+const NEWLINES = {
+  universal: "carriage returns read as newlines (--newlines keep leaves them)",
+  keep: "carriage returns kept",
+};
 
 function modelLines({ model, donor, protocol }: QualitySection): string {
   const row = (name: string, quality: typeof model): string =>

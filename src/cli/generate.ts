@@ -45,8 +45,8 @@ Examples:
       const folder = resolve(modelPath);
       const tokenizer = await TextTokenizer.open(folder);
       const prompt = flags.chat
-        ? tokenizer.encode(await renderChat(folder, tokenizer, [{ role: "user", content: flags.prompt }]))
-        : promptTokens(tokenizer, flags.prompt);
+        ? await tokenizer.encode(await renderChat(folder, tokenizer, [{ role: "user", content: flags.prompt }]))
+        : await promptTokens(tokenizer, flags.prompt);
       const runner = await LayerRunner.open(folder, {
         ...toEngineOptions({ device: flags.device, threads: flags.threads, memory: flags.memory }),
         workload: { runs: flags.maxTokens, tokens: prompt.length },
@@ -54,7 +54,7 @@ Examples:
       const { maxTokens, temperature, topP, seed } = flags;
       const sampling = { maxTokens, temperature, topP, seed, stopIds: await stopTokens(folder, tokenizer) };
       const ids: number[] = [];
-      const decoder = new StreamDecoder(tokenizer, prompt);
+      const decoder = await StreamDecoder.after(prompt, tokenizer);
       let text = flags.chat || flags.json ? "" : flags.prompt;
       const show = (piece: string): void => {
         text += piece;
@@ -65,11 +65,12 @@ Examples:
         if (text !== "") process.stdout.write(printable(text, true));
         for await (const { id } of generateTokens(runner, prompt, sampling)) {
           ids.push(id);
-          show(decoder.push(id));
+          show(await decoder.push(id));
         }
-        show(decoder.end());
+        show(await decoder.end());
       } finally {
         await runner.close();
+        tokenizer.close();
       }
       const seconds = (performance.now() - started) / 1000;
       process.stdout.write(

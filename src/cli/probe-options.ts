@@ -45,6 +45,7 @@ export interface ProtocolFlags {
   window?: number;
   stride?: number;
   bos?: boolean | string;
+  newlines?: string;
   rows?: boolean;
   separator?: string;
   minTokens?: number;
@@ -59,9 +60,10 @@ export function addProtocolOptions(command: Command): Command {
     .option("--stride <tokens>", "overlapping windows: tokens between their starts", toInteger)
     .option(
       "--bos [token]",
-      "begin the stream with the tokenizer's BOS, or with this token; documents begin with BOS anyway",
+      "begin the stream with the tokenizer's BOS, or with this token; `each`: BOS in every window (default: what the tokenizer itself puts in front; documents begin with BOS)",
     )
-    .option("--no-bos", "begin documents without BOS")
+    .option("--no-bos", "no BOS, whatever the tokenizer says")
+    .option("--newlines <how>", "universal (\\r\\n and \\r are read as \\n, default) or keep")
     .option("--rows", "the file's lines are rows of WikiText, to be joined by a blank line")
     .option("--separator <text>", "what stands between documents (default: <|endoftext|>)")
     .option("--min-tokens <n>", "leave out documents of fewer tokens", toInteger)
@@ -71,17 +73,20 @@ export function addProtocolOptions(command: Command): Command {
 
 export function toProtocolOptions(flags: ProtocolFlags): ProtocolOptions {
   checkProtocolFlags(flags);
-  const { protocol, ...rest } = flags;
+  const { protocol, newlines, ...rest } = flags;
   if (protocol !== "wikitext" && protocol !== "documents") {
     throw new PhysariumError("USAGE_PROTOCOL", `--protocol ${protocol}: known are wikitext and documents`, {
       protocol,
     });
   }
-  return { ...rest, protocol };
+  if (newlines !== undefined && newlines !== "universal" && newlines !== "keep") {
+    throw new PhysariumError("USAGE_PROTOCOL", `--newlines ${newlines}: known are universal and keep`, { newlines });
+  }
+  return { ...rest, protocol, ...(newlines === undefined ? {} : { newlines }) };
 }
 
 /** Throws `USAGE_PROTOCOL` for numbers that cannot be, and flags that the protocol would not look at: taken in silence they would claim otherwise. */
-export function checkProtocolFlags({ protocol, separator, rows, skip, limit, minTokens }: ProtocolFlags): void {
+export function checkProtocolFlags({ protocol, bos, separator, rows, skip, limit, minTokens }: ProtocolFlags): void {
   const least = { "--skip": [skip, 0], "--limit": [limit, 1], "--min-tokens": [minTokens, 1] } as const;
   for (const [flag, [value, smallest]] of Object.entries(least)) {
     if (value !== undefined && value < smallest) {
@@ -93,6 +98,7 @@ export function checkProtocolFlags({ protocol, separator, rows, skip, limit, min
     ["--separator", separator !== undefined && !isDocuments, "documents"],
     ["--min-tokens", minTokens !== undefined && !isDocuments, "documents"],
     ["--rows", rows === true && isDocuments, "wikitext"],
+    ["--bos each", bos === "each" && isDocuments, "wikitext"],
   ] as const;
   for (const [flag, isIdle, needed] of idle) {
     if (isIdle)

@@ -3,7 +3,7 @@ import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { estimateWorth } from "../pack/worth.js";
-import { readTextFile } from "../probe/text/text-file.js";
+import { openTextFile } from "../probe/text/text-file.js";
 import type { ReportInput } from "../record/report-input.js";
 import { addSections, renderDocuments } from "../report/documents.js";
 import { renderSummary } from "../report/index.js";
@@ -94,8 +94,7 @@ Examples:
 
 /** A text that is missing, empty or no UTF-8 is refused before surgery, not after it. Throws `IO_*`, `USAGE_TEXT_*`. */
 async function checkText(path: string): Promise<void> {
-  const { text } = await readTextFile(path);
-  if (text.trim() !== "") return;
+  if (!(await openTextFile(path)).isBlank) return;
   throw new PhysariumError("USAGE_TEXT_EMPTY", `${path}: the text is empty; there is nothing to predict`, { path });
 }
 

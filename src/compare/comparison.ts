@@ -14,7 +14,7 @@ import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
 import { LayerRunner } from "../probe/forward/layer-runner.js";
 import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "../probe/text/protocols.js";
 import { longEnough, splitText, takeSamples } from "../probe/text/samples.js";
-import { readTextFile } from "../probe/text/text-file.js";
+import { openTextFile, type TextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import type { ComparisonRecord, ComparisonRow } from "../record/comparison.js";
 import { decodeFloats } from "../safetensors/float-bits.js";
@@ -57,7 +57,7 @@ export interface ComparisonOptions {
 /** Methods × targets on one donor, one table. Nothing is written; rows come through `onRow` as they are done. */
 export async function compareMethods(donorPath: string, options: ComparisonOptions): Promise<ComparisonRecord> {
   const donor = await openDonor(resolve(donorPath));
-  const tokenizer = await TextTokenizer.open(donor.path);
+  const tokenizer = await TextTokenizer.open(donor.path, { signal: options.signal });
   const threads = options.threads ?? availableParallelism();
   const chosen = { threads, ...(options.device === undefined ? {} : { device: options.device }) };
   const runner = await LayerRunner.open(donor, chosen);
@@ -68,6 +68,8 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   try {
     if (isGramFile(options.calibration)) grams = await openGrams(options.calibration, donor, options);
     const { text, from, take } = await openTexts(tokenizer, runner, options, grams);
+    // What calibration asks of it later it knows; the models want its memory.
+    tokenizer.close();
     const fingerprint = await sha256(
       JSON.stringify([
         PHYSARIUM_VERSION,
@@ -202,7 +204,7 @@ export function targetWords(target: PruneTarget): string {
 interface NamedText {
   readonly name: string;
   readonly sha256: string;
-  readonly text: string;
+  readonly file: TextFile;
 }
 
 interface Texts {
@@ -223,8 +225,8 @@ async function openTexts(
   const sampling = { samples, seed, ...(minTokens === undefined ? {} : { minTokens }) };
   const { maxPositions } = runner.architecture;
   // What --skip leaves out is of the text that is scored.
-  const prepare = ({ text }: NamedText, limit: number | undefined, skip = protocol.skip): PreparedText =>
-    prepareText(text, tokenizer, maxPositions, {
+  const prepare = ({ file }: NamedText, limit: number | undefined, skip = protocol.skip): Promise<PreparedText> =>
+    prepareText(file.read(), tokenizer, maxPositions, {
       ...protocol,
       ...(minTokens === undefined ? {} : { minTokens }),
       limit,
@@ -232,7 +234,7 @@ async function openTexts(
     });
   const idsOf = (split: readonly ScoredSequence[]) => split.map(({ ids }) => ids);
 
-  const text = await readText(options.text);
+  const text = await readText(options.text, options.signal);
   if (grams?.textSha256 === text.sha256) {
     throw new PhysariumError(
       "USAGE_CALIBRATION",
@@ -240,18 +242,18 @@ async function openTexts(
     );
   }
   const named = grams === undefined ? options.calibration : undefined;
-  const from = named === undefined ? undefined : await readText(named);
+  const from = named === undefined ? undefined : await readText(named, options.signal);
   if (from?.sha256 === text.sha256) {
     // One text for both: what is scored stands behind the samples.
     const enough = seed === 0 && protocol.limit !== undefined ? samples + protocol.limit : undefined;
-    const prepared = prepare(text, enough);
+    const prepared = await prepare(text, enough);
     const { calibration, rest } = splitText(prepared, sampling, protocol.limit);
     return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored: rest }) };
   }
-  const prepared = prepare(text, protocol.limit);
+  const prepared = await prepare(text, protocol.limit);
   const scored = scoredOf(text.name, prepared, options);
   if (from !== undefined) {
-    const { calibration } = takeSamples(prepare(from, seed === 0 ? samples : undefined, 0), sampling);
+    const { calibration } = takeSamples(await prepare(from, seed === 0 ? samples : undefined, 0), sampling);
     return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored }) };
   }
   if (grams !== undefined) {
@@ -274,9 +276,9 @@ async function openTexts(
   };
 }
 
-async function readText(name: string): Promise<NamedText> {
-  const { bytes, text } = await readTextFile(name);
-  return { name, text, sha256: await sha256(bytes) };
+async function readText(name: string, signal: AbortSignal | undefined): Promise<NamedText> {
+  const file = await openTextFile(name, { signal });
+  return { name, file, sha256: file.sha256 };
 }
 
 /** Scored sequences that calibrate, too: none where one text is split, but a text may hold another. */

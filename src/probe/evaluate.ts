@@ -1,5 +1,4 @@
 import { basename } from "node:path";
-import { sha256 } from "hash-wasm";
 import { type Donor, donorName } from "../checkpoint/donor.js";
 import { Engine } from "../engine/session.js";
 import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
@@ -11,8 +10,8 @@ import { type Activations, LayerRunner, type RunnerOptions } from "./forward/lay
 import { defaultMemoryBytes } from "./memory.js";
 import { Scorer } from "./scorer.js";
 import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./text/protocols.js";
-import { readTextFile } from "./text/text-file.js";
-import { TextTokenizer } from "./text/tokenizer.js";
+import { openTextFile } from "./text/text-file.js";
+import { readDefinition, TextTokenizer } from "./text/tokenizer.js";
 
 export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
   /** The donor to compare with; both models see the same tokens. */
@@ -32,6 +31,8 @@ export interface Evaluation {
   readonly kl: Float64Array | undefined;
   /** Places of the text that the vocabulary could not spell. */
   readonly unknownTokens: number;
+  /** What somebody who reads the numbers should know, in sentences. */
+  readonly hints: readonly string[];
 }
 
 /**
@@ -45,20 +46,23 @@ export async function evaluate(
   textPath: string,
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
-  const { bytes, text } = await readTextFile(textPath);
+  const { signal } = options;
+  const text = await openTextFile(textPath, { signal });
   const inspected = await inspectModel(modelPath);
   const models = [inspected.donor];
   if (options.against !== undefined) models.unshift((await inspectModel(options.against)).donor);
-  const tokenizer = await TextTokenizer.open(modelPath);
-  const prepared = prepareText(text, tokenizer, inspected.architecture.maxPositions, options);
-  if (options.against !== undefined) await checkSameTokenizer(tokenizer, modelPath, options.against);
+  const { tokenizer, prepared } = await TextTokenizer.with(modelPath, { signal }, async (tokenizer) => ({
+    tokenizer,
+    prepared: await prepareText(text.read(), tokenizer, inspected.architecture.maxPositions, options),
+  }));
+  if (options.against !== undefined) await checkSameTokenizer(tokenizer, options.against);
   const run = await runModels(models, prepared, options);
   const model = run.traces[run.traces.length - 1];
   const donor = options.against === undefined ? undefined : run.traces[0];
   const predictedBytes = bytesPredicted(prepared.sequences, tokenizer);
   const names = models.map(({ path }) => donorName(path));
   const quality: Omit<QualitySection, "summary"> = {
-    text: { name: basename(textPath), bytes: bytes.length, sha256: await sha256(bytes) },
+    text: { name: basename(textPath), bytes: text.byteLength, sha256: text.sha256 },
     protocol: prepared.record,
     engine: run.engine,
     model: modelQuality(names[names.length - 1], model.nll, predictedBytes),
@@ -74,6 +78,7 @@ export async function evaluate(
     donor,
     kl: run.kl,
     unknownTokens: prepared.unknownTokens,
+    hints: prepared.hints ?? [],
   };
 }
 
@@ -210,13 +215,13 @@ function bytesPredicted(sequences: readonly ScoredSequence[], tokenizer: TextTok
   return bytes;
 }
 
-async function checkSameTokenizer(tokenizer: TextTokenizer, modelPath: string, donorPath: string): Promise<void> {
-  const other = await TextTokenizer.open(donorPath);
-  if (Buffer.compare(tokenizer.definition, other.definition) === 0) return;
+async function checkSameTokenizer(tokenizer: TextTokenizer, donorPath: string): Promise<void> {
+  const other = await readDefinition(donorPath);
+  if (Buffer.compare(tokenizer.definition, other) === 0) return;
   throw new PhysariumError(
     "DONOR_TOKENIZER",
-    `${modelPath} and ${donorPath} have different tokenizer.json files; a divergence needs the same tokens in both, compare a model with its own donor`,
-    { model: modelPath, donor: donorPath },
+    `${tokenizer.path} and the one of ${donorPath} are different files; a divergence needs the same tokens in both, compare a model with its own donor`,
+    { tokenizer: tokenizer.path, donor: donorPath },
   );
 }
 

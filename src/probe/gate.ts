@@ -73,10 +73,14 @@ export const GATE_TOKENS = 48;
  * rules that were asked for. The caller decides what a broken rule means; `gateError` makes the error of it.
  */
 export async function runGate(modelPath: string, options: GateOptions): Promise<GateReport> {
-  const tokenizer = await TextTokenizer.open(modelPath);
+  const { signal } = options;
+  return TextTokenizer.with(modelPath, { signal }, (tokenizer) => runOn(tokenizer, modelPath, options));
+}
+
+async function runOn(tokenizer: TextTokenizer, modelPath: string, options: GateOptions): Promise<GateReport> {
   const engine = options.engine ?? (await Engine.open(options));
   const texts = options.prompts ?? GATE_PROMPTS;
-  const prompts = texts.map((text) => promptTokens(tokenizer, text));
+  const prompts = await Promise.all(texts.map((text) => promptTokens(tokenizer, text)));
   const maxTokens = options.maxTokens ?? GATE_TOKENS;
   const shared = { ...options, engine, workload: { runs: 2 * prompts.length * maxTokens, tokens: 0 } };
   const donor = await continueAll(options.against, tokenizer, prompts, maxTokens, shared);
@@ -128,12 +132,12 @@ async function continueAll(
       const second = await continueOnce(runner, prompt, maxTokens, stopIds);
       const hash = await hashOf(first.tokens);
       continuations.push({
-        text: tokenizer.decode([...prompt, ...first.tokens]).slice(tokenizer.decode(prompt).length),
+        text: (await tokenizer.decode([...prompt, ...first.tokens])).slice((await tokenizer.decode(prompt)).length),
         tokens: first.tokens,
         sha256: hash,
         deterministic: hash === (await hashOf(second.tokens)),
         finite: first.finite && second.finite,
-        top10: first.logits === undefined ? [] : topTen(first.logits, tokenizer),
+        top10: first.logits === undefined ? [] : await topTen(first.logits, tokenizer),
       });
     }
     return continuations;
@@ -227,16 +231,18 @@ function rulesOf(
   return rules;
 }
 
-function topTen(logits: Float32Array, tokenizer: TextTokenizer): Continuation["top10"] {
+async function topTen(logits: Float32Array, tokenizer: TextTokenizer): Promise<Continuation["top10"]> {
   const max = logits.reduce((largest, logit) => Math.max(largest, logit), Number.NEGATIVE_INFINITY);
   let total = 0;
   for (const logit of logits) total += Math.exp(logit - max);
   const order = Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
-  return order.slice(0, 10).map((id) => ({
-    id,
-    token: tokenizer.decode([id]) || (tokenizer.textOf(id) ?? ""),
-    probability: Math.exp(logits[id] - max) / total,
-  }));
+  return Promise.all(
+    order.slice(0, 10).map(async (id) => ({
+      id,
+      token: (await tokenizer.decode([id])) || ((await tokenizer.textOf(id)) ?? ""),
+      probability: Math.exp(logits[id] - max) / total,
+    })),
+  );
 }
 
 function hashOf(tokens: readonly number[]): Promise<string> {

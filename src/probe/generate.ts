@@ -71,10 +71,10 @@ export async function stopTokens(folder: string, tokenizer: TextTokenizer): Prom
   return ids;
 }
 
-/** A prompt's tokens, with BOS in front where the tokenizer has one and does not say otherwise. */
-export function promptTokens(tokenizer: TextTokenizer, text: string): number[] {
-  const wantsBos = tokenizer.bos !== undefined && tokenizer.config.add_bos_token !== false;
-  return [...(wantsBos ? [tokenizer.bos!.id] : []), ...tokenizer.encode(text)];
+/** A prompt's tokens, behind the one that the tokenizer itself puts in front of a text. */
+export async function promptTokens(tokenizer: TextTokenizer, text: string): Promise<number[]> {
+  const { leading } = tokenizer;
+  return [...(leading === undefined ? [] : [leading.id]), ...(await tokenizer.encode(text))];
 }
 
 /** The residual of the last token alone. */
@@ -139,29 +139,32 @@ function randomNumbers(seed: number): () => number {
 /** Text piece by piece as tokens come: holds back what may still be half a character. */
 export class StreamDecoder {
   private readonly ids: number[];
-  private shown: string;
 
-  /** `prompt` is what stands before; it is not shown again, but decides about spaces. */
-  constructor(
+  private constructor(
     private readonly tokenizer: TextTokenizer,
     prompt: readonly number[],
+    private shown: string,
   ) {
     this.ids = [...prompt];
-    this.shown = tokenizer.decode(this.ids);
   }
 
-  push(id: number): string {
+  /** `prompt` is what stands before; it is not shown again, but decides about spaces. */
+  static async after(prompt: readonly number[], tokenizer: TextTokenizer): Promise<StreamDecoder> {
+    return new StreamDecoder(tokenizer, prompt, await tokenizer.decode(prompt));
+  }
+
+  push(id: number): Promise<string> {
     this.ids.push(id);
     return this.flush(/�+$/);
   }
 
   /** What was held back, as it is. */
-  end(): string {
+  end(): Promise<string> {
     return this.flush(/$^/);
   }
 
-  private flush(unfinished: RegExp): string {
-    const text = this.tokenizer.decode(this.ids).replace(unfinished, "");
+  private async flush(unfinished: RegExp): Promise<string> {
+    const text = (await this.tokenizer.decode(this.ids)).replace(unfinished, "");
     const piece = text.startsWith(this.shown) ? text.slice(this.shown.length) : "";
     if (piece !== "") this.shown = text;
     return piece;

@@ -43,6 +43,10 @@ export interface ProtocolRecord {
   readonly tokens: number;
   /** The token that opens each window or document, or `null` for none. */
   readonly bos: string | null;
+  /** With `--bos each` every window begins with `bos`; otherwise a stream does once. */
+  readonly bos_each?: boolean;
+  /** How line ends were read, where the text had a carriage return: `\r\n` and `\r` as `\n`, or as they are. */
+  readonly newlines?: "universal" | "keep";
   /** What joined the rows (`wikitext --rows`), or `null` where the file was one stream as it stands. */
   readonly joiner: string | null;
   /** What separated documents, or `null` outside the `documents` protocol. */

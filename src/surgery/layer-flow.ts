@@ -37,8 +37,13 @@ export class LayerFlow implements FlowRun {
   }
 
   /** Everything v2 could refuse without reading weights, refused before the first byte is written. Throws `DONOR_*`, `USAGE_*`. */
-  static async open(plan: Plan, settings: LayerSettings, files: FileLayer = nodeFiles): Promise<LayerFlow> {
-    const surgery = await openLayerSurgery(plan.model, settings, new Set(targetsOf(plan).keys()));
+  static async open(
+    plan: Plan,
+    settings: LayerSettings,
+    files: FileLayer = nodeFiles,
+    signal?: AbortSignal,
+  ): Promise<LayerFlow> {
+    const surgery = await openLayerSurgery(plan.model, settings, new Set(targetsOf(plan).keys()), signal);
     return new LayerFlow(plan, surgery, files);
   }
 

@@ -4,10 +4,10 @@ import type { Plan } from "./plan.js";
 import { TileFlow } from "./tile-flow.js";
 
 /** The flow that a plan asks for, with everything refused that it can refuse before anything is written. Throws `USAGE_*`, `DONOR_*`. */
-export async function openFlow(plan: Plan, files: FileLayer = nodeFiles): Promise<FlowRun> {
+export async function openFlow(plan: Plan, files: FileLayer = nodeFiles, signal?: AbortSignal): Promise<FlowRun> {
   const { activation } = plan.options;
   if (activation === undefined) return new TileFlow(plan, files);
   // Loaded on demand: no other flow needs the forward pass.
   const { LayerFlow } = await import("./layer-flow.js");
-  return LayerFlow.open(plan, activation, files);
+  return LayerFlow.open(plan, activation, files, signal);
 }

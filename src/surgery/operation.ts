@@ -54,7 +54,7 @@ export interface OperationResult {
 export async function operate(plan: Plan, options: OperateOptions): Promise<OperationResult> {
   const { files = nodeFiles, onEvent = () => {}, resume = false, overwrite = false, outputPath } = options;
   const digester = await createDigester();
-  const flow = await openFlow(plan, files);
+  const flow = await openFlow(plan, files, options.signal);
   try {
     const opened = await openWorkspace(plan, { outputPath, resume, overwrite }, digester, files, onEvent);
     if (opened.state === "already finished") {

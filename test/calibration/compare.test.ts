@@ -55,7 +55,10 @@ describe("compare", () => {
       sequences.slice(0, 2).map((ids) => ids.slice(0, 8)),
     );
     await runner.close();
-    await writeFile(join(folder, "text.txt"), sequences.map((ids) => tokenizer.decode(ids)).join("\n"));
+    await writeFile(
+      join(folder, "text.txt"),
+      (await Promise.all(sequences.map((ids) => tokenizer.decode(ids)))).join("\n"),
+    );
     options = {
       text: join(folder, "text.txt"),
       calibration: join(folder, "text.txt"),

@@ -48,7 +48,7 @@ describe.skipIf(!hasEngine || stories === undefined)("one-shot pruning of storie
   test("magnitude adds about 0.33 nats a token, Wanda's rule with our norms about 0.21", async () => {
     const tokenizer = await TextTokenizer.open(stories!);
     const options = { protocol: "documents", window: 256 } as const;
-    const calibration = prepareText(readFileSync(TEXT, "utf8"), tokenizer, 512, {
+    const calibration = await prepareText(readFileSync(TEXT, "utf8"), tokenizer, 512, {
       ...options,
       limit: CALIBRATION_DOCUMENTS,
     });

@@ -161,9 +161,11 @@ describe.skipIf(!hasEngine)("a file of calibrate in place of a text", () => {
 async function sequencesOf() {
   const { chooseSequences } = await import("../../dist/calibration/grams/collect.js");
   const { prepareText } = await import("../../dist/probe/text/protocols.js");
-  const { readTextFile } = await import("../../dist/probe/text/text-file.js");
+  const { openTextFile } = await import("../../dist/probe/text/text-file.js");
   const { TextTokenizer } = await import("../../dist/probe/text/tokenizer.js");
-  const file = await readTextFile(text);
-  const prepared = prepareText(file.text, await TextTokenizer.open(LOAM), 512, { protocol: "wikitext", window: 64 });
+  const file = await openTextFile(text);
+  const prepared = await TextTokenizer.with(LOAM, {}, (tokenizer) =>
+    prepareText(file.read(), tokenizer, 512, { protocol: "wikitext", window: 64 }),
+  );
   return { sequences: chooseSequences(prepared.sequences, 8, 0) };
 }

@@ -169,11 +169,11 @@ describe.skipIf(!hasEngine)("how the work is cut does not show", () => {
 
   test("any window and stride: each token is predicted once, as from its own context alone", async () => {
     const tokenizer = await TextTokenizer.open(LOAM);
-    const ids = tokenizer.encode(STORY);
-    fc.assert(
-      fc.property(fc.integer({ min: 8, max: 128 }), fc.nat(), (window, pick) => {
+    const ids = await tokenizer.encode(STORY);
+    await fc.assert(
+      fc.asyncProperty(fc.integer({ min: 8, max: 128 }), fc.nat(), async (window, pick) => {
         const stride = 1 + (pick % window);
-        const { sequences, record } = prepareText(STORY, tokenizer, 128, { window, stride });
+        const { sequences, record } = await prepareText(STORY, tokenizer, 128, { window, stride });
         const seen: number[] = [];
         let at = 1;
         for (const { ids: part, scoreFrom } of sequences) {
@@ -203,14 +203,14 @@ describe.skipIf(!hasEngine)("how the work is cut does not show", () => {
 describe("protocols", () => {
   test("wikitext: windows side by side, the rest dropped, no BOS unless asked for", async () => {
     const tokenizer = await TextTokenizer.open(LOAM);
-    const stream = tokenizer.encode(STORY);
-    const plain = prepareText(STORY, tokenizer, 128, { window: 50 });
+    const stream = await tokenizer.encode(STORY);
+    const plain = await prepareText(STORY, tokenizer, 128, { window: 50 });
     // Of a long text only the start is encoded, to the tokens the whole gives.
     const long = readFileSync("examples/texts/loam-stories.txt", "utf8").repeat(2);
     for (const bos of [false, "<|endoftext|>"]) {
-      const whole = prepareText(long, tokenizer, 128, { window: 40, bos }).sequences;
+      const whole = (await prepareText(long, tokenizer, 128, { window: 40, bos })).sequences;
       const encode = vi.spyOn(tokenizer, "encode");
-      const start = prepareText(long, tokenizer, 128, { window: 40, bos, skip: 3, limit: 17 }).sequences;
+      const start = (await prepareText(long, tokenizer, 128, { window: 40, bos, skip: 3, limit: 17 })).sequences;
       expect(start).toEqual(whole.slice(3, 20));
       for (const [text] of encode.mock.calls) expect(text.length).toBeLessThan(long.length / 2);
       encode.mockRestore();
@@ -218,21 +218,20 @@ describe("protocols", () => {
     expect(plain.sequences.flatMap(({ ids }) => ids)).toEqual(stream.slice(0, 50 * Math.floor(stream.length / 50)));
     expect(plain.record).toMatchObject({ name: "wikitext", window: 50, stride: 50, bos: null, joiner: null });
     expect(plain.record.tokens).toBe(49 * plain.record.windows);
-    const begun = prepareText(STORY, tokenizer, 128, { window: 50, bos: "<|endoftext|>" });
+    const begun = await prepareText(STORY, tokenizer, 128, { window: 50, bos: "<|endoftext|>" });
     expect(begun.sequences[0].ids).toEqual([2047, ...stream.slice(0, 49)]);
     expect(begun.sequences[1].ids[0]).toBe(stream[49]);
-    expect(prepareText(STORY, tokenizer, 128).record.window).toBe(128);
-    expect(prepareText(STORY, tokenizer, 40000, { limit: 1, window: 50, skip: 2 }).sequences[0].ids).toEqual(
-      stream.slice(100, 150),
-    );
+    expect((await prepareText(STORY, tokenizer, 128)).record.window).toBe(128);
+    const third = await prepareText(STORY, tokenizer, 40000, { limit: 1, window: 50, skip: 2 });
+    expect(third.sequences[0].ids).toEqual(stream.slice(100, 150));
   });
 
   test("rows of a raw WikiText file are joined as the datasets library has them", async () => {
     const tokenizer = await TextTokenizer.open(LOAM);
     const raw = " \n = Title = \n \n First line . \n";
     const joined = ["", " = Title = \n", "", " First line . \n"].join("\n\n");
-    const rows = prepareText(raw, tokenizer, 128, { window: 4, rows: true });
-    const expected = tokenizer.encode(joined);
+    const rows = await prepareText(raw, tokenizer, 128, { window: 4, rows: true });
+    const expected = await tokenizer.encode(joined);
     expect(rows.sequences.flatMap(({ ids }) => ids)).toEqual(expected.slice(0, 4 * Math.floor(expected.length / 4)));
     expect(rows.record.joiner).toBe("\n\n");
   });
@@ -240,13 +239,15 @@ describe("protocols", () => {
   test("documents: each from BOS, cut to the window, chosen by length", async () => {
     const tokenizer = await TextTokenizer.open(LOAM);
     const text = "Once upon a time.<|endoftext|>\n<|endoftext|>Tom ran and ran and ran and ran.<|endoftext|>Hi";
-    const all = prepareText(text, tokenizer, 128, { protocol: "documents", bos: "<|endoftext|>", window: 8 });
+    const all = await prepareText(text, tokenizer, 128, { protocol: "documents", bos: "<|endoftext|>", window: 8 });
     expect(all.record).toMatchObject({ name: "documents", documents: 3, windows: 3, separator: "<|endoftext|>" });
     expect(all.sequences.every(({ ids, scoreFrom }) => ids[0] === 2047 && scoreFrom === 1 && ids.length <= 8)).toBe(
       true,
     );
-    const long = prepareText(text, tokenizer, 128, { protocol: "documents", window: 8, minTokens: 8 });
-    expect(long.sequences.map(({ ids }) => tokenizer.decode(ids))).toEqual([expect.stringMatching(/^Tom ran and/)]);
+    const long = await prepareText(text, tokenizer, 128, { protocol: "documents", window: 8, minTokens: 8 });
+    expect(await Promise.all(long.sequences.map(({ ids }) => tokenizer.decode(ids)))).toEqual([
+      expect.stringMatching(/^Tom ran and/),
+    ]);
     expect(long.record.bos).toBeNull();
   });
 
@@ -271,9 +272,9 @@ describe("protocols", () => {
     const tokenizer = await TextTokenizer.open(qwen!);
     const raw = readFileSync("../shared/text/wiki.test.raw", "utf8");
     // 299,078 tokens, the number transformers warns about when this text meets this tokenizer; 146 windows of 2048.
-    const { record } = prepareText(raw, tokenizer, 32768, { rows: true });
+    const { record } = await prepareText(raw, tokenizer, 32768, { rows: true });
     expect(record).toMatchObject({ windows: 146, tokens: 146 * 2047 });
-    expect(tokenizer.encode(raw).length).toBe(299078);
+    expect((await tokenizer.encode(raw)).length).toBe(299078);
   });
 });
 

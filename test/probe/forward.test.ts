@@ -62,16 +62,16 @@ describe.skipIf(!hasEngine)("golden logits", () => {
         expect(largestDifference(logits, reference)).toBeLessThan(2e-4);
 
         const tokenizer = await TextTokenizer.open(folder!);
-        const withoutBos = tokenizer.encode(expected.text);
+        const withoutBos = await tokenizer.encode(expected.text);
         expect(expected.ids.slice(-withoutBos.length)).toEqual(withoutBos);
-        expect(promptTokens(tokenizer, expected.text)).toEqual(expected.ids);
+        expect(await promptTokens(tokenizer, expected.text)).toEqual(expected.ids);
         const runner = await LayerRunner.open(folder!, options);
         const ids: number[] = [];
         for await (const { id } of generateTokens(runner, expected.ids, { maxTokens: 64 })) ids.push(id);
         await runner.close();
         expect(ids).toEqual(expected.greedy_next_64.ids);
-        const whole = tokenizer.decode([...expected.ids, ...ids]);
-        expect(whole.slice(tokenizer.decode(expected.ids).length)).toBe(expected.greedy_next_64.text);
+        const whole = await tokenizer.decode([...expected.ids, ...ids]);
+        expect(whole.slice((await tokenizer.decode(expected.ids)).length)).toBe(expected.greedy_next_64.text);
       });
     }
   }

@@ -1,63 +1,100 @@
+import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { Template } from "@huggingface/jinja";
 import { readSmallFile } from "../../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../../errors.js";
-import type { TextTokenizer } from "./tokenizer.js";
+import { readOptionalJson, type TextTokenizer } from "./tokenizer.js";
 
 export interface ChatMessage {
   readonly role: "system" | "user" | "assistant";
   readonly content: string;
 }
 
+/** Templates by name; the one for plain conversations is `default`. */
+type Templates = ReadonlyMap<string, string>;
+
 /**
  * Write a conversation as the model was trained to read it, up to where its answer begins.
  *
- * The template is `chat_template.jinja` or `chat_template` of tokenizer_config.json. Throws `DONOR_CHAT_TEMPLATE` where there is none or it fails.
+ * Templates are found where the reference finds them: `chat_template.jinja` and `additional_chat_templates/<name>.jinja`, else `chat_template` of
+ * tokenizer_config.json (one, or a list by name), else `chat_template.json` (of a processor). source: transformers 5, `PreTrainedTokenizerBase._from_pretrained`
+ *
+ * Throws `DONOR_CHAT_TEMPLATE` where there is none for conversations, or it fails, or takes more time or memory than it may.
  */
 export async function renderChat(
   folder: string,
   tokenizer: TextTokenizer,
   messages: readonly ChatMessage[],
 ): Promise<string> {
-  const source = (await readTemplateFile(folder)) ?? templateIn(tokenizer.config.chat_template);
-  if (source === undefined) {
+  const templates = await findTemplates(folder, tokenizer);
+  const template = templates.get("default");
+  if (template === undefined) {
+    const names = [...templates.keys()];
     throw new PhysariumError(
       "DONOR_CHAT_TEMPLATE",
-      `${folder}: the model has no chat template; leave --chat away to continue the prompt as plain text`,
-      { path: folder },
+      names.length === 0
+        ? `${folder}: the model has no chat template; leave --chat away to continue the prompt as plain text`
+        : `${folder}: the model has chat templates for ${names.join(", ")}, and none named default; leave --chat away to continue the prompt as plain text`,
+      { path: folder, names },
     );
   }
   try {
-    return new Template(source).render({
-      messages,
+    return await tokenizer.render(template, {
+      messages: [...messages],
       add_generation_prompt: true,
       bos_token: tokenizer.bos?.text ?? "",
       eos_token: tokenizer.eos?.text ?? "",
     });
   } catch (error) {
+    if (!isPhysariumError(error, "DONOR_CHAT_TEMPLATE")) throw error;
     throw new PhysariumError(
-      "DONOR_CHAT_TEMPLATE",
-      `${folder}: the chat template failed: ${(error as Error).message}`,
+      error.code,
+      `${folder}: the chat template failed: ${error.message}`,
       { path: folder },
       error,
     );
   }
 }
 
-async function readTemplateFile(folder: string): Promise<string | undefined> {
+async function findTemplates(folder: string, tokenizer: TextTokenizer): Promise<Templates> {
+  const own = await readTemplateFiles(folder);
+  if (own.size > 0) return own;
+  const configured = templatesIn(tokenizer.config.chat_template);
+  if (configured.size > 0) return configured;
+  return templatesIn((await readOptionalJson(join(folder, "chat_template.json"))).chat_template);
+}
+
+async function readTemplateFiles(folder: string): Promise<Templates> {
+  const templates = new Map<string, string>();
+  const own = await readTemplateFile(join(folder, "chat_template.jinja"));
+  if (own !== undefined) templates.set("default", own);
+  const more = join(folder, "additional_chat_templates");
+  const names = await readdir(more).catch(() => []);
+  for (const name of names.filter((file) => file.endsWith(".jinja")).sort()) {
+    const text = await readTemplateFile(join(more, name));
+    if (text !== undefined) templates.set(name.slice(0, -".jinja".length), text);
+  }
+  return templates;
+}
+
+async function readTemplateFile(path: string): Promise<string | undefined> {
   try {
-    return new TextDecoder().decode(await readSmallFile(join(folder, "chat_template.jinja")));
+    return new TextDecoder().decode(await readSmallFile(path));
   } catch (error) {
     if (isPhysariumError(error, "IO_NOT_FOUND")) return undefined;
     throw error;
   }
 }
 
-/** One template, or several by name, of which `default` is meant. */
-function templateIn(value: unknown): string | undefined {
-  if (typeof value === "string") return value;
-  if (!Array.isArray(value)) return undefined;
-  const named = value as { name?: unknown; template?: unknown }[];
-  const chosen = named.find(({ name }) => name === "default") ?? named[0];
-  return typeof chosen?.template === "string" ? chosen.template : undefined;
+/** One template, or several by name: a list of `{name, template}`, or an object. */
+function templatesIn(value: unknown): Templates {
+  if (typeof value === "string") return new Map([["default", value]]);
+  if (typeof value !== "object" || value === null) return new Map();
+  const entries: unknown[][] = Array.isArray(value)
+    ? (value as ({ name?: unknown; template?: unknown } | null)[]).map((entry) => [entry?.name, entry?.template])
+    : Object.entries(value);
+  const templates = new Map<string, string>();
+  for (const [name, template] of entries) {
+    if (typeof name === "string" && typeof template === "string") templates.set(name, template);
+  }
+  return templates;
 }

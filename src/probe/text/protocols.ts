@@ -1,5 +1,16 @@
 import { PhysariumError } from "../../errors.js";
 import type { ProtocolRecord } from "../../record/quality.js";
+import {
+  documentsOf,
+  joinRows,
+  type Newlines,
+  ROW_JOINER,
+  readNewlines,
+  type Seen,
+  streamOf,
+  type TextStream,
+} from "./text-stream.js";
+import { tokensOf } from "./token-stream.js";
 import type { SpecialToken, TextTokenizer } from "./tokenizer.js";
 
 /** Tokens that go through the model together; the predictions of places `scoreFrom … ids.length − 1` count. */
@@ -15,8 +26,13 @@ export interface ProtocolOptions {
   readonly window?: number;
   /** Makes the windows overlap. */
   readonly stride?: number;
-  /** Begin the stream (or each document) with this token: `true` for the tokenizer's own, or a token's text. */
+  /**
+   * The token that begins the stream (or each document): `true` for the tokenizer's own, `"each"` for that in every window, or a token's text. Default: for a
+   * stream what the tokenizer itself puts in front of a text, for documents its BOS.
+   */
   readonly bos?: boolean | string;
+  /** How line ends of other systems are read. */
+  readonly newlines?: Newlines;
   /** The file's lines are rows of WikiText, to be joined by a blank line as the datasets library and the scripts of GPTQ have them. */
   readonly rows?: boolean;
   /** Text between documents. */
@@ -34,13 +50,17 @@ export interface PreparedText {
   readonly sequences: readonly ScoredSequence[];
   /** Places of the text that the vocabulary could not spell. */
   readonly unknownTokens: number;
+  /** What somebody who reads the numbers should know, in sentences. */
+  readonly hints?: readonly string[];
 }
 
 export const DEFAULT_SEPARATOR = "<|endoftext|>";
 export const DEFAULT_MAX_WINDOW = 2048;
+/** More tokens than this are weeks of work, and an array that large could not be held. */
+const MAX_KEPT_TOKENS = 1 << 26;
 
 /**
- * Make a text into sequences to score, by one of the field's protocols.
+ * Make a text into sequences to score, by one of the field's protocols. Of a long text only as much is read and becomes tokens as `skip` and `limit` need.
  *
  * `wikitext`: the text is one stream of tokens, cut into windows side by side; a last partial window is dropped. source: GPTQ, arXiv:2210.17323,
  * datautils.py and llama.py; SparseGPT and Wanda use the same.
@@ -49,14 +69,14 @@ export const DEFAULT_MAX_WINDOW = 2048;
  * `documents`: each document alone, from BOS, cut to the window.
  *
  * Throws `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for options that make no sense, `USAGE_TEXT_EMPTY`, `USAGE_TEXT_SHORT`, `USAGE_TEXT_UNKNOWN` for texts that leave
- * nothing to count.
+ * nothing to count, `USAGE_TEXT_LONG` for more tokens than can be held, `DONOR_TOKENIZER`.
  */
-export function prepareText(
-  text: string,
+export async function prepareText(
+  text: string | TextStream,
   tokenizer: TextTokenizer,
   maxPositions: number,
   options: ProtocolOptions = {},
-): PreparedText {
+): Promise<PreparedText> {
   const window = options.window ?? Math.min(DEFAULT_MAX_WINDOW, maxPositions);
   if (!Number.isSafeInteger(window) || window < 2 || window > maxPositions) {
     throw new PhysariumError(
@@ -65,70 +85,72 @@ export function prepareText(
       { window, maxPositions },
     );
   }
-  if (text.trim() === "")
-    throw new PhysariumError("USAGE_TEXT_EMPTY", "the text is empty; there is nothing to predict");
+  const { stride = window } = options;
+  if (options.stride !== undefined) checkStride(stride, window, options);
+  const seen: Seen = { carriageReturn: false, text: false };
+  const newlines = options.newlines ?? "universal";
+  const read = readNewlines(streamOf(text), newlines, seen);
+  const bos = await chosenBos(tokenizer, options);
   const isDocuments = options.protocol === "documents";
-  const bos = chosenBos(tokenizer, options.bos ?? isDocuments, options.bos !== undefined);
-  if (isDocuments) return documents(text, tokenizer, window, bos, options);
-
-  const whole = options.rows ? joinRows(text) : text;
-  const wanted =
-    options.limit === undefined || options.stride !== undefined
-      ? Number.POSITIVE_INFINITY
-      : ((options.skip ?? 0) + options.limit) * window;
-  const stream = firstTokens(whole, tokenizer, bos, wanted);
-  const unknownTokens = countUnknown(stream, tokenizer);
-  const sequences = options.stride === undefined ? sideBySide(stream, window) : strided(stream, window, options.stride);
-  if (sequences.length === 0) {
-    throw new PhysariumError(
-      "USAGE_TEXT_SHORT",
-      `the text has ${stream.length} tokens, a window ${window}; give a longer text, or a window of at most ${stream.length} with --window`,
-      { tokens: stream.length, window },
-    );
-  }
-  return finish(sequences, options, unknownTokens, {
-    name: options.stride === undefined ? "wikitext" : "strided",
+  const cut = isDocuments
+    ? await documents(read, tokenizer, window, bos, options)
+    : await windows(options.rows ? joinRows(read) : read, tokenizer, window, bos, options);
+  if (!seen.text) throw new PhysariumError("USAGE_TEXT_EMPTY", "the text is empty; there is nothing to predict");
+  const { sequences } = cut;
+  if (sequences.length === 0) throw isDocuments ? noDocument() : tooShort(cut.tokens, window);
+  const unknownTokens = countUnknown(cut.kept, tokenizer);
+  const chosen = sequences.slice(
+    options.skip ?? 0,
+    options.limit === undefined ? undefined : (options.skip ?? 0) + options.limit,
+  );
+  if (chosen.length === 0) throw nothingLeft(options.skip ?? 0, sequences.length);
+  const isEach = !isDocuments && options.bos === "each";
+  const record: ProtocolRecord = {
+    name: isDocuments ? "documents" : options.stride === undefined ? "wikitext" : "strided",
     window,
-    stride: options.stride ?? window,
+    stride,
     bos: bos?.text ?? null,
-    joiner: options.rows ? ROW_JOINER : null,
-    separator: null,
-  });
+    joiner: options.rows && !isDocuments ? ROW_JOINER : null,
+    separator: isDocuments ? (options.separator ?? DEFAULT_SEPARATOR) : null,
+    windows: chosen.length,
+    documents: isDocuments ? chosen.length : 1,
+    tokens: chosen.reduce((sum, { ids, scoreFrom }) => sum + ids.length - scoreFrom, 0),
+    ...(isEach ? { bos_each: true } : {}),
+    ...(seen.carriageReturn ? { newlines } : {}),
+  };
+  return { record, sequences: chosen, unknownTokens, hints: hintsOf(record, tokenizer, options) };
 }
 
-/**
- * BOS and the text's tokens, the first `wanted` of them: of a long text only as much is encoded as that takes. What is cut off begins a line, and tokens near the
- * cut are not used: they might be others had the text gone on.
- */
-function firstTokens(
-  text: string,
+interface Cut {
+  readonly sequences: readonly ScoredSequence[];
+  /** What was read of the text: all of it, or what was needed. */
+  readonly kept: Iterable<readonly number[]>;
+  readonly tokens: number;
+}
+
+/** One stream of tokens from BOS, cut into windows. */
+async function windows(
+  text: TextStream,
   tokenizer: TextTokenizer,
+  window: number,
   bos: SpecialToken | undefined,
-  wanted: number,
-): readonly number[] {
-  const start = bos === undefined ? [] : [bos.id];
-  for (let length = 8 * (wanted + NEAR_A_CUT); length < text.length; length *= 2) {
-    const ids = start.concat(tokenizer.encode(text.slice(0, lineStartBefore(text, length))));
-    if (ids.length >= wanted + NEAR_A_CUT) return ids.slice(0, wanted);
+  { stride, bos: asked, skip = 0, limit }: ProtocolOptions,
+): Promise<Cut> {
+  // A BOS in every window takes a place there, and none in the stream.
+  const each = asked === "each" && bos !== undefined ? [bos.id] : [];
+  const width = window - each.length;
+  const stream: number[] = each.length > 0 || bos === undefined ? [] : [bos.id];
+  const wanted = limit === undefined || stride !== undefined ? Number.POSITIVE_INFINITY : (skip + limit) * width;
+  for await (const ids of tokensOf(text, tokenizer, wanted - stream.length)) {
+    // One by one: a call takes only so many arguments.
+    for (const id of ids) stream.push(id);
+    refuseTooMany(stream.length);
   }
-  const ids = start.concat(tokenizer.encode(text));
-  return ids.length > wanted ? ids.slice(0, wanted) : ids;
-}
-
-const NEAR_A_CUT = 256;
-
-/** The last place up to `end` where a line begins with something else than white space; `end` if there is none. */
-function lineStartBefore(text: string, end: number): number {
-  for (let at = end; at > 1; at--) if (text[at - 1] === "\n" && text[at].trim() !== "") return at;
-  return end;
-}
-
-const ROW_JOINER = "\n\n";
-
-/** The datasets library keeps each row's line end, and makes rows of white space empty. source: wikitext.py of the dataset `Salesforce/wikitext` */
-function joinRows(text: string): string {
-  const rows = text.split(/(?<=\n)/);
-  return rows.map((row) => (row.trim() === "" ? "" : row)).join(ROW_JOINER);
+  const parts = stride === undefined ? sideBySide(stream, width) : strided(stream, width, stride);
+  const sequences = parts.map(({ ids, scoreFrom }) =>
+    each.length === 0 ? { ids, scoreFrom } : { ids: [...each, ...ids], scoreFrom: scoreFrom === 1 ? 1 : scoreFrom + 1 },
+  );
+  return { sequences, kept: [stream], tokens: stream.length + each.length };
 }
 
 function sideBySide(stream: readonly number[], window: number): ScoredSequence[] {
@@ -139,12 +161,6 @@ function sideBySide(stream: readonly number[], window: number): ScoredSequence[]
 }
 
 function strided(stream: readonly number[], window: number, stride: number): ScoredSequence[] {
-  if (!Number.isSafeInteger(stride) || stride < 1 || stride > window) {
-    throw new PhysariumError("USAGE_STRIDE", `--stride ${stride}: a stride has 1 to ${window} tokens (the window)`, {
-      stride,
-      window,
-    });
-  }
   const sequences: ScoredSequence[] = [];
   let counted = 0;
   for (let start = 0; counted < stream.length; start += stride) {
@@ -156,87 +172,114 @@ function strided(stream: readonly number[], window: number, stride: number): Sco
   return sequences;
 }
 
-function documents(
-  text: string,
+async function documents(
+  text: TextStream,
   tokenizer: TextTokenizer,
   window: number,
   bos: SpecialToken | undefined,
   options: ProtocolOptions,
-): PreparedText {
-  if (options.stride !== undefined) {
-    throw new PhysariumError("USAGE_STRIDE", "--stride cuts a stream; it does not go with --protocol documents");
-  }
-  const separator = options.separator ?? DEFAULT_SEPARATOR;
-  const texts = separator === "" ? [text] : text.split(separator);
+): Promise<Cut> {
+  const start = bos === undefined ? [] : [bos.id];
   const sequences: ScoredSequence[] = [];
-  let unknownTokens = 0;
-  for (const document of texts) {
-    if (options.limit !== undefined && sequences.length === (options.skip ?? 0) + options.limit) break;
+  const wanted = options.limit === undefined ? Number.POSITIVE_INFINITY : (options.skip ?? 0) + options.limit;
+  const kept: number[][] = [];
+  let tokens = 0;
+  for await (const document of documentsOf(text, options.separator ?? DEFAULT_SEPARATOR)) {
+    if (sequences.length === wanted) break;
     if (document.trim() === "") continue;
-    const tokens = tokenizer.encode(document.trim());
-    unknownTokens += countUnknown(tokens, tokenizer, texts.length === 1);
-    const ids = [...(bos === undefined ? [] : [bos.id]), ...tokens].slice(0, window);
+    const ids = [...start];
+    for await (const part of tokensOf(streamOf(document.trim()), tokenizer, window - start.length)) {
+      for (const id of part) ids.push(id);
+    }
+    tokens += ids.length;
+    refuseTooMany(tokens);
+    kept.push(ids);
     if (ids.length >= Math.max(options.minTokens ?? 0, 2)) sequences.push({ ids, scoreFrom: 1 });
   }
-  if (sequences.length === 0) {
-    throw new PhysariumError("USAGE_TEXT_SHORT", "no document has a token to predict; give longer documents", {});
-  }
-  return finish(sequences, options, unknownTokens, {
-    name: "documents",
-    window,
-    stride: window,
-    bos: bos?.text ?? null,
-    joiner: null,
-    separator,
+  return { sequences, kept, tokens };
+}
+
+async function chosenBos(tokenizer: TextTokenizer, options: ProtocolOptions): Promise<SpecialToken | undefined> {
+  const { bos: wanted, protocol } = options;
+  if (wanted === false) return undefined;
+  if (wanted === undefined) return protocol === "documents" ? tokenizer.bos : tokenizer.leading;
+  const own = wanted === true || wanted === "each";
+  const bos = own ? (tokenizer.bos ?? tokenizer.leading) : await tokenizer.named(wanted);
+  if (bos !== undefined) return bos;
+  const said = own ? "the tokenizer names no bos_token" : `"${wanted}" is no token of the vocabulary`;
+  throw new PhysariumError("USAGE_BOS", `--bos: ${said}; give the text of a token, or leave --bos away`, {
+    bos: wanted,
   });
 }
 
-function finish(
-  all: readonly ScoredSequence[],
-  { skip = 0, limit }: ProtocolOptions,
-  unknownTokens: number,
-  record: Omit<ProtocolRecord, "windows" | "tokens" | "documents">,
-): PreparedText {
-  const sequences = all.slice(skip, limit === undefined ? undefined : skip + limit);
-  if (sequences.length === 0) {
-    throw new PhysariumError(
-      "USAGE_TEXT_SHORT",
-      `--skip ${skip} leaves nothing of ${all.length} windows or documents`,
-      {
-        skip,
-        found: all.length,
-      },
-    );
-  }
-  const tokens = sequences.reduce((sum, { ids, scoreFrom }) => sum + ids.length - scoreFrom, 0);
-  const documents = record.name === "documents" ? sequences.length : 1;
-  return { record: { ...record, windows: sequences.length, documents, tokens }, sequences, unknownTokens };
+function hintsOf(
+  { name, windows, bos }: ProtocolRecord,
+  { leading }: TextTokenizer,
+  options: ProtocolOptions,
+): string[] {
+  if (name === "documents" || windows === 1 || leading === undefined) return [];
+  if (options.bos !== undefined && (options.bos !== true || bos !== leading.text)) return [];
+  return [
+    `the tokenizer puts ${leading.text} before every text, and only the first of ${windows} windows begins with it; ` +
+      "models that are lost without it (Gemma) want --bos each",
+  ];
 }
 
-function chosenBos(tokenizer: TextTokenizer, wanted: boolean | string, isExplicit: boolean): SpecialToken | undefined {
-  if (wanted === false) return undefined;
-  const bos = wanted === true ? tokenizer.bos : tokenizer.named(wanted);
-  if (bos === undefined && isExplicit) {
-    const said = wanted === true ? "the tokenizer names no bos_token" : `"${wanted}" is no token of the vocabulary`;
-    throw new PhysariumError("USAGE_BOS", `--bos: ${said}; give the text of a token, or leave --bos away`, {
-      bos: wanted,
-    });
-  }
-  return bos;
-}
-
-/** Throws `USAGE_TEXT_UNKNOWN` where nothing of a whole stream could be spelled. */
-function countUnknown(ids: readonly number[], tokenizer: TextTokenizer, isWhole = true): number {
-  const { unknownId } = tokenizer;
+/** Throws `USAGE_TEXT_UNKNOWN` where nothing of the text could be spelled. */
+function countUnknown(kept: Iterable<readonly number[]>, tokenizer: TextTokenizer): number {
+  const { unknownId, bos, leading } = tokenizer;
   if (unknownId === undefined) return 0;
-  const unknown = ids.reduce((sum, id) => sum + (id === unknownId ? 1 : 0), 0);
-  const spelled = ids.some((id) => id !== unknownId && id !== tokenizer.bos?.id);
-  if (isWhole && !spelled) {
-    throw new PhysariumError(
-      "USAGE_TEXT_UNKNOWN",
-      `the vocabulary can spell none of the text's ${unknown} tokens; the text is in a script this model never saw`,
-      { unknown },
-    );
+  let unknown = 0;
+  let spelled = false;
+  for (const ids of kept) {
+    for (const id of ids) {
+      if (id === unknownId) unknown++;
+      else spelled ||= id !== bos?.id && id !== leading?.id;
+    }
   }
-  return unknown;
+  if (spelled) return unknown;
+  throw new PhysariumError(
+    "USAGE_TEXT_UNKNOWN",
+    `the vocabulary can spell none of the text's ${unknown} tokens; the text is in a script this model never saw`,
+    { unknown },
+  );
+}
+
+function checkStride(stride: number, window: number, { protocol }: ProtocolOptions): void {
+  if (protocol === "documents") {
+    throw new PhysariumError("USAGE_STRIDE", "--stride cuts a stream; it does not go with --protocol documents");
+  }
+  if (Number.isSafeInteger(stride) && stride >= 1 && stride <= window) return;
+  throw new PhysariumError("USAGE_STRIDE", `--stride ${stride}: a stride has 1 to ${window} tokens (the window)`, {
+    stride,
+    window,
+  });
+}
+
+function refuseTooMany(tokens: number): void {
+  if (tokens <= MAX_KEPT_TOKENS) return;
+  throw new PhysariumError(
+    "USAGE_TEXT_LONG",
+    `the text has more than ${MAX_KEPT_TOKENS} tokens, which would take weeks to score; take a part of them with --limit`,
+    { tokens },
+  );
+}
+
+function noDocument(): PhysariumError {
+  return new PhysariumError("USAGE_TEXT_SHORT", "no document has a token to predict; give longer documents", {});
+}
+
+function tooShort(tokens: number, window: number): PhysariumError {
+  return new PhysariumError(
+    "USAGE_TEXT_SHORT",
+    `the text has ${tokens} tokens, a window ${window}; give a longer text, or a window of at most ${tokens} with --window`,
+    { tokens, window },
+  );
+}
+
+function nothingLeft(skip: number, found: number): PhysariumError {
+  return new PhysariumError("USAGE_TEXT_SHORT", `--skip ${skip} leaves nothing of ${found} windows or documents`, {
+    skip,
+    found,
+  });
 }

@@ -1,103 +1,150 @@
 import { join } from "node:path";
-import { Tokenizer } from "@huggingface/tokenizers";
 import { readSmallFile } from "../../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../../errors.js";
+import { ConfinedProcess, type Limits } from "./confined-process.js";
+import type { Json, SpecialToken, TokenizerAnswer, TokenizerFacts, TokenizerJob } from "./tokenizer-protocol.js";
 
-type Json = Readonly<Record<string, unknown>>;
+export type { SpecialToken } from "./tokenizer-protocol.js";
 
-export interface SpecialToken {
-  readonly id: number;
-  readonly text: string;
+export interface TokenizerOptions {
+  /** Ends the tokenizer, in the middle of a text, too; what waits for it fails with `STOPPED`. */
+  readonly signal?: AbortSignal | undefined;
+  /** Time and memory that the tokenizer's files may take. */
+  readonly limits?: Limits;
 }
 
-/** A model's own tokenizer, from `tokenizer.json` and `tokenizer_config.json`. Nothing is added to a text unless asked for. */
+/**
+ * A model's own tokenizer, from `tokenizer.json` and `tokenizer_config.json`. Nothing is added to a text unless asked for.
+ *
+ * It works in a process of its own, within limits of time, memory and output: `DONOR_TOKENIZER` says which was broken.
+ */
 export class TextTokenizer {
-  private readonly tokenizer: Tokenizer;
-  private readonly byteLevel: boolean;
-  private readonly special: ReadonlyMap<number, unknown>;
-  /** The token for what the vocabulary cannot spell; most have none, because they spell bytes. */
-  readonly unknownId: number | undefined;
-  /** The token that begins a text, where the tokenizer has one. */
-  readonly bos: SpecialToken | undefined;
-  readonly eos: SpecialToken | undefined;
-
   private constructor(
+    private readonly process: ConfinedProcess<TokenizerJob, TokenizerAnswer>,
     /** The bytes of tokenizer.json: two models share a tokenizer where these are equal. */
     readonly definition: Uint8Array,
-    json: Json,
     readonly config: Json,
-  ) {
-    this.tokenizer = new Tokenizer(json, config);
-    this.byteLevel = JSON.stringify(json.decoder ?? null).includes('"ByteLevel"');
-    this.special = this.tokenizer.get_added_tokens_decoder();
-    const unknown = (json.model as Json | undefined)?.unk_token ?? contentOf(config.unk_token);
-    this.unknownId = typeof unknown === "string" ? this.tokenizer.token_to_id(unknown) : undefined;
-    this.bos = this.named(contentOf(config.bos_token));
-    this.eos = this.named(contentOf(config.eos_token));
-  }
+    /** Of tokenizer.json. */
+    readonly path: string,
+    private readonly facts: TokenizerFacts,
+  ) {}
 
-  /** Throws `DONOR_TOKENIZER` where the folder has no tokenizer.json or one that cannot be read. */
-  static async open(folder: string): Promise<TextTokenizer> {
+  /** Throws `DONOR_TOKENIZER` where the folder has no tokenizer.json, or one that cannot be read or takes more than it may. */
+  static async open(folder: string, { signal, limits }: TokenizerOptions = {}): Promise<TextTokenizer> {
     const path = join(folder, "tokenizer.json");
-    let definition: Uint8Array;
+    const definition = await readDefinition(folder);
+    const config = await readOptionalJson(join(folder, "tokenizer_config.json"));
+    const refuse = (words: string, job: TokenizerJob | undefined): PhysariumError =>
+      job?.kind === "render"
+        ? new PhysariumError("DONOR_CHAT_TEMPLATE", `it ${words}`)
+        : new PhysariumError("DONOR_TOKENIZER", `${path}: the tokenizer ${words}`, { path });
+    const child = new ConfinedProcess<TokenizerJob, TokenizerAnswer>(PROCESS, refuse, signal, limits);
     try {
-      definition = await readSmallFile(path);
+      const facts = (await child.run({ kind: "load", definition, config })) as TokenizerFacts;
+      return new TextTokenizer(child, definition, config, path, facts);
     } catch (error) {
-      if (!isPhysariumError(error, "IO_NOT_FOUND")) throw error;
-      throw new PhysariumError(
-        "DONOR_TOKENIZER",
-        `${path}: there is no tokenizer.json, and a text must become tokens; save the model's fast tokenizer there`,
-        { path },
-        error,
-      );
-    }
-    try {
-      const json = JSON.parse(new TextDecoder().decode(definition)) as Json;
-      return new TextTokenizer(definition, json, await readOptionalJson(join(folder, "tokenizer_config.json")));
-    } catch (error) {
-      if (isPhysariumError(error)) throw error;
-      throw new PhysariumError("DONOR_TOKENIZER", `${path}: ${(error as Error).message}`, { path }, error);
+      child.close();
+      throw withPath(error, path);
     }
   }
 
-  encode(text: string): number[] {
-    return this.tokenizer.encode(text, { add_special_tokens: false }).ids;
+  /** Open a tokenizer for one piece of work. What stands in it as a field may be asked afterwards, too. */
+  static async with<T>(
+    folder: string,
+    options: TokenizerOptions,
+    work: (tokenizer: TextTokenizer) => T | Promise<T>,
+  ): Promise<T> {
+    const tokenizer = await TextTokenizer.open(folder, options);
+    try {
+      return await work(tokenizer);
+    } finally {
+      tokenizer.close();
+    }
+  }
+
+  /** The token for what the vocabulary cannot spell; most have none, because they spell bytes. */
+  get unknownId(): number | undefined {
+    return this.facts.unknownId;
+  }
+
+  /** The token that begins a text, where the tokenizer has one. */
+  get bos(): SpecialToken | undefined {
+    return this.facts.bos;
+  }
+
+  get eos(): SpecialToken | undefined {
+    return this.facts.eos;
+  }
+
+  /** The token that the tokenizer itself puts in front of every text, as `add_bos_token` or its post-processor say. */
+  get leading(): SpecialToken | undefined {
+    return this.facts.leading;
+  }
+
+  async encode(text: string): Promise<number[]> {
+    return Array.from((await this.run({ kind: "encode", text })) as Int32Array);
   }
 
   /** Special tokens are left out. */
-  decode(ids: readonly number[]): string {
-    return ids.length === 0
-      ? ""
-      : this.tokenizer.decode([...ids], { skip_special_tokens: true, clean_up_tokenization_spaces: false });
+  async decode(ids: readonly number[]): Promise<string> {
+    return ids.length === 0 ? "" : ((await this.run({ kind: "decode", ids: [...ids] })) as string);
   }
 
   /** The token of this exact text, or `undefined`. */
-  named(text: string | undefined): SpecialToken | undefined {
-    const id = text === undefined ? undefined : this.tokenizer.token_to_id(text);
-    return id === undefined ? undefined : { id, text: text! };
+  async named(text: string): Promise<SpecialToken | undefined> {
+    return (await this.run({ kind: "named", text })) as SpecialToken | undefined;
   }
 
-  textOf(id: number): string | undefined {
-    return this.tokenizer.id_to_token(id);
+  async textOf(id: number): Promise<string | undefined> {
+    return (await this.run({ kind: "token", id })) as string | undefined;
   }
 
   /** UTF-8 bytes of the text that a token stands for, or `undefined` for a token that stands for none. */
   byteLengthOf(id: number): number | undefined {
-    const token = this.tokenizer.id_to_token(id);
-    if (token === undefined || id === this.unknownId) return undefined;
-    if (this.special.has(id)) return new TextEncoder().encode(token).length;
-    // Byte-level vocabularies spell every byte as one character.
-    if (this.byteLevel) return [...token].length;
-    if (/^<0x[0-9A-Fa-f]{2}>$/.test(token)) return 1;
-    return new TextEncoder().encode(token.replaceAll("▁", " ")).length;
+    const length = this.facts.byteLengths[id] ?? -1;
+    return length < 0 ? undefined : length;
+  }
+
+  /** A chat template's text: it is foreign code as the tokenizer is. Throws `DONOR_CHAT_TEMPLATE`. */
+  async render(template: string, context: Json): Promise<string> {
+    return (await this.process.run({ kind: "render", template, context })) as string;
+  }
+
+  /** Ends the tokenizer's process. An idle one does not keep Node from ending, but takes the memory of its vocabulary. */
+  close(): void {
+    this.process.close();
+  }
+
+  private async run(job: TokenizerJob): Promise<TokenizerAnswer> {
+    try {
+      return await this.process.run(job);
+    } catch (error) {
+      throw withPath(error, this.path);
+    }
   }
 }
 
-/** A special token stands in the configuration as text or as an object with the text in it. */
-export function contentOf(token: unknown): string | undefined {
-  if (typeof token === "string") return token;
-  const content = (token as Json | null | undefined)?.content;
-  return typeof content === "string" ? content : undefined;
+const PROCESS = new URL("./tokenizer-process.js", import.meta.url);
+
+function withPath(error: unknown, path: string): unknown {
+  if (!isPhysariumError(error, "DONOR_TOKENIZER") || error.message.startsWith(path)) return error;
+  return new PhysariumError(error.code, `${path}: ${error.message}`, { ...error.details, path }, error);
+}
+
+/** The bytes of tokenizer.json. Throws `DONOR_TOKENIZER` where there is none. */
+export async function readDefinition(folder: string): Promise<Uint8Array> {
+  const path = join(folder, "tokenizer.json");
+  try {
+    return await readSmallFile(path);
+  } catch (error) {
+    if (!isPhysariumError(error, "IO_NOT_FOUND")) throw error;
+    throw new PhysariumError(
+      "DONOR_TOKENIZER",
+      `${path}: there is no tokenizer.json, and a text must become tokens; save the model's fast tokenizer there`,
+      { path },
+      error,
+    );
+  }
 }
 
 /** A JSON object from a file that may be absent. */
