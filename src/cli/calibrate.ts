@@ -18,6 +18,7 @@ import {
   toEngineOptions,
   toProtocolOptions,
 } from "./probe-options.js";
+import { countedProgress } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 
 interface CalibrateFlags extends EngineFlags, ProtocolFlags {
@@ -57,6 +58,7 @@ export function registerCalibrate(program: Command): void {
       const sequences = chooseSequences(prepared.sequences, samples, seed);
       const kind = normsOnly ? "norms" : "gram";
       const { name, window, bos, bos_each, newlines } = prepared.record;
+      const onProgress = countedProgress("calibrate", flags);
       const started = performance.now();
       await writeGrams(
         donor.path,
@@ -75,9 +77,7 @@ export function registerCalibrate(program: Command): void {
           kind,
           signal: stopSignal(),
           ...toEngineOptions({ device, threads, memory }),
-          ...(json
-            ? {}
-            : { onProgress: (done, layers) => process.stderr.write(`calibrate: layer ${done} of ${layers}\n`) }),
+          ...(onProgress === undefined ? {} : { onProgress }),
         },
       );
       const found = {

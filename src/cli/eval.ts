@@ -15,6 +15,7 @@ import {
   toEngineOptions,
   toProtocolOptions,
 } from "./probe-options.js";
+import { countedProgress } from "./progress.js";
 import { endOnSignal } from "./stop-signal.js";
 
 interface EvalFlags extends EngineFlags, ProtocolFlags {
@@ -49,13 +50,14 @@ Examples:
     .action(async (modelPath: string, flags: EvalFlags) => {
       const { text, against, record, json, quiet, device, threads, memory, ...protocol } = flags;
       const { signal, whole } = endOnSignal("nothing was written", json);
+      const onProgress = countedProgress("eval", flags);
       const say = quiet || json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);
       const evaluation = await withMappable(resolve(modelPath), say, signal, (mappable) =>
         evaluate(mappable, resolve(text), {
           ...toProtocolOptions(protocol),
           ...toEngineOptions({ device, threads, memory }),
           ...(against === undefined ? {} : { against: resolve(against) }),
-          ...(quiet || json ? {} : { onProgress: lineProgress() }),
+          ...(onProgress === undefined ? {} : { onProgress }),
         }),
       );
       // A packed folder is a pack of what it was made from, report included.
@@ -167,17 +169,4 @@ function divergenceLines({ divergence }: QualitySection): string {
     ["same top token", `${percent(d.same_top)} ± ${percent(d.same_top_stderr)}`],
   ];
   return rows.map(([name, value]) => `${name.padEnd(18)} ${value}`).join("\n");
-}
-
-/** A line every five seconds. */
-export function lineProgress(): (done: number, total: number) => void {
-  const started = performance.now();
-  let last = started;
-  return (done, total) => {
-    const now = performance.now();
-    if (now - last < 5000) return;
-    last = now;
-    const left = ((now - started) * (total - done)) / done / 1000;
-    process.stderr.write(`eval ${((100 * done) / total).toFixed(0)} %, about ${left.toFixed(0)} s left\n`);
-  };
 }

@@ -4,7 +4,7 @@ import { exportGguf, type GgufExport } from "../export/gguf/export.js";
 import { exportSparse, type SparseExport } from "../export/sparse/export.js";
 import type { ExportType } from "../export/weight-band.js";
 import { relativeError, renderGgufExport, totalMatrices } from "../report/export-summary.js";
-import { tensorProgress } from "./tensor-progress.js";
+import { tensorProgress } from "./progress.js";
 
 interface Flags {
   format: "gguf" | "compressed-tensors";
@@ -47,7 +47,7 @@ Examples:
   physarium export ./operated ./operated-sparse --format compressed-tensors`,
     )
     .action(async (model: string, output: string, flags: Flags) => {
-      const onTensor = flags.quiet || flags.json ? {} : { onTensor: tensorProgress("export") };
+      const onTensor = tensorProgress("export", flags);
       if (flags.format === "compressed-tensors") {
         if (flags.type !== undefined || flags.overwrite) {
           throw new PhysariumError("USAGE_ARGUMENT", "--type and --overwrite belong to --format gguf");

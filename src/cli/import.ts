@@ -4,7 +4,7 @@ import { PhysariumError, printable } from "../errors.js";
 import { type GgufImport, importGguf } from "../export/gguf/import.js";
 import { importSparse } from "../export/sparse/import.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
-import { tensorProgress } from "./tensor-progress.js";
+import { tensorProgress } from "./progress.js";
 
 interface Flags {
   dtype?: string;
@@ -38,7 +38,7 @@ Example:
   physarium import model-q8_0.gguf ./model`,
     )
     .action(async (model: string, folder: string, flags: Flags) => {
-      const onTensor = flags.quiet || flags.json ? {} : { onTensor: tensorProgress("import") };
+      const onTensor = tensorProgress("import", flags);
       if (await isFolder(model)) {
         if (flags.dtype !== undefined) {
           throw new PhysariumError("USAGE_ARGUMENT", "--dtype is for GGUF files; a folder keeps its dtypes");

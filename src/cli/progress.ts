@@ -78,6 +78,38 @@ function lineProgress(title: string): ByteProgress {
   };
 }
 
+/**
+ * Progress of anything counted (tokens, tensors, layers), as lines on stderr: none of what is over soon, then one every few seconds. `words` stand behind the
+ * figures: what is being worked on.
+ */
+export function countedProgress(
+  title: string,
+  { quiet, json }: ProgressStyle,
+): ((done: number, total: number, words?: string) => void) | undefined {
+  if (quiet || json) return undefined;
+  const started = performance.now();
+  let lastLine = started - LINE_EVERY_MS + PATIENCE_MS;
+  return (done, total, words = "") => {
+    const now = performance.now();
+    if (now - lastLine < LINE_EVERY_MS) return;
+    lastLine = now;
+    const percent = total === 0 ? 100 : (100 * done) / total;
+    const left = done === 0 ? "…" : duration(((now - started) * (total - done)) / done / 1000);
+    const more = words === "" ? "" : `, ${printable(words)}`;
+    process.stderr.write(`${title} ${percent.toFixed(0)} %, about ${left} left${more}\n`);
+  };
+}
+
+/** The same for those who tell of each tensor before they begin it. */
+export function tensorProgress(
+  title: string,
+  style: ProgressStyle,
+): { readonly onTensor?: (name: string, position: number, total: number) => void } {
+  const show = countedProgress(title, style);
+  if (show === undefined) return {};
+  return { onTensor: (name, position, total) => show(position, total, `tensor ${position + 1} of ${total}: ${name}`) };
+}
+
 class Meter {
   private readonly startMs = performance.now();
 

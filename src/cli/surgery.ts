@@ -12,8 +12,7 @@ import type { SurgeryEvent } from "../surgery/events.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
 import { planSurgery } from "../surgery/plan.js";
-import { lineProgress } from "./eval.js";
-import { createProgress, duration, type ProgressStyle } from "./progress.js";
+import { countedProgress, createProgress, duration, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
 
@@ -119,11 +118,11 @@ async function addQuality(
 ): Promise<ReportInput> {
   if (flags.eval === undefined) return report;
   const { evaluate } = await import("../probe/evaluate.js");
-  const onProgress = flags.quiet || flags.json ? {} : { onProgress: lineProgress() };
+  const onProgress = countedProgress("eval", flags);
   const { quality } = await evaluate(outputPath, resolve(flags.eval), {
     against: donorPath,
     signal,
-    ...onProgress,
+    ...(onProgress === undefined ? {} : { onProgress }),
   });
   return addSections(outputPath, { quality });
 }
