@@ -35,6 +35,7 @@ export { generateTokens } from "./probe/generate.js";
 export { TextTokenizer } from "./probe/text/tokenizer.js";
 export { readDocuments, readReport } from "./record/open-record.js";
 export type { ReportInput } from "./record/report-input.js";
+export { signOutput } from "./record/signature.js";
 export type { SurgeryReport } from "./record/surgery-report.js";
 export { addSections, renderDocuments, writeDocuments } from "./report/documents.js";
 export { renderHtml, renderMarkdown, renderSummary } from "./report/index.js";

@@ -38,6 +38,7 @@ test("the public surface is this list", () => {
       "renderSummary",
       "runGate",
       "serializeHeader",
+      "signOutput",
       "synthesize",
       "unpackModel",
       "unpackedView",

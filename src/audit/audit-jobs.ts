@@ -1,19 +1,32 @@
+import type { TargetShape } from "../checkpoint/projections.js";
+import type { KernelSizes } from "../flow/kernels.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 
 /** What crosses between verify and its threads. */
 
+/** What a thread needs to begin. */
+export interface AuditSetup {
+  /** Bytes read at once, and bands in flight. */
+  readonly sizes: KernelSizes;
+  /** Set where what the flow gives is computed again for every tile. */
+  readonly recount: { readonly flow: DataFreeFlow; readonly params: FlowParams } | undefined;
+}
+
 /** Re-read one piece of a tensor, in the output and (unless verified alone) in the donor. */
 export interface PieceAudit {
   readonly kind: "piece";
-  readonly role: "target" | "carried";
+  /** Absent for what is carried over. */
+  readonly target: TargetShape | undefined;
   /** Absent when an output is verified without its donor. */
   readonly donorPath: string | undefined;
   readonly outputPath: string;
   readonly byteOffset: number;
   readonly byteLength: number;
-  readonly dtype: FloatDtype;
+  readonly rows: number;
+  /** Healed tensors: the name that the probe's input is drawn from. */
+  readonly healed: string | undefined;
 }
 
 export interface PieceFindings {
@@ -26,6 +39,11 @@ export interface PieceFindings {
   readonly wrong: number;
   /** Byte offset in the file of the first of them, or −1. */
   readonly firstWrong: number;
+  /** Elements that are not what the flow gives, where it was recounted, and where the first stands, or −1. */
+  readonly unlike: number;
+  readonly firstUnlike: number;
+  /** Rows compared, where survivors may have been healed. */
+  readonly evidence: readonly Float64Array[] | undefined;
   readonly digestSeconds: number;
 }
 

@@ -3,40 +3,60 @@ import { type FileLayer, FileSource } from "../checkpoint/file-layer.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { FlowParams } from "../flow/params.js";
 import { type DataFreeFlow, deadInTile, type TileView } from "../flow/reference.js";
-import { bytesPerFloat } from "../safetensors/dtypes.js";
-import type { AuditFindings, AuditJob, BandFindings, BandProbe, PieceAudit, PieceFindings } from "./audit-jobs.js";
+import { compareRows, probeSigns } from "../record/evidence.js";
+import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
+import { decodeFloats } from "../safetensors/float-bits.js";
+import type {
+  AuditFindings,
+  AuditJob,
+  AuditSetup,
+  BandFindings,
+  BandProbe,
+  PieceAudit,
+  PieceFindings,
+} from "./audit-jobs.js";
+import { Recount, type Unlike } from "./recount.js";
 
 interface AuditExports {
   compare16(donor: number, output: number, count: number, out: number): number;
   compare32(donor: number, output: number, count: number, out: number): number;
 }
 
-/** Read at once; a larger piece is gone through in stretches. */
-export const STRETCH_BYTES = 8 << 20;
 const PAGE_BYTES = 65_536;
 const COUNTS_PTR = 4096;
 const FIRST_SLOT = PAGE_BYTES;
-/** A donor's stretch, then the output's, with unused bytes between and after. */
-const SLOT_BYTES = 2 * (STRETCH_BYTES + PAGE_BYTES);
+
+/** Wasm modules of the counting and of the flows' kernels. */
+export interface AuditModules {
+  readonly audit: WebAssembly.Module;
+  readonly surgery: WebAssembly.Module;
+}
 
 /**
- * Re-reads files for verify, on a thread of its own or inline. Shares no code with what wrote them but the format, the reference
- * iteration and the definition of a digest.
+ * Re-reads files for verify, on a thread of its own or inline. Shares no code with what wrote them but the format, the kernels, the reference
+ * iteration and the definitions of a digest and of evidence.
  */
 export class Auditor {
   private readonly memory: WebAssembly.Memory;
   private readonly wasm: AuditExports;
+  private readonly recount: Recount | undefined;
   private readonly sharedHasher = createXXHash128();
   private readonly sources = new Map<string, Promise<FileSource>>();
+  /** Bytes from one slot to the next: a donor's stretch, then the output's, with unused bytes between and after. */
+  private readonly stride: number;
+  private signs: { readonly name: string; readonly values: Float64Array } | undefined;
 
   constructor(
-    module: WebAssembly.Module,
-    slots: number,
+    { audit, surgery }: AuditModules,
+    private readonly setup: AuditSetup,
     private readonly files: FileLayer,
   ) {
-    const pages = (FIRST_SLOT + slots * SLOT_BYTES) / PAGE_BYTES;
+    const { sizes, recount } = setup;
+    this.stride = Math.ceil(sizes.slotByteLength / PAGE_BYTES + 1) * PAGE_BYTES;
+    const pages = (FIRST_SLOT + sizes.slotCount * 2 * this.stride) / PAGE_BYTES;
     this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
-    this.wasm = new WebAssembly.Instance(module, { env: { memory: this.memory } }).exports as unknown as AuditExports;
+    this.wasm = new WebAssembly.Instance(audit, { env: { memory: this.memory } }).exports as unknown as AuditExports;
+    this.recount = recount === undefined ? undefined : new Recount(surgery, sizes, recount.flow, recount.params);
   }
 
   readonly handle = async (job: AuditJob, slot: number): Promise<AuditFindings> =>
@@ -47,17 +67,21 @@ export class Auditor {
   }
 
   private async auditPiece(job: PieceAudit, slot: number): Promise<PieceFindings> {
-    const donorPtr = FIRST_SLOT + slot * SLOT_BYTES;
-    const outputPtr = donorPtr + STRETCH_BYTES + PAGE_BYTES;
+    const { target } = job;
+    const donorPtr = FIRST_SLOT + slot * 2 * this.stride;
+    const outputPtr = donorPtr + this.stride;
     const output = await this.open(job.outputPath);
     const donor = job.donorPath === undefined ? undefined : await this.open(job.donorPath);
     // An instance a job: pieces of several slots are digested between each other's reads.
-    const hasher = await (job.byteLength > STRETCH_BYTES ? createXXHash128() : this.sharedHasher);
+    const stretch = this.stretchOf(job);
+    const hasher = await (job.byteLength > stretch ? createXXHash128() : this.sharedHasher);
     let initialised = false;
     let digestSeconds = 0;
-    const findings = { dead: 0, killed: 0, alreadyZero: 0, wrong: 0, firstWrong: -1 };
-    for (let done = 0; done < job.byteLength; done += STRETCH_BYTES) {
-      const length = Math.min(STRETCH_BYTES, job.byteLength - done);
+    const evidence: Float64Array[] | undefined = job.healed === undefined || donor === undefined ? undefined : [];
+    const findings: Counts = { dead: 0, killed: 0, alreadyZero: 0, wrong: 0, firstWrong: -1 };
+    let recounted: Unlike = { unlike: 0, firstUnlike: -1 };
+    for (let done = 0; done < job.byteLength; done += stretch) {
+      const length = Math.min(stretch, job.byteLength - done);
       const position = job.byteOffset + done;
       const outputBytes = new Uint8Array(this.memory.buffer, outputPtr, length);
       const donorBytes = new Uint8Array(this.memory.buffer, donorPtr, length);
@@ -67,21 +91,60 @@ export class Auditor {
       initialised = true;
       hasher.update(outputBytes);
       digestSeconds += (performance.now() - start) / 1000;
-      if (job.role === "target")
-        this.compareTarget(job, donor === undefined ? outputPtr : donorPtr, outputPtr, length, position, findings);
-      else if (donor !== undefined) compareCarried(donorBytes, outputBytes, position, findings);
+      if (target === undefined) {
+        if (donor !== undefined) compareCarried(donorBytes, outputBytes, position, findings);
+        continue;
+      }
+      this.compareTarget(
+        target.dtype,
+        donor === undefined ? outputPtr : donorPtr,
+        outputPtr,
+        length,
+        position,
+        findings,
+      );
+      if (evidence !== undefined) {
+        const [before, after] = [donorBytes, outputBytes].map((bytes) => decodeFloats(bytes, target.dtype, "alias"));
+        evidence.push(compareRows(before, after, this.signsOf(job.healed!, target.cols)));
+      }
+      if (donor !== undefined && length === job.byteLength)
+        recounted = this.recount?.resident({ ...job, target }, slot, donorBytes, outputBytes) ?? recounted;
     }
     if (!initialised) hasher.init();
-    return { ...findings, digest: hasher.digest("hex"), digestSeconds };
+    const digest = hasher.digest("hex");
+    if (target !== undefined && donor !== undefined && job.byteLength > stretch)
+      recounted = (await this.recount?.streamed({ ...job, target }, donor, output)) ?? recounted;
+    const { unlike, firstUnlike } = recounted;
+    return {
+      ...findings,
+      unlike,
+      firstUnlike: firstUnlike < 0 ? -1 : job.byteOffset + firstUnlike,
+      evidence,
+      digest,
+      digestSeconds,
+    };
+  }
+
+  /** Bytes read at once: whole rows of a target. */
+  private stretchOf({ target }: PieceAudit): number {
+    const { slotByteLength } = this.setup.sizes;
+    if (target === undefined) return slotByteLength;
+    const rowByteLength = target.cols * bytesPerFloat(target.dtype);
+    return Math.max(1, Math.floor(slotByteLength / rowByteLength)) * rowByteLength;
+  }
+
+  private signsOf(name: string, cols: number): Float64Array {
+    if (this.signs?.name !== name) this.signs = { name, values: probeSigns(name, cols) };
+    return this.signs.values;
   }
 
   private compareTarget(
-    { dtype }: PieceAudit,
+    dtype: FloatDtype,
     donorPtr: number,
     outputPtr: number,
     byteLength: number,
     position: number,
-    findings: { dead: number; killed: number; alreadyZero: number; wrong: number; firstWrong: number },
+    findings: Counts,
   ): void {
     const bytes = bytesPerFloat(dtype);
     const counts = new Uint32Array(this.memory.buffer, COUNTS_PTR, 3).fill(0);
@@ -156,6 +219,14 @@ export class Auditor {
 
 const MAX_OPEN_FILES = 16;
 
+interface Counts {
+  dead: number;
+  killed: number;
+  alreadyZero: number;
+  wrong: number;
+  firstWrong: number;
+}
+
 /** The mask of a tile whose rows are inputs, in the tile's own order: the reference sees it with outputs as rows. */
 function deadInTurnedTile(flow: DataFreeFlow, tile: TileView, params: FlowParams): Uint8Array {
   const { patterns, rows, cols, rowStride, start, dtype } = tile;
@@ -166,12 +237,7 @@ function deadInTurnedTile(flow: DataFreeFlow, tile: TileView, params: FlowParams
   return dead.map((_, at) => dead[(at % cols) * rows + Math.floor(at / cols)]);
 }
 
-function compareCarried(
-  donor: Uint8Array,
-  output: Uint8Array,
-  position: number,
-  findings: { wrong: number; firstWrong: number },
-): void {
+function compareCarried(donor: Uint8Array, output: Uint8Array, position: number, findings: Counts): void {
   if (Buffer.compare(donor, output) === 0) return;
   for (let i = 0; i < donor.length; i++) {
     if (donor[i] === output[i]) continue;

@@ -1,11 +1,12 @@
 import { join } from "node:path";
 import type { Donor } from "../checkpoint/donor.js";
-import { attempt, type FileLayer, FileSource, readSmallFile } from "../checkpoint/file-layer.js";
+import { type FileLayer, FileSource, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError } from "../errors.js";
 import { type Digester, digestSideFile } from "../record/digest.js";
-import { type Ledger, RECORD_FOLDER } from "../record/ledger.js";
+import type { Ledger } from "../record/ledger.js";
 import { readHeader, type SafetensorsHeader } from "../safetensors/header.js";
 import { INDEX_FILE, parseShardIndex } from "../safetensors/shard-index.js";
+import { checkListing } from "./folder-listing.js";
 import type { Findings } from "./verification.js";
 
 /** The seed report's integrity table and more: what stands in the folder, before any weight is looked at. */
@@ -22,8 +23,9 @@ export async function checkFolder(
   digester: Digester,
   files: FileLayer,
 ): Promise<FolderChecks> {
-  const names = new Set(await attempt("listing", output, () => files.readdir(output)));
   const shards = donor === undefined ? [...ledger.shards.keys()] : donor.shards.map(({ file }) => file);
+  const expected = new Set([...shards, ...sideFileNames(donor, ledger)]);
+  const names = await checkListing(output, expected, findings, files);
   findings.check("shards present", `${shards.length} of ${shards.length}`);
   for (const shard of shards) if (!names.has(shard)) findings.differ("shards present", shard, "the shard is missing");
 
@@ -39,12 +41,6 @@ export async function checkFolder(
   await checkIndex(output, donor, ledger, headers, names, findings, files);
   await checkSideFiles(output, donor, ledger, names, findings, digester, files);
 
-  const expected = new Set([...shards, ...sideFileNames(donor, ledger), RECORD_FOLDER]);
-  findings.check("nothing added", "no file that the donor does not have");
-  for (const name of names) {
-    if (!expected.has(name) && !name.startsWith("."))
-      findings.differ("nothing added", name, "the file is neither the donor's nor ours; a loader may read it");
-  }
   return { headers };
 }
 

@@ -1,3 +1,4 @@
+import { seededBits } from "../record/evidence.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import type { AuditedTensor } from "./audited-tensor.js";
 
@@ -12,49 +13,73 @@ export interface ProbedBand {
   readonly tiles: readonly number[];
 }
 
-/** A sample is this many bands, spread evenly over the model, and as many tiles of each, spread evenly from edge to edge. */
+/** A sample is this many bands, drawn from all of them alike, and as many tiles of each. */
 const SAMPLED_BANDS = 16;
 const TILES_PER_BAND = 4;
 /** Bands are read whole, from both folders. */
 const MAX_BAND_BYTES = 48 << 20;
 
-/** The bands to probe, and how many tiles lie in bands too large to hold. */
-export function chooseBands(
+/**
+ * The bands to probe, all of them or a sample that nobody who wrote the output could know: it is drawn from `seed`. Yields one after
+ * another, since small tiles make many.
+ */
+export function* chooseBands(
   targets: readonly AuditedTensor[],
   blockSize: number,
-  mode: "sample" | "full",
-): { bands: ProbedBand[]; tilesTooLarge: number } {
-  let tilesTooLarge = 0;
-  const all: ProbedBand[] = [];
-  for (const tensor of targets) {
-    const { matrixCount, rows, cols, dtype } = tensor.target!;
-    const rowByteLength = cols * bytesPerFloat(dtype);
-    const tileCols = Math.ceil(cols / blockSize);
-    for (let matrix = 0; matrix < matrixCount; matrix++) {
-      for (let rowStart = 0; rowStart < rows; rowStart += blockSize) {
-        const bandRows = Math.min(blockSize, rows - rowStart);
-        if (bandRows * rowByteLength > MAX_BAND_BYTES) {
-          tilesTooLarge += tileCols;
-          continue;
-        }
-        const byteOffset = (matrix * rows + rowStart) * rowByteLength;
-        all.push({ tensor, byteOffset, matrix, rowStart, rows: bandRows, tiles: allTiles(tileCols) });
-      }
+  sample: { readonly seed: number } | "all",
+): Generator<ProbedBand> {
+  const holdable = targets.filter((tensor) => isHoldable(tensor, blockSize));
+  if (sample === "all") {
+    for (const tensor of holdable) {
+      const tiles = Array.from({ length: tileCols(tensor, blockSize) }, (_, tile) => tile);
+      for (let band = 0; band < bandCount(tensor, blockSize); band++) yield bandAt(tensor, band, blockSize, tiles);
     }
+    return;
   }
-  if (mode === "full") return { bands: all, tilesTooLarge };
-  return {
-    bands: spread(all, SAMPLED_BANDS).map((band) => ({ ...band, tiles: spread(band.tiles, TILES_PER_BAND) })),
-    tilesTooLarge,
-  };
+  const bits = seededBits(sample.seed);
+  const total = holdable.reduce((sum, tensor) => sum + bandCount(tensor, blockSize), 0);
+  for (const chosen of draw(bits, total, SAMPLED_BANDS)) {
+    let band = chosen;
+    let at = 0;
+    while (band >= bandCount(holdable[at], blockSize)) band -= bandCount(holdable[at++], blockSize);
+    yield bandAt(holdable[at], band, blockSize, draw(bits, tileCols(holdable[at], blockSize), TILES_PER_BAND));
+  }
 }
 
-function allTiles(count: number): number[] {
-  return Array.from({ length: count }, (_, tile) => tile);
+/** Tiles in bands too large to be held for the reference. */
+export function tilesTooLarge(targets: readonly AuditedTensor[], blockSize: number): number {
+  return targets
+    .filter((tensor) => !isHoldable(tensor, blockSize))
+    .reduce((sum, tensor) => sum + bandCount(tensor, blockSize) * tileCols(tensor, blockSize), 0);
 }
 
-/** At most `count` items, evenly spread, first and last among them. */
-function spread<T>(items: readonly T[], count: number): T[] {
-  if (items.length <= count) return [...items];
-  return Array.from({ length: count }, (_, i) => items[Math.round((i * (items.length - 1)) / (count - 1))]);
+function isHoldable({ target }: AuditedTensor, blockSize: number): boolean {
+  const { rows, cols, dtype } = target!;
+  return Math.min(blockSize, rows) * cols * bytesPerFloat(dtype) <= MAX_BAND_BYTES;
+}
+
+function bandCount({ target }: AuditedTensor, blockSize: number): number {
+  return target!.matrixCount * Math.ceil(target!.rows / blockSize);
+}
+
+function tileCols({ target }: AuditedTensor, blockSize: number): number {
+  return Math.ceil(target!.cols / blockSize);
+}
+
+function bandAt(tensor: AuditedTensor, band: number, blockSize: number, tiles: readonly number[]): ProbedBand {
+  const { rows, cols, dtype } = tensor.target!;
+  const perMatrix = Math.ceil(rows / blockSize);
+  const matrix = Math.floor(band / perMatrix);
+  const rowStart = (band % perMatrix) * blockSize;
+  const byteOffset = (matrix * rows + rowStart) * cols * bytesPerFloat(dtype);
+  return { tensor, byteOffset, matrix, rowStart, rows: Math.min(blockSize, rows - rowStart), tiles };
+}
+
+/** `count` different numbers below `total`, ascending; all of them where there are no more. */
+function draw(bits: () => number, total: number, count: number): number[] {
+  if (total <= count) return Array.from({ length: total }, (_, i) => i);
+  const chosen = new Set<number>();
+  // 53 bits: a model may have more tiles than 2^32.
+  while (chosen.size < count) chosen.add(Math.floor(((bits() * 2 ** 21 + (bits() >>> 11)) / 2 ** 53) * total));
+  return [...chosen].sort((a, b) => a - b);
 }

@@ -18,11 +18,18 @@ export interface Verification {
   };
   /** Over all matrices of the decoder's layers. */
   readonly decoder: DecoderCoverage;
+  /** What all of it together promises, as docs/verify.md says. */
+  readonly guarantee: Guarantee;
   readonly parity: {
-    readonly mode: "sample" | "full" | "none";
+    readonly mode: "full" | "sample" | "reference" | "none";
+    /** What the sample was drawn from; null where none was. */
+    readonly seed: number | null;
+    /** By the kernels or by the reference. */
     readonly tiles_checked: number;
     readonly tiles_total: number;
     readonly weights_checked: number;
+    /** By the readable reference. */
+    readonly reference_tiles: number;
     readonly tiles_too_large: number;
   };
   readonly bytes_read: number;
@@ -30,6 +37,13 @@ export interface Verification {
   /** Thread-seconds spent on digests. */
   readonly digest_seconds: number;
 }
+
+/**
+ * `exact`: every byte is the donor's or what the flow gives from it. `sampled`: survivors are the donor's, the mask was held to the flow on
+ * a sample. `survivors`: the same without a look at the mask. `healed`: mask, counts, digests, output error. `digests`: the files are those that
+ * the ledger tells of, no donor was compared.
+ */
+export type Guarantee = "exact" | "sampled" | "survivors" | "healed" | "digests";
 
 export interface Check {
   readonly name: string;

@@ -1,29 +1,35 @@
+import { randomInt } from "node:crypto";
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
-import { type Donor, openDonor } from "../checkpoint/donor.js";
+import { openDonor } from "../checkpoint/donor.js";
 import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
-import { type Classification, classifyTensor } from "../checkpoint/projections.js";
+import { findFlow } from "../flow/flows.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
 import { decoderCoverage } from "../record/decoder-coverage.js";
 import { createDigester } from "../record/digest.js";
-import type { Ledger, TensorRecord } from "../record/ledger.js";
+import { type Ledger, RECORD_FOLDER } from "../record/ledger.js";
 import { openLedger } from "../record/open-record.js";
-import { isFloatDtype } from "../safetensors/dtypes.js";
-import type { SafetensorsHeader } from "../safetensors/header.js";
-import { compilePattern } from "../surgery/options.js";
-import { type AuditedTensor, asDecoderTensor } from "./audited-tensor.js";
+import { checkSignature, keyId, parsePublicKey } from "../record/signature.js";
+import { asDecoderTensor } from "./audited-tensor.js";
 import { checkDecoder } from "./decoder-checks.js";
 import { checkFolder, checkShapes } from "./folder-checks.js";
 import { checkCounts, checkRecords, checkReport } from "./ledger-checks.js";
-import { Findings, type Verification } from "./verification.js";
-import { checkWeights } from "./weight-checks.js";
+import { fromDonor, fromLedger } from "./targets.js";
+import { Findings, type Guarantee, type Verification } from "./verification.js";
+import { checkWeights, type ParityMode } from "./weight-checks.js";
 
 export interface VerifyOptions {
   /** Without it the output is checked against its ledger alone. */
   readonly donorPath?: string;
-  /** Tiles the reference iteration is run on: some, or all. */
-  readonly parity?: "sample" | "full" | "none";
+  /** How the mask is held to the flow; default the whole operation over again. */
+  readonly parity?: ParityMode;
+  /** The sample of the reference is drawn from it, 0 … 2^32 − 1; default one that nobody knows beforehand. */
+  readonly seed?: number;
+  /** The flow that the output must be of, whatever its ledger says. */
+  readonly expect?: string;
+  /** The output must be signed with the private half of this Ed25519 key (PEM). */
+  readonly publicKey?: string | Buffer;
   readonly workers?: number;
   readonly onProgress?: (bytesDone: number, bytesTotal: number) => void;
   readonly signal?: AbortSignal;
@@ -43,14 +49,16 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
   const started = performance.now();
   const { files = nodeFiles, onProgress = () => {} } = options;
   const output = resolve(outputPath);
+  const key = options.publicKey === undefined ? undefined : parsePublicKey(options.publicKey, "the public key");
   const ledger = await openLedger(output, files);
   const donor = options.donorPath === undefined ? undefined : await openDonor(resolve(options.donorPath), files);
   const digester = await createDigester();
   const findings = new Findings();
 
+  checkFlow(ledger, options.expect, findings);
   const { headers } = await checkFolder(output, donor, ledger, findings, digester, files);
   if (donor !== undefined) checkShapes(donor, headers, findings);
-  const tensors = donor === undefined ? fromLedger(headers, ledger) : fromDonor(donor, ledger);
+  const tensors = donor === undefined ? fromLedger(headers, ledger) : fromDonor(donor, ledger, findings);
   checkRecords(tensors, ledger, findings);
 
   // Weights can only be compared where both sides have the same bytes in the same places.
@@ -75,7 +83,9 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
       donor: donor?.path,
       flow: dataFreeFlow(ledger),
       params: paramsOf(ledger),
-      parity: options.parity ?? "sample",
+      parity: options.parity ?? "full",
+      seed: options.seed ?? randomInt(2 ** 32),
+      heals: ledger.header.fingerprint.activation?.heal ?? true,
       workers: options.workers ?? Math.min(availableParallelism(), MAX_WORKERS),
       files,
       onProgress,
@@ -86,6 +96,11 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
   );
   checkCounts(comparable, audit.recounts, ledger, donor !== undefined, findings);
   await checkReport(output, ledger, findings, files);
+  if (key !== undefined) {
+    const faults = await checkSignature(output, key, ledger, { files, signal: options.signal });
+    findings.check("signature", `every file is as the owner of key ${keyId(key)} signed it`);
+    for (const { where, message } of faults) findings.differ("signature", where, message);
+  }
 
   const { coverage, parity, bytesRead, digestSeconds } = audit;
   const decoder = decoderCoverage(tensors.map(asDecoderTensor));
@@ -96,6 +111,7 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
     donor: donor?.path,
     checks: findings.checks(),
     differences: findings.differences,
+    guarantee: guaranteeOf(donor !== undefined, dataFreeFlow(ledger), parity),
     coverage,
     decoder,
     parity,
@@ -103,6 +119,32 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
     wall_seconds: (performance.now() - started) / 1000,
     digest_seconds: digestSeconds,
   };
+}
+
+/** What the ledger claims to have been done, in words, and whether that was expected. */
+function checkFlow(ledger: Ledger, expect: string | undefined, findings: Findings): void {
+  const { flow, flow_version } = ledger.header.fingerprint;
+  const { blockSize, nIter, beta, survival } = paramsOf(ledger);
+  findings.check(
+    "flow",
+    `${flow} ${flow_version}, block size ${blockSize}, ${nIter} steps, beta ${beta}${survival === 0 ? "" : `, survival ${survival}`}`,
+  );
+  const known = findFlow(flow)!.version;
+  if (flow_version !== known)
+    findings.differ("flow", RECORD_FOLDER, `its version is ${flow_version}, this Physarium knows ${known}`);
+  if (expect !== undefined && flow !== expect)
+    findings.differ("flow", RECORD_FOLDER, `the ledger says the flow was ${flow}, expected ${expect}`);
+}
+
+function guaranteeOf(
+  hasDonor: boolean,
+  flow: DataFreeFlow | undefined,
+  { mode, tiles_checked, tiles_total }: Verification["parity"],
+): Guarantee {
+  if (!hasDonor) return "digests";
+  if (flow === undefined) return "healed";
+  if (mode === "none") return "survivors";
+  return tiles_checked === tiles_total ? "exact" : "sampled";
 }
 
 function paramsOf({ header: { fingerprint }, search }: Ledger): FlowParams {
@@ -113,48 +155,4 @@ function paramsOf({ header: { fingerprint }, search }: Ledger): FlowParams {
 function dataFreeFlow({ header }: Ledger): DataFreeFlow | undefined {
   const { flow } = header.fingerprint;
   return flow === "magnitude" || flow === "balanced" ? flow : undefined;
-}
-
-/** The donor's tensors, their roles derived again from names and shapes. */
-function fromDonor(donor: Donor, ledger: Ledger): AuditedTensor[] {
-  const { include, exclude } = ledger.header.fingerprint;
-  const choice = {
-    include: compilePattern("include", include ?? undefined),
-    exclude: compilePattern("exclude", exclude ?? undefined),
-  };
-  return donor.shards.flatMap(({ file, tensors }) =>
-    tensors.map((info) => ({
-      shard: file,
-      info,
-      ...auditedPart(classifyTensor(info, choice, donor.structure)),
-      record: ledger.tensors.get(info.name),
-    })),
-  );
-}
-
-function auditedPart({
-  target,
-  inDecoder,
-  reason,
-}: Classification): Pick<AuditedTensor, "target" | "inDecoder" | "why"> {
-  return { target, inDecoder, why: inDecoder && target === undefined ? reason : undefined };
-}
-
-/** The output's own tensors, their roles as the ledger has them. */
-function fromLedger(headers: ReadonlyMap<string, SafetensorsHeader>, ledger: Ledger): AuditedTensor[] {
-  return [...headers].flatMap(([shard, { tensors }]) =>
-    tensors.map((info) => {
-      const record = ledger.tensors.get(info.name);
-      const inDecoder = record?.role === "target" ? record.in_decoder !== false : record?.why !== undefined;
-      return { shard, info, target: targetOf(record), inDecoder, why: record?.why, record };
-    }),
-  );
-}
-
-function targetOf(record: TensorRecord | undefined): AuditedTensor["target"] {
-  if (record === undefined || record.role !== "target" || !isFloatDtype(record.dtype)) return undefined;
-  const { shape, dtype } = record;
-  const [matrixCount, rows, cols] = shape.length === 3 ? shape : [1, ...shape];
-  const target = { dtype, matrixCount, rows, cols };
-  return record.stored_by_input ? { ...target, storedByInput: true } : target;
 }

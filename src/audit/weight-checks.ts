@@ -1,26 +1,39 @@
 import { join } from "node:path";
 import type { FileLayer } from "../checkpoint/file-layer.js";
+import type { KernelSizes } from "../flow/kernels.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
 import { isTurned } from "../flow/resident-band.js";
 import { combineDigests, type Digester } from "../record/digest.js";
-import { countTiles, type Piece, piecesOf } from "../record/pieces.js";
-import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
+import { countTiles, partitionOf } from "../record/pieces.js";
+import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { inlinePool, type Pool, threadPool } from "../threads/pool.js";
 import { type RunnableJob, runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
-import type { AuditFindings, AuditJob, BandFindings, PieceFindings } from "./audit-jobs.js";
+import type { AuditFindings, AuditJob, AuditSetup, BandFindings, PieceFindings } from "./audit-jobs.js";
 import { type AuditedTensor, place } from "./audited-tensor.js";
 import { Auditor } from "./auditor.js";
-import { chooseBands } from "./parity-sample.js";
-import type { Findings } from "./verification.js";
+import { HealingCheck } from "./healing-check.js";
+import { chooseBands, tilesTooLarge } from "./parity-sample.js";
+import { TensorRecount } from "./tensor-recount.js";
+import type { Findings, Verification } from "./verification.js";
+
+/**
+ * How the zeros are held to the flow: `full` does the operation over again with the kernels, every tile, and the readable reference on
+ * a drawn sample; `reference` runs that on every tile, too; `sample` on the sample alone.
+ */
+export type ParityMode = "full" | "sample" | "reference" | "none";
 
 export interface WeightAuditSetup {
   readonly output: string;
   readonly donor: string | undefined;
   readonly flow: DataFreeFlow | undefined;
   readonly params: FlowParams;
-  readonly parity: "sample" | "full" | "none";
+  readonly parity: ParityMode;
+  /** The sample's. */
+  readonly seed: number;
+  /** False where the ledger says that survivors kept the donor's bits. */
+  readonly heals: boolean;
   readonly workers: number;
   readonly files: FileLayer;
   readonly onProgress: (bytesDone: number, bytesTotal: number) => void;
@@ -39,28 +52,25 @@ export interface Recount {
 
 export interface WeightAudit {
   readonly recounts: ReadonlyMap<string, Recount>;
-  readonly coverage: { tiles: number; tiles_total: number; weights: number; weights_target: number; fraction: number };
-  readonly parity: {
-    mode: "sample" | "full" | "none";
-    tiles_checked: number;
-    tiles_total: number;
-    weights_checked: number;
-    tiles_too_large: number;
-  };
+  readonly coverage: Verification["coverage"];
+  readonly parity: Verification["parity"];
   readonly bytesRead: number;
   readonly digestSeconds: number;
 }
 
 const SLOTS = 2;
+/** Read at once, at least and at most (as surgery does, which turns a band in one slot); a larger piece is gone through in stretches. */
+const MIN_STRETCH_BYTES = 1 << 20;
+const MAX_STRETCH_BYTES = 24 << 20;
 
-/** Read every tensor of the output (and the donor) again, once, and probe the mask on tiles. */
+/** Read every tensor of the output (and the donor) again, once, and hold the mask to the flow. */
 export async function checkWeights(
   tensors: readonly AuditedTensor[],
   setup: WeightAuditSetup,
   digester: Digester,
   findings: Findings,
 ): Promise<WeightAudit> {
-  const pool = await createPool(setup);
+  const pool = await createPool(tensors, setup);
   try {
     return await new WeightChecks(tensors, setup, digester, findings, pool).run();
   } finally {
@@ -68,11 +78,38 @@ export async function checkWeights(
   }
 }
 
-async function createPool({ workers, files }: WeightAuditSetup): Promise<Pool<AuditJob, AuditFindings>> {
-  const module = loadKernelModule("audit");
-  if (workers > 0) return threadPool(new URL("./worker.js", import.meta.url), { module, slots: SLOTS }, workers, SLOTS);
-  const auditor = new Auditor(module, SLOTS, files);
+async function createPool(
+  tensors: readonly AuditedTensor[],
+  setup: WeightAuditSetup,
+): Promise<Pool<AuditJob, AuditFindings>> {
+  const { workers, files, params, flow } = setup;
+  const modules = { audit: loadKernelModule("audit"), surgery: loadKernelModule("surgery") };
+  const recount = recounts(setup) ? { flow: flow!, params } : undefined;
+  const audit: AuditSetup = { sizes: sizesFor(tensors, params.blockSize), recount };
+  if (workers > 0)
+    return threadPool(new URL("./worker.js", import.meta.url), { modules, setup: audit }, workers, SLOTS);
+  const auditor = new Auditor(modules, audit, files);
   return inlinePool(auditor.handle, SLOTS, () => auditor.close());
+}
+
+/** Is the operation done over again? */
+function recounts({ donor, flow, parity }: WeightAuditSetup): boolean {
+  return donor !== undefined && flow !== undefined && (parity === "full" || parity === "reference");
+}
+
+/** A slot holds the largest piece, within limits, and the longest row whatever it takes. */
+function sizesFor(tensors: readonly AuditedTensor[], blockSize: number): KernelSizes {
+  let maxCols = 1;
+  let piece = MIN_STRETCH_BYTES;
+  let row = 0;
+  for (const { target, info } of tensors) {
+    piece = Math.max(piece, Math.min(partitionOf(info.byteLength, target, blockSize).pieceByteLength, info.byteLength));
+    if (target === undefined) continue;
+    // A band that is turned has its rows as columns.
+    maxCols = Math.max(maxCols, target.cols, target.storedByInput ? Math.min(target.rows, blockSize) : 0);
+    row = Math.max(row, target.cols * bytesPerFloat(target.dtype));
+  }
+  return { slotCount: SLOTS, slotByteLength: Math.max(Math.min(piece, MAX_STRETCH_BYTES), row), maxCols };
 }
 
 class WeightChecks {
@@ -82,7 +119,9 @@ class WeightChecks {
   private coveredWeights = 0;
   private bytesRead = 0;
   private digestSeconds = 0;
-  private probed = { tiles_checked: 0, weights_checked: 0 };
+  private recounted = { tiles: 0, weights: 0 };
+  private probed = { tiles: 0, weights: 0 };
+  private readonly healing: HealingCheck | undefined;
 
   constructor(
     private readonly tensors: readonly AuditedTensor[],
@@ -92,6 +131,7 @@ class WeightChecks {
     private readonly pool: Pool<AuditJob, AuditFindings>,
   ) {
     this.targets = tensors.filter(({ target }) => target !== undefined);
+    if (this.heals) this.healing = new HealingCheck(findings, setup.heals);
   }
 
   /** Flows that consume activations move survivors; those without have a reference to be held to. */
@@ -148,12 +188,13 @@ class WeightChecks {
       for (const [index, piece] of recount.pieces.entries()) {
         const job: AuditJob = {
           kind: "piece",
-          role: tensor.target === undefined ? "carried" : "target",
+          target: tensor.target,
           donorPath: setup.donor === undefined ? undefined : join(setup.donor, tensor.shard),
           outputPath: join(setup.output, tensor.shard),
           byteOffset: tensor.info.byteOffset + piece.byteOffset,
           byteLength: piece.byteLength,
-          dtype: tensor.info.dtype as FloatDtype,
+          rows: piece.rows,
+          healed: this.heals && tensor.target !== undefined ? tensor.info.name : undefined,
         };
         yield {
           job,
@@ -192,6 +233,8 @@ class WeightChecks {
       const { tiles, weights } = recount.coverage();
       this.coveredTiles += tiles;
       this.coveredWeights += weights;
+      if (recounts(this.setup)) this.finishRecount(recount, tiles, weights);
+      if (this.setup.donor !== undefined) this.healing?.check(recount);
     }
     const healed = this.heals && target !== undefined ? (record?.survivors_changed ?? 0) : 0;
     if (recount.wrong === healed || this.setup.donor === undefined) return;
@@ -214,113 +257,88 @@ class WeightChecks {
     }
   }
 
-  private async probe(tiles_total: number): Promise<WeightAudit["parity"]> {
-    const { setup, findings } = this;
-    const { donor, flow, parity: mode, params } = setup;
-    if (donor === undefined || flow === undefined || mode === "none") {
-      return { mode: "none", tiles_checked: 0, tiles_total, weights_checked: 0, tiles_too_large: 0 };
-    }
-    const { bands, tilesTooLarge } = chooseBands(this.targets, params.blockSize, mode);
-    function* jobs(checks: WeightChecks): Generator<RunnableJob<AuditJob, AuditFindings>> {
-      for (const band of bands) {
-        const { tensor, matrix, rowStart, rows, tiles } = band;
-        const { dtype, cols, storedByInput = false } = tensor.target!;
-        const byteOffset = tensor.info.byteOffset + band.byteOffset;
-        yield {
-          job: {
-            kind: "band",
-            donorPath: join(donor!, tensor.shard),
-            outputPath: join(setup.output, tensor.shard),
-            byteOffset,
-            dtype,
-            rows,
-            cols,
-            flow: flow!,
-            params,
-            turned: isTurned(flow!, storedByInput),
-            tiles,
-          },
-          done: (found) => {
-            const { tiles: count, weights, disagreements, first } = found as BandFindings;
-            checks.probed.tiles_checked += count;
-            checks.probed.weights_checked += weights;
-            if (first === undefined) return;
-            const where = `matrix ${matrix}, row ${rowStart + first[0]}, column ${first[1]}`;
-            findings.differ(
-              "parity probe",
-              place(tensor),
-              `${disagreements} weights of ${count} tiles are not what the reference iteration gives, the first at ${where}`,
-            );
-          },
-        };
-      }
-    }
-    findings.check("parity probe", "");
-    await runJobs(jobs(this), this.pool, setup.signal);
-    const { tiles_checked, weights_checked } = this.probed;
-    const tooLarge = tilesTooLarge === 0 ? "" : `; ${tilesTooLarge} tiles lie in bands too large to hold`;
-    findings.check(
-      "parity probe",
-      `reference iteration on ${tiles_checked} of ${tiles_total} tiles (${weights_checked} weights)${tooLarge}`,
+  /** What the kernels make of the donor is what stands in the output, or the first place where it is not. */
+  private finishRecount({ tensor, unlike, firstUnlike }: TensorRecount, tiles: number, weights: number): void {
+    this.recounted.tiles += tiles;
+    this.recounted.weights += weights;
+    if (unlike === 0) return;
+    const { cols, rows, dtype } = tensor.target!;
+    const element = (firstUnlike - tensor.info.byteOffset) / bytesPerFloat(dtype);
+    const where = `matrix ${Math.floor(element / cols / rows)}, row ${Math.floor(element / cols) % rows}, column ${element % cols}`;
+    this.findings.differ(
+      RECOUNT,
+      place(tensor),
+      `${unlike} weights are not what the flow gives from the donor's, the first at ${where}`,
     );
-    return { mode, tiles_checked, tiles_total, weights_checked, tiles_too_large: tilesTooLarge };
+  }
+
+  private async probe(tiles_total: number): Promise<WeightAudit["parity"]> {
+    const { setup, findings, recounted } = this;
+    const { donor, flow, parity: mode, params, seed } = setup;
+    const nothing = { tiles_checked: 0, tiles_total, weights_checked: 0, reference_tiles: 0, tiles_too_large: 0 };
+    if (donor === undefined || flow === undefined || mode === "none") return { mode: "none", seed: null, ...nothing };
+    if (recounts(setup))
+      findings.check(
+        RECOUNT,
+        `${recounted.tiles} of ${tiles_total} tiles (${recounted.weights} weights) done over again`,
+      );
+    const sample = mode === "reference" ? "all" : { seed };
+    const tooLarge = tilesTooLarge(this.targets, params.blockSize);
+    findings.check(REFERENCE, "");
+    await runJobs(this.bandJobs(donor, flow, sample), this.pool, setup.signal);
+    const { tiles, weights } = this.probed;
+    const drawn = sample === "all" || tiles === tiles_total ? "" : `, drawn from seed ${seed}`;
+    const left = tooLarge === 0 ? "" : `; ${tooLarge} tiles lie in bands too large to hold`;
+    findings.check(
+      REFERENCE,
+      `reference iteration on ${tiles} of ${tiles_total} tiles (${weights} weights)${drawn}${left}`,
+    );
+    return {
+      mode,
+      seed: sample === "all" ? null : seed,
+      tiles_checked: Math.max(tiles, recounted.tiles),
+      tiles_total,
+      weights_checked: Math.max(weights, recounted.weights),
+      reference_tiles: tiles,
+      tiles_too_large: tooLarge,
+    };
+  }
+
+  private *bandJobs(
+    donor: string,
+    flow: DataFreeFlow,
+    sample: { readonly seed: number } | "all",
+  ): Generator<RunnableJob<AuditJob, AuditFindings>> {
+    const { setup } = this;
+    const { params } = setup;
+    for (const band of chooseBands(this.targets, params.blockSize, sample)) {
+      const { tensor, matrix, rowStart, rows, tiles } = band;
+      const { dtype, cols, storedByInput = false } = tensor.target!;
+      yield {
+        job: {
+          kind: "band",
+          donorPath: join(donor, tensor.shard),
+          outputPath: join(setup.output, tensor.shard),
+          byteOffset: tensor.info.byteOffset + band.byteOffset,
+          ...{ dtype, rows, cols, flow, params, tiles },
+          turned: isTurned(flow, storedByInput),
+        },
+        done: (found) => {
+          const { tiles: count, weights, disagreements, first } = found as BandFindings;
+          this.probed.tiles += count;
+          this.probed.weights += weights;
+          if (first === undefined) return;
+          const where = `matrix ${matrix}, row ${rowStart + first[0]}, column ${first[1]}`;
+          this.findings.differ(
+            REFERENCE,
+            place(tensor),
+            `${disagreements} weights of ${count} tiles are not what the reference iteration gives, the first at ${where}`,
+          );
+        },
+      };
+    }
   }
 }
 
-/** Collects the pieces of one tensor, in any order. */
-class TensorRecount {
-  readonly pieces: readonly Piece[];
-  readonly digests: string[];
-  remaining: number;
-  dead = 0;
-  killed = 0;
-  alreadyZero = 0;
-  wrong = 0;
-  firstWrong = Number.POSITIVE_INFINITY;
-  /** Rows seen of each band of each matrix. */
-  private readonly rowsSeen: Uint32Array;
-  private readonly bandsPerMatrix: number;
-
-  constructor(
-    readonly tensor: AuditedTensor,
-    private readonly blockSize: number,
-  ) {
-    const { info, target } = tensor;
-    this.pieces = [...piecesOf(info.byteLength, target, blockSize)];
-    this.digests = new Array(this.pieces.length);
-    this.remaining = this.pieces.length;
-    this.bandsPerMatrix = target === undefined ? 0 : Math.ceil(target.rows / blockSize);
-    this.rowsSeen = new Uint32Array(target === undefined ? 0 : this.bandsPerMatrix * target.matrixCount);
-  }
-
-  add(index: number, found: PieceFindings): void {
-    const piece = this.pieces[index];
-    this.digests[index] = found.digest;
-    this.remaining--;
-    this.dead += found.dead;
-    this.killed += found.killed;
-    this.alreadyZero += found.alreadyZero;
-    this.wrong += found.wrong;
-    if (found.firstWrong >= 0) this.firstWrong = Math.min(this.firstWrong, found.firstWrong);
-    for (let row = piece.rowStart; row < piece.rowStart + piece.rows; row++) {
-      this.rowsSeen[piece.matrix * this.bandsPerMatrix + Math.floor(row / this.blockSize)]++;
-    }
-  }
-
-  /** Tiles whose every row was seen exactly once, and their weights, tile by tile. */
-  coverage(): { tiles: number; weights: number } {
-    const { rows, cols } = this.tensor.target!;
-    let tiles = 0;
-    let weights = 0;
-    for (let band = 0; band < this.rowsSeen.length; band++) {
-      const top = (band % this.bandsPerMatrix) * this.blockSize;
-      const height = Math.min(this.blockSize, rows - top);
-      if (this.rowsSeen[band] !== height) continue;
-      for (let left = 0; left < cols; left += this.blockSize) {
-        tiles++;
-        weights += height * Math.min(this.blockSize, cols - left);
-      }
-    }
-    return { tiles, weights };
-  }
-}
+const RECOUNT = "flow recounted";
+const REFERENCE = "parity probe";

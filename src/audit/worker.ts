@@ -1,7 +1,8 @@
 import { workerData } from "node:worker_threads";
 import { nodeFiles } from "../checkpoint/file-layer.js";
 import { serveJobs } from "../threads/serve.js";
-import { Auditor } from "./auditor.js";
+import type { AuditSetup } from "./audit-jobs.js";
+import { type AuditModules, Auditor } from "./auditor.js";
 
-const { module, slots } = workerData as { module: WebAssembly.Module; slots: number };
-serveJobs(new Auditor(module, slots, nodeFiles).handle);
+const { modules, setup } = workerData as { modules: AuditModules; setup: AuditSetup };
+serveJobs(new Auditor(modules, setup, nodeFiles).handle);

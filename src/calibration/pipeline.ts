@@ -7,6 +7,7 @@ import type { BlockRunner } from "../methods/rows/runner.js";
 import { inputWidth, type Projection, STEPS, type Step } from "../model/steps.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
+import { compareRows, type Evidence, evidenceOf, probeSigns } from "../record/evidence.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { decodeFloats, encodeFloats, MOVED_WEIGHTS } from "../safetensors/float-bits.js";
 import { type StepStatistics, StoredGrams } from "./grams/stored-grams.js";
@@ -22,6 +23,8 @@ export interface WeightCounts {
   readonly survivorsChanged: number;
   /** Those of them that were ±0. */
   readonly revived: number;
+  /** What ties them to the donor's, for verify. */
+  readonly evidence: Evidence;
 }
 
 /** One operated matrix, as it will stand in the checkpoint. */
@@ -259,7 +262,7 @@ class LayerWork {
       const bytes = encodeFloats(result.weights, dtype, MOVED_WEIGHTS);
       const stored = decodeFloats(bytes, dtype, "copy");
       this.supplied.set(tensor, stored);
-      const counts = compareWeights(values, stored);
+      const counts = compareWeights(tensor, cols, values, stored);
       const seconds = (performance.now() - started) / 1000;
       this.seconds.methods += seconds;
       this.tensors.push({
@@ -307,7 +310,7 @@ async function finiteWeight(runner: LayerRunner, projection: Projection): Promis
 }
 
 /** What became of a tensor's weights: everything that its record counts against the donor, so that nobody reads the donor again for it. */
-function compareWeights(before: Float32Array, after: Float32Array): WeightCounts {
+function compareWeights(name: string, cols: number, before: Float32Array, after: Float32Array): WeightCounts {
   const counts = { zeros: 0, zerosBefore: 0, survivorsChanged: 0, revived: 0 };
   for (let at = 0; at < after.length; at++) {
     if (before[at] === 0) counts.zerosBefore++;
@@ -317,5 +320,5 @@ function compareWeights(before: Float32Array, after: Float32Array): WeightCounts
       if (before[at] === 0) counts.revived++;
     }
   }
-  return counts;
+  return { ...counts, evidence: evidenceOf([compareRows(before, after, probeSigns(name, cols))]) };
 }

@@ -35,6 +35,10 @@ export interface TargetChoice {
   readonly exclude?: RegExp;
 }
 
+/** Reasons to stay that only a pattern gives. */
+export const NOT_INCLUDED = "not matched by --include";
+export const EXCLUDED = "matched by --exclude";
+
 /**
  * Decide by structure, without model classes, whether surgery operates on a tensor: a matrix (or a stack of them) in a layer of the decoder that is
  * no embedding, norm, router, convolution, adapter or bare parameter.
@@ -49,9 +53,9 @@ export function classifyTensor(
   const carried = (reason: string): Classification => ({ role: "carried", reason, layer, projection, kind, inDecoder });
 
   if (choice.include !== undefined) {
-    if (!matches(choice.include, tensor.name)) return carried("not matched by --include");
+    if (!matches(choice.include, tensor.name)) return carried(NOT_INCLUDED);
   } else if (kind === undefined) return carried(part.reason);
-  if (choice.exclude !== undefined && matches(choice.exclude, tensor.name)) return carried("matched by --exclude");
+  if (choice.exclude !== undefined && matches(choice.exclude, tensor.name)) return carried(EXCLUDED);
   if (!isFloatDtype(tensor.dtype)) return carried(`dtype ${tensor.dtype} is not BF16, F16 or F32`);
 
   const { shape } = tensor;

@@ -15,6 +15,7 @@ import { registerImport } from "./import.js";
 import { registerPack } from "./pack.js";
 import { registerPlan } from "./plan.js";
 import { registerReport } from "./report.js";
+import { registerSign } from "./sign.js";
 import { registerSurgery } from "./surgery.js";
 import { registerSynth } from "./synth.js";
 import { registerUnpack } from "./unpack.js";
@@ -42,6 +43,7 @@ const COMMANDS = [
   registerSurgery,
   registerPlan,
   registerVerify,
+  registerSign,
   registerReport,
   registerEval,
   registerGate,

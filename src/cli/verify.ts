@@ -1,18 +1,24 @@
 import { join } from "node:path";
 import type { Command } from "commander";
-import { InvalidArgumentError } from "commander";
-import type { Verification } from "../audit/verification.js";
+import { InvalidArgumentError, Option } from "commander";
+import type { Guarantee, Verification } from "../audit/verification.js";
 import { verify } from "../audit/verify.js";
+import type { ParityMode } from "../audit/weight-checks.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
+import { FLOWS } from "../flow/flows.js";
 import { isPackedFolder } from "../pack/manifest.js";
 import { unpackedView } from "../pack/packed-files.js";
 import { addSections } from "../report/documents.js";
 import { toInteger } from "./arguments.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
+import { readKey } from "./sign.js";
 import { stopSignal } from "./stop-signal.js";
 
 interface Flags extends ProgressStyle {
-  parity: "sample" | "full" | "none";
+  parity: ParityMode;
+  seed?: number;
+  expect?: string;
+  publicKey?: string;
   record: boolean;
   workers?: number;
 }
@@ -25,10 +31,15 @@ export function registerVerify(program: Command): void {
     .argument("<folders...>", "the donor and the output; or the output alone, to check it against its ledger's digests")
     .option(
       "--parity <mode>",
-      "run the reference iteration on a sample of tiles, on all of them (full), or none",
+      "full does the operation over again, with the reference iteration on a sample; reference runs that on all tiles; sample; none",
       toParity,
-      "sample",
+      "full",
     )
+    .option("--seed <n>", "draw the sample from this seed, to repeat one (default: a fresh one, printed)", toSeed)
+    .addOption(
+      new Option("--expect <flow>", "fail where the ledger claims another flow").choices(FLOWS.map(({ name }) => name)),
+    )
+    .option("--public-key <file>", "fail where the output is not signed by its owner (physarium sign)")
     .option("--no-record", "do not add the result to the output's report")
     .option("--workers <n>", "worker threads", toInteger)
     .option("--json", "the result as one JSON object")
@@ -41,8 +52,10 @@ Exit code 0 when everything holds, 4 when anything differs; every difference is 
 
 Examples:
   physarium verify ./model ./operated
-  physarium verify ./model ./operated --parity full
-  physarium verify ./operated`,
+  physarium verify ./model ./operated --expect magnitude
+  physarium verify ./model ./operated --parity reference
+  physarium verify ./operated
+  physarium verify ./operated --public-key maker.pem.pub`,
     )
     .action(async (folders: string[], flags: Flags) => {
       if (folders.length > 2)
@@ -59,6 +72,9 @@ Examples:
         result = await verify(outputPath, {
           ...(donorPath === undefined ? {} : { donorPath }),
           parity: flags.parity,
+          ...(flags.seed === undefined ? {} : { seed: flags.seed }),
+          ...(flags.expect === undefined ? {} : { expect: flags.expect }),
+          ...(flags.publicKey === undefined ? {} : { publicKey: await readKey(flags.publicKey) }),
           ...(packed === undefined ? {} : { files: packed.files, workers: 0 }),
           ...(flags.workers === undefined || packed !== undefined ? {} : { workers: flags.workers }),
           onProgress: (done, total) => progress.update(done, total),
@@ -115,13 +131,29 @@ function describe(result: Verification, quiet: boolean): string {
         ? `its ledger alone (give the donor, too, to compare weights): ${join(result.output, "physarium/ledger.jsonl")}`
         : result.donor;
     lines.push(
+      `guarantee: ${GUARANTEES[result.guarantee]}`,
       `${printable(result.output)} holds against ${printable(against)} (${result.wall_seconds.toFixed(1)} s, ${rate} GB/s)`,
     );
   }
   return lines.length === 0 ? "" : `${lines.join("\n")}\n`;
 }
 
-function toParity(text: string): Flags["parity"] {
-  if (text === "sample" || text === "full" || text === "none") return text;
-  throw new InvalidArgumentError("Expected sample, full or none.");
+function toParity(text: string): ParityMode {
+  if (text === "full" || text === "sample" || text === "reference" || text === "none") return text;
+  throw new InvalidArgumentError("Expected full, sample, reference or none.");
 }
+
+function toSeed(text: string): number {
+  const seed = toInteger(text);
+  if (seed < 0 || seed >= 2 ** 32) throw new InvalidArgumentError("Expected a whole number from 0 to 4294967295.");
+  return seed;
+}
+
+/** What a verification that found nothing promises. */
+const GUARANTEES: Record<Guarantee, string> = {
+  exact: "exact: every byte is the donor's, or what the flow gives from it",
+  sampled: "survivors and carried tensors exact, the mask on a sample of tiles",
+  survivors: "survivors and carried tensors exact; whether the flow chose the zeros was not looked at",
+  healed: "healed: mask counts, digests, output error; how far survivors moved is bounded, not derived again",
+  digests: "digests: the files are those its ledger tells of; the donor was not compared",
+};

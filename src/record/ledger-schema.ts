@@ -101,6 +101,16 @@ const Tensor = v.looseObject({
   revived: v.optional(Count),
   exchanged_share: v.optional(NotNegative),
   gram: v.optional(v.picklist(["whole", "tiles"])),
+  evidence: v.optional(
+    v.looseObject({
+      probe: v.literal("signs"),
+      output_error: NotNegative,
+      survivor_cosine: Finite,
+      signs_kept: Fraction,
+      largest_row_gain: NotNegative,
+      rows_turned: Count,
+    }),
+  ),
   stages: v.optional(v.array(v.looseObject({ stage: Words, relative_error: RelativeError, seconds: NotNegative }))),
 });
 

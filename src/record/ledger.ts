@@ -7,6 +7,7 @@ import {
   type OpenFile,
   writeFully,
 } from "../checkpoint/file-layer.js";
+import type { Evidence } from "./evidence.js";
 import type { Figures } from "./surgery-report.js";
 
 /**
@@ -118,6 +119,8 @@ export interface ActivationRecord {
   readonly gram: "whole" | "tiles";
   /** Relative output error after each stage, as `StageRecord` defines it. */
   readonly stages: readonly { readonly stage: string; readonly relative_error?: number; readonly seconds: number }[];
+  /** What ties the healed weights to the donor's; absent in ledgers of before. */
+  readonly evidence?: Evidence;
 }
 
 export interface TensorRecord extends Partial<ActivationRecord> {

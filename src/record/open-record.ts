@@ -20,6 +20,8 @@ export const RECORD_FILES = {
   markdown: "REPORT.md",
   html: "report.html",
   log: "run.log",
+  /** Where the output was signed. */
+  signature: "ledger.sig.json",
 } as const;
 
 /** Where a file of the record stands in an output. */

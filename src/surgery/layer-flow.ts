@@ -140,7 +140,7 @@ export class LayerFlow implements FlowRun {
 
   /** Write a tensor whole into its shard, and record it. */
   private async write(operated: OperatedTensor, { folder, digester, progress: tally, finish }: FlowContext) {
-    const { bytes, stages, gram, exchangedShare = 0, zerosBefore, survivorsChanged, revived } = operated;
+    const { bytes, stages, gram, exchangedShare = 0, zerosBefore, survivorsChanged, revived, evidence } = operated;
     const tensor = this.targets.get(operated.name)!;
     const { blockSize } = this.plan.options.params;
     const progress = new TensorProgress(tensor, blockSize);
@@ -156,6 +156,7 @@ export class LayerFlow implements FlowRun {
       revived,
       exchanged_share: exchangedShare,
       gram,
+      evidence,
       stages: stages.map(({ stage, relativeError, seconds }) => ({
         stage,
         ...(relativeError === undefined ? {} : { relative_error: relativeError }),
