@@ -5,21 +5,6 @@ process.env.UV_THREADPOOL_SIZE ??= "8";
 import { Command, CommanderError } from "commander";
 import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { PHYSARIUM_VERSION } from "../version.js";
-import { registerCalibrate } from "./calibrate.js";
-import { registerCompare } from "./compare.js";
-import { registerEval } from "./eval.js";
-import { registerExport } from "./export.js";
-import { registerGate } from "./gate.js";
-import { registerGenerate } from "./generate.js";
-import { registerImport } from "./import.js";
-import { registerPack } from "./pack.js";
-import { registerPlan } from "./plan.js";
-import { registerReport } from "./report.js";
-import { registerSign } from "./sign.js";
-import { registerSurgery } from "./surgery.js";
-import { registerSynth } from "./synth.js";
-import { registerUnpack } from "./unpack.js";
-import { registerVerify } from "./verify.js";
 
 const program = new Command()
   .name("physarium")
@@ -39,29 +24,13 @@ Example:
 Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 130 stopped.`,
   );
 
-const COMMANDS = [
-  registerSurgery,
-  registerPlan,
-  registerVerify,
-  registerSign,
-  registerReport,
-  registerEval,
-  registerGate,
-  registerGenerate,
-  registerCompare,
-  registerCalibrate,
-  registerPack,
-  registerUnpack,
-  registerExport,
-  registerImport,
-  registerSynth,
-];
-for (const register of COMMANDS) register(program);
-
 // The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
 
 try {
+  // Behind the `try`: opening all our modules at once is where a low limit of open files shows first.
+  const { COMMANDS } = await import("./commands.js");
+  for (const register of COMMANDS) register(program);
   await program.parseAsync();
 } catch (error) {
   process.exitCode = report(error);
@@ -69,7 +38,7 @@ try {
 
 /** Print an error as its kind deserves; returns the exit code. */
 function report(error: unknown): number {
-  const known = error instanceof CommanderError ? fromCommander(error) : error;
+  const known = error instanceof CommanderError ? fromCommander(error) : (limitOf(error) ?? error);
   if (known === undefined) return 0;
   if (process.argv.includes("--json")) {
     const { code, message, details } = isPhysariumError(known)
@@ -97,4 +66,29 @@ function fromCommander(error: CommanderError): PhysariumError | undefined {
     "USAGE_ARGUMENT",
     `${error.message.replace(/^error: /, "").replaceAll("\n", " ")}; see physarium --help`,
   );
+}
+
+/** The limit of this process that an error nobody foresaw comes from, or `undefined`. */
+function limitOf(error: unknown): PhysariumError | undefined {
+  if (isPhysariumError(error)) return undefined;
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === "EMFILE" || code === "ENFILE") {
+    return new PhysariumError(
+      "USAGE_LIMIT",
+      "this process may not open as many files as it needs; allow more with ulimit -n 1024",
+      { code },
+      error,
+    );
+  }
+  try {
+    new WebAssembly.Memory({ initial: 1 });
+    return undefined;
+  } catch {
+    return new PhysariumError(
+      "USAGE_LIMIT",
+      "this process gets no address space for its kernels, which reserve some 10 GiB each and use little of it; allow more with ulimit -v unlimited",
+      {},
+      error,
+    );
+  }
 }

@@ -1,6 +1,7 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
+import { openRuntime } from "../engine/runtime.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { estimateWorth } from "../pack/worth.js";
 import { openTextFile } from "../probe/text/text-file.js";
@@ -52,7 +53,10 @@ Examples:
     )
     .action(async (donorPath: string, outputPath: string, flags: Flags) => {
       const signal = stopSignal();
-      if (flags.eval !== undefined) await checkText(resolve(flags.eval));
+      if (flags.eval !== undefined) {
+        await checkText(resolve(flags.eval));
+        await openRuntime();
+      }
       const donor = await openDonor(resolve(donorPath));
       const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)));
       const show = createEventPrinter(flags);
