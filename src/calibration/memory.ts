@@ -1,5 +1,6 @@
 import { PhysariumError } from "../errors.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
+import { bytesPerFloat } from "../safetensors/dtypes.js";
 
 export { defaultMemoryBytes } from "../probe/memory.js";
 
@@ -47,15 +48,45 @@ export function activationBytes(runner: LayerRunner, tokens: number): number {
   return tokens * 4 * (5 * hiddenSize + 2 * Math.max(hiddenSize, intermediateSize));
 }
 
-/** Throws `USAGE_MEMORY` where so many calibration tokens do not fit. */
+/**
+ * Bytes of weights that the layer in work holds at its widest: all that is new, as it is stored and as the forward pass takes it, and of the largest matrix what the
+ * donor has, what comes out and what tiles leave undone.
+ */
+export function layerBytes(runner: LayerRunner): number {
+  let most = 0;
+  for (let layer = 0; layer < runner.layerCount; layer++) {
+    let bytes = 0;
+    let largest = 0;
+    for (const projection of runner.projections(layer)) {
+      const weights = projection.rows * projection.cols;
+      bytes += weights * (4 + bytesPerFloat(runner.stored(projection).dtype));
+      largest = Math.max(largest, weights);
+    }
+    most = Math.max(most, bytes + 3 * 4 * largest);
+  }
+  return most;
+}
+
+/** Throws `USAGE_MEMORY` where so many calibration tokens do not fit beside a layer. */
 export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: number): void {
   const needed = activationBytes(runner, tokens);
-  const room = memoryBytes * ACTIVATIONS_SHARE;
+  const share = memoryBytes * COPIES_SHARE;
+  const allCopies = 4 * runner.weights.elementCount;
+  // Weights have a share: f32 copies where all fit it, else none; the layer in work takes what is left, and then from the activations.
+  const weights = layerBytes(runner) + (allCopies <= share ? allCopies : 0);
+  const room = memoryBytes * ACTIVATIONS_SHARE - Math.max(0, weights - share);
+  if (room <= 0) {
+    throw new PhysariumError(
+      "USAGE_MEMORY",
+      `the layer in work takes ${(weights / 2 ** 30).toFixed(1)} GiB of weights, which leaves nothing of --memory for activations; give more --memory`,
+      { weights, memoryBytes },
+    );
+  }
   if (needed <= room) return;
   const fit = Math.floor((tokens * room) / needed);
   throw new PhysariumError(
     "USAGE_MEMORY",
-    `${tokens} calibration tokens take ${(needed / 2 ** 30).toFixed(1)} GiB of activations, and half of --memory, ${(room / 2 ** 30).toFixed(1)} GiB, is for them; take at most ${fit} tokens with --samples and --window, or give more --memory`,
+    `${tokens} calibration tokens take ${(needed / 2 ** 30).toFixed(1)} GiB of activations, and ${(room / 2 ** 30).toFixed(1)} GiB of --memory are for them; take at most ${fit} tokens with --samples and --window, or give more --memory`,
     { needed, memoryBytes, tokens },
   );
 }

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { openCalibration } from "../../dist/calibration/calibration-source.js";
 import { type LayerSurgeryOptions, operateOnLayers } from "../../dist/calibration/layer-surgery.js";
-import { blockThreads, gramModeFor } from "../../dist/calibration/memory.js";
+import { blockThreads, checkMemory, gramModeFor, layerBytes } from "../../dist/calibration/memory.js";
 import type { OperatedTensor } from "../../dist/calibration/pipeline.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
 import { readTensor } from "../../dist/checkpoint/tensor-reader.js";
@@ -110,6 +110,17 @@ test("what does not fit or is not known is refused", async () => {
   await expect(run({ targets: new Set(["lm_head.weight"]) })).rejects.toMatchObject({ code: "USAGE_TARGET" });
   expect([512, 18_944].map((cols) => gramModeFor(cols, "auto", 8 * 2 ** 30))).toEqual(["full", "tile"]);
   expect(gramModeFor(18_944, "full", 1)).toBe("full");
+});
+
+test("the layer in work is counted: what it takes beyond the share of weights is not there for activations", () => {
+  const layer = layerBytes(opened);
+  // Seven projections in BF16 and f32, and the largest three times more.
+  const { hiddenSize, intermediateSize, headCount, kvHeadCount, headDim } = opened.architecture;
+  const weights = hiddenSize * (2 * headDim * (headCount + kvHeadCount) + 3 * intermediateSize);
+  expect(layer).toBe(6 * weights + 12 * hiddenSize * intermediateSize);
+  expect(() => checkMemory(opened, 1, layer)).toThrow(/leaves nothing of --memory/);
+  expect(() => checkMemory(opened, 100_000, 16 * layer)).toThrow(/take at most \d+ tokens with --samples/);
+  expect(() => checkMemory(opened, 1, 2 * layer)).not.toThrow();
 });
 
 test("as many threads take blocks side by side as their copies of the coupling have room", () => {
