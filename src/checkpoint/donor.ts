@@ -1,9 +1,11 @@
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { PhysariumError } from "../errors.js";
 import { readHeader, type TensorInfo } from "../safetensors/header.js";
 import { INDEX_FILE, parseShardIndex, type ShardIndex } from "../safetensors/shard-index.js";
 import { type ConfigFacts, configFacts, DecoderStructure, NO_FACTS } from "./decoder-structure.js";
-import { attempt, type FileLayer, FileSource, nodeFiles, readSmallFile } from "./file-layer.js";
+import { type FileLayer, nodeFiles } from "./file-layer.js";
+import { sourceOf } from "./folder-source.js";
+import { type ModelSource, readWhole } from "./model-source.js";
 import { parsePythonJson } from "./python-json.js";
 
 export interface Shard {
@@ -24,13 +26,18 @@ export interface SideFile {
   readonly modifiedNs: bigint;
 }
 
+/** A model as the public API takes it: the path of a folder, a source, or one that is open already. */
+export type Model = string | ModelSource | Donor;
+
 export interface LeftOut {
   readonly file: string;
   readonly reason: string;
 }
 
-/** A model folder, opened for reading: everything about it except the weights themselves. */
+/** A model, opened for reading: everything about it except the weights themselves, and where to read those. */
 export interface Donor {
+  readonly source: ModelSource;
+  /** Where it is, for messages and records. */
   readonly path: string;
   /** The index as parsed; absent for a single file. */
   readonly index: ShardIndex | undefined;
@@ -61,13 +68,17 @@ export const PACK_MANIFEST_FILE = "physarium-pack.json";
 const WEIGHT_FILE = /\.(safetensors|bin|pth?|ckpt|gguf|ggml|h5|msgpack|onnx|onnx_data|npz|tflite|mlmodel|ot)$/i;
 
 /**
- * Open a Hugging Face model folder: its index or single file, all headers, side files and what is left out.
+ * Open a Hugging Face model: its index or single file, all headers, side files and what is left out.
  *
- * Symlinks are followed (hub caches are made of them). Nothing is written. Throws `DONOR_*` for what is wrong with
- * the folder and `IO_*` for what the system refuses.
+ * model  a source, or the path of a folder, which is read through `files`; a donor that is open already comes back as it is
+ *
+ * Nothing is written. Throws `DONOR_*` for what is wrong with the model and `IO_*` for what the system refuses.
  */
-export async function openDonor(path: string, files: FileLayer = nodeFiles): Promise<Donor> {
-  const entries = await listFolder(path, files);
+export async function openDonor(model: Model, files: FileLayer = nodeFiles): Promise<Donor> {
+  if (typeof model === "object" && "shards" in model) return model;
+  const source = sourceOf(model, files);
+  const path = source.place;
+  const entries = await source.list();
   const present = new Set(entries.filter((entry) => entry.kind === "file").map((entry) => entry.name));
   if (present.has(PACK_MANIFEST_FILE)) {
     throw new PhysariumError(
@@ -76,11 +87,9 @@ export async function openDonor(path: string, files: FileLayer = nodeFiles): Pro
       { path },
     );
   }
-  const index = present.has(INDEX_FILE)
-    ? parseShardIndex(await readSmallFile(join(path, INDEX_FILE), files), INDEX_FILE)
-    : undefined;
+  const index = present.has(INDEX_FILE) ? parseShardIndex(await readWhole(source, INDEX_FILE), INDEX_FILE) : undefined;
   const shardFiles = index === undefined ? [findSingleFile(path, present)] : listShards(index, present, path);
-  const shards = await readShards(path, shardFiles, files);
+  const shards = await readShards(source, shardFiles);
   if (index !== undefined) checkIndexAgainstHeaders(index, shards);
 
   const sideFiles: SideFile[] = [];
@@ -96,7 +105,7 @@ export async function openDonor(path: string, files: FileLayer = nodeFiles): Pro
     else sideFiles.push({ file: entry.name, byteLength: entry.byteLength, modifiedNs: entry.modifiedNs });
   }
 
-  const facts = present.has(CONFIG_FILE) ? parseFacts(await readSmallFile(join(path, CONFIG_FILE), files)) : NO_FACTS;
+  const facts = present.has(CONFIG_FILE) ? parseFacts(await readWhole(source, CONFIG_FILE)) : NO_FACTS;
   const structure = structureOf(shards, facts);
   let tensorCount = 0;
   let totalSize = 0;
@@ -106,7 +115,7 @@ export async function openDonor(path: string, files: FileLayer = nodeFiles): Pro
     totalSize += shard.byteLength - shard.dataByteOffset;
     for (const tensor of shard.tensors) modelWeights += elementCount(tensor.shape);
   }
-  return { path, index, shards, sideFiles, leftOut, structure, tensorCount, totalSize, modelWeights };
+  return { source, path, index, shards, sideFiles, leftOut, structure, tensorCount, totalSize, modelWeights };
 }
 
 const CONFIG_FILE = "config.json";
@@ -129,78 +138,6 @@ export function structureOf(shards: readonly Shard[], facts: ConfigFacts): Decod
 
 export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, dimension) => product * dimension, 1);
-}
-
-interface FolderEntry {
-  readonly name: string;
-  readonly kind: "file" | "folder";
-  readonly byteLength: number;
-  readonly modifiedNs: bigint;
-}
-
-async function listFolder(path: string, files: FileLayer): Promise<FolderEntry[]> {
-  let names: string[];
-  try {
-    if (!(await files.stat(path)).isDirectory()) {
-      throw new PhysariumError(
-        "DONOR_NOT_A_FOLDER",
-        `${path}: expected a model folder with config.json and safetensors files, found a file`,
-        { path },
-      );
-    }
-    names = await files.readdir(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") {
-      throw new PhysariumError(
-        "DONOR_NOT_FOUND",
-        `${path}: there is no such folder; give the path of a model folder`,
-        { path },
-        error,
-      );
-    }
-    if ((error as NodeJS.ErrnoException).code === "ELOOP") {
-      throw new PhysariumError("DONOR_SYMLINK", `${path}: the symbolic link leads in a circle`, { path }, error);
-    }
-    return attempt("listing", path, () => Promise.reject(error));
-  }
-  const entries: FolderEntry[] = [];
-  for (const name of names.sort()) {
-    const file = join(path, name);
-    let stat: Awaited<ReturnType<typeof statBig>>;
-    try {
-      stat = await statBig(file, files);
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (code === "ENOENT" || code === "ELOOP") {
-        const fault = code === "ELOOP" ? "leads in a circle" : "points to nothing";
-        throw new PhysariumError(
-          "DONOR_SYMLINK",
-          `${file}: the symbolic link ${fault}; finish the download or remove the link`,
-          { path: file },
-          error,
-        );
-      }
-      return attempt("examining", file, () => Promise.reject(error));
-    }
-    if (!stat.isFile() && !stat.isDirectory()) {
-      throw new PhysariumError(
-        "DONOR_NOT_A_FILE",
-        `${file}: expected a regular file or folder, found a device, pipe or socket; remove it`,
-        { path: file },
-      );
-    }
-    entries.push({
-      name,
-      kind: stat.isFile() ? "file" : "folder",
-      byteLength: Number(stat.size),
-      modifiedNs: stat.mtimeNs,
-    });
-  }
-  return entries;
-}
-
-function statBig(path: string, files: FileLayer) {
-  return files.stat(path, { bigint: true });
 }
 
 function findSingleFile(path: string, present: ReadonlySet<string>): string {
@@ -241,7 +178,7 @@ function listShards(index: ShardIndex, present: ReadonlySet<string>, path: strin
   return shards;
 }
 
-async function readShards(path: string, shardFiles: readonly string[], files: FileLayer): Promise<Shard[]> {
+async function readShards(source: ModelSource, shardFiles: readonly string[]): Promise<Shard[]> {
   const shards: Shard[] = new Array(shardFiles.length);
   let next = 0;
   let headerBytes = 0;
@@ -250,20 +187,20 @@ async function readShards(path: string, shardFiles: readonly string[], files: Fi
     if (headerBytes <= MAX_TOTAL_HEADER_BYTES) return;
     throw new PhysariumError(
       "DONOR_HEADERS_TOO_LARGE",
-      `${path}: the headers of its ${shardFiles.length} shards take over ${MAX_TOTAL_HEADER_BYTES} bytes; that is more than Physarium keeps in memory`,
-      { path },
+      `${source.place}: the headers of its ${shardFiles.length} shards take over ${MAX_TOTAL_HEADER_BYTES} bytes; that is more than Physarium keeps in memory`,
+      { path: source.place },
     );
   };
   const readNext = async (): Promise<void> => {
     while (next < shardFiles.length) {
       const position = next++;
       const file = shardFiles[position];
-      const source = await FileSource.open(join(path, file), files);
+      const opened = await source.open(file);
       try {
-        const header = await readHeader(source, file, reserve);
-        shards[position] = { file, byteLength: source.byteLength, modifiedNs: source.modifiedNs, ...header };
+        const header = await readHeader(opened, file, reserve);
+        shards[position] = { file, byteLength: opened.byteLength, modifiedNs: opened.modifiedNs, ...header };
       } finally {
-        await source.close();
+        await opened.close();
       }
     }
   };
@@ -314,10 +251,4 @@ function checkIndexAgainstHeaders(index: ShardIndex, shards: readonly Shard[]): 
       );
     }
   }
-}
-
-/** The name people know a model by: its folder's, with a hub cache's commit folder skipped. */
-export function donorName(path: string): string {
-  const match = /models--([^/\\]+)--([^/\\]+)/.exec(path);
-  return match === null ? basename(path) : `${match[1]}/${match[2]}`;
 }

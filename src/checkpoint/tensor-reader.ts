@@ -1,9 +1,7 @@
-import { join } from "node:path";
 import { PhysariumError } from "../errors.js";
 import { type FloatDtype, isFloatDtype } from "../safetensors/dtypes.js";
 import { decodeFloats } from "../safetensors/float-bits.js";
 import type { Donor } from "./donor.js";
-import { FileSource } from "./file-layer.js";
 
 export interface ReadTensor {
   readonly dtype: FloatDtype;
@@ -17,7 +15,7 @@ export async function readTensor(donor: Donor, name: string): Promise<ReadTensor
     const info = shard.tensors.find((tensor) => tensor.name === name);
     if (info === undefined) continue;
     if (!isFloatDtype(info.dtype)) break;
-    const source = await FileSource.open(join(donor.path, shard.file));
+    const source = await donor.source.open(shard.file);
     try {
       const values = decodeFloats(await source.read(info.byteOffset, info.byteOffset + info.byteLength), info.dtype);
       const bad = values.findIndex((value) => !Number.isFinite(value));

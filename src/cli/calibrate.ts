@@ -2,7 +2,6 @@ import { basename, resolve } from "node:path";
 import type { Command } from "commander";
 import { chooseSequences, writeGrams } from "../calibration/grams/collect.js";
 import { modelFingerprint } from "../calibration/grams/gram-file.js";
-import { donorName } from "../checkpoint/donor.js";
 import { printable } from "../errors.js";
 import { inspectModel } from "../probe/forward/inspect-model.js";
 import { prepareText } from "../probe/text/protocols.js";
@@ -66,7 +65,7 @@ export function registerCalibrate(program: Command): void {
         resolve(out),
         {
           modelFingerprint: await modelFingerprint(donor),
-          modelName: donorName(donor.path),
+          modelName: donor.source.name,
           textName: basename(text),
           textSha256: file.sha256,
           protocol: JSON.stringify({ name, window, bos, bos_each, newlines }),

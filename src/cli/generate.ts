@@ -5,6 +5,7 @@ import { LayerRunner } from "../probe/forward/layer-runner.js";
 import { DEFAULT_MAX_TOKENS, generateTokens, promptTokens, StreamDecoder, stopTokens } from "../probe/generate.js";
 import { renderChat } from "../probe/text/chat-template.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
+import { openSource } from "../sources.js";
 import { toInteger, toNumber } from "./arguments.js";
 import { addEngineOptions, type EngineFlags, toEngineOptions } from "./probe-options.js";
 import { endOnSignal } from "./stop-signal.js";
@@ -42,17 +43,17 @@ Examples:
     )
     .action(async (modelPath: string, flags: GenerateFlags) => {
       endOnSignal("nothing was written", flags.json);
-      const folder = resolve(modelPath);
-      const tokenizer = await TextTokenizer.open(folder);
+      const source = await openSource(resolve(modelPath));
+      const tokenizer = await TextTokenizer.open(source);
       const prompt = flags.chat
-        ? await tokenizer.encode(await renderChat(folder, tokenizer, [{ role: "user", content: flags.prompt }]))
+        ? await tokenizer.encode(await renderChat(source, tokenizer, [{ role: "user", content: flags.prompt }]))
         : await promptTokens(tokenizer, flags.prompt);
-      const runner = await LayerRunner.open(folder, {
+      const runner = await LayerRunner.open(source, {
         ...toEngineOptions({ device: flags.device, threads: flags.threads, memory: flags.memory }),
         workload: { runs: flags.maxTokens, tokens: prompt.length },
       });
       const { maxTokens, temperature, topP, seed } = flags;
-      const sampling = { maxTokens, temperature, topP, seed, stopIds: await stopTokens(folder, tokenizer) };
+      const sampling = { maxTokens, temperature, topP, seed, stopIds: await stopTokens(source, tokenizer) };
       const ids: number[] = [];
       const decoder = await StreamDecoder.after(prompt, tokenizer);
       let text = flags.chat || flags.json ? "" : flags.prompt;
@@ -71,6 +72,7 @@ Examples:
       } finally {
         await runner.close();
         tokenizer.close();
+        await source.close();
       }
       const seconds = (performance.now() - started) / 1000;
       process.stdout.write(

@@ -6,7 +6,7 @@ import { isGramFile, StoredGrams } from "../calibration/grams/stored-grams.js";
 import { blockThreads, defaultMemoryBytes } from "../calibration/memory.js";
 import { operateLayers, type PipelineOptions } from "../calibration/pipeline.js";
 import { writeOwnCalibration } from "../calibration/self-calibration.js";
-import { type Donor, donorName, openDonor } from "../checkpoint/donor.js";
+import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
@@ -96,7 +96,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     scorer = await MemoryScorer.open(runner, scored, options.signal);
     const dense = await scorer.scoreDonor();
     const record: ComparisonRecord = {
-      donor: donorName(donor.path),
+      donor: donor.source.name,
       fingerprint,
       protocol: {
         ...text.prepared.record,

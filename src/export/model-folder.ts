@@ -1,6 +1,6 @@
-import { join } from "node:path";
-import { type Donor, openDonor } from "../checkpoint/donor.js";
-import { type FileLayer, FileSource, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
+import { type Donor, type Model, openDonor } from "../checkpoint/donor.js";
+import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
+import { readWhole, type SourceFile } from "../checkpoint/model-source.js";
 import { refuseQuantised } from "../checkpoint/quantised.js";
 import { PhysariumError } from "../errors.js";
 import type { TensorInfo } from "../safetensors/header.js";
@@ -13,28 +13,27 @@ export interface LocatedTensor {
 
 /** A donor opened for conversion: its tensors by name and its side files as text. `close` releases the shards. */
 export class ModelFolder {
-  private readonly sources = new Map<string, Promise<FileSource>>();
+  private readonly sources = new Map<string, Promise<SourceFile>>();
 
   private constructor(
     readonly donor: Donor,
     readonly tensors: ReadonlyMap<string, LocatedTensor>,
-    private readonly files: FileLayer,
   ) {}
 
-  static async open(path: string, files: FileLayer = nodeFiles): Promise<ModelFolder> {
-    const donor = await openDonor(path, files);
+  static async open(model: Model, files: FileLayer = nodeFiles): Promise<ModelFolder> {
+    const donor = await openDonor(model, files);
     const tensors = new Map<string, LocatedTensor>();
     for (const shard of donor.shards) {
       for (const info of shard.tensors) tensors.set(info.name, { shard: shard.file, info });
     }
     refuseQuantised(tensors.values());
-    return new ModelFolder(donor, tensors, files);
+    return new ModelFolder(donor, tensors);
   }
 
   /** The text of a side file, or undefined where there is none. */
   async text(file: string): Promise<string | undefined> {
     if (!this.donor.sideFiles.some((side) => side.file === file)) return undefined;
-    const bytes = await readSmallFile(join(this.donor.path, file), this.files);
+    const bytes = await readWhole(this.donor.source, file);
     try {
       return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
     } catch (error) {
@@ -46,7 +45,7 @@ export class ModelFolder {
   async read({ shard, info }: LocatedTensor, begin: number, end: number): Promise<Uint8Array> {
     let source = this.sources.get(shard);
     if (source === undefined) {
-      source = FileSource.open(join(this.donor.path, shard), this.files);
+      source = this.donor.source.open(shard);
       this.sources.set(shard, source);
     }
     return (await source).read(info.byteOffset + begin, info.byteOffset + end);

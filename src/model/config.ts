@@ -1,14 +1,13 @@
-import { join } from "node:path";
-import { readSmallFile } from "../checkpoint/file-layer.js";
+import { type ModelSource, placeOf, readWhole } from "../checkpoint/model-source.js";
 import { PhysariumError } from "../errors.js";
 
 /** `config.json` of a model folder, read with checks: what a family asks for is there and of the right kind, or the error names it. */
 export class ModelConfig {
   constructor(private readonly fields: Readonly<Record<string, unknown>>) {}
 
-  static async read(folder: string): Promise<ModelConfig> {
-    const path = join(folder, "config.json");
-    const bytes = await readSmallFile(path);
+  static async read(source: ModelSource): Promise<ModelConfig> {
+    const path = placeOf(source, "config.json");
+    const bytes = await readWhole(source, "config.json");
     let fields: unknown;
     try {
       fields = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));

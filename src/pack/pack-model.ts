@@ -89,7 +89,7 @@ export async function packModel(donorPath: string, output: string, options: Pack
   if (!Number.isInteger(workers) || workers < 0 || workers > 256) {
     throw new PhysariumError("USAGE_PARAM", `--workers is ${workers}, expected a whole number from 0 to 256`);
   }
-  const rows = await estimateTensors(donor, files);
+  const rows = await estimateTensors(donor);
   const headers = donor.shards.reduce((sum, shard) => sum + shard.dataByteOffset, 0);
   const estimate = rows.reduce((sum, row) => sum + row.packedByteLength, headers);
   const staged = await stageFolder({

@@ -10,6 +10,7 @@ import { BandReader } from "./band-reader.js";
 import { Checksum } from "./checksum.js";
 import { MANIFEST_FILE, type Manifest, readManifest } from "./manifest.js";
 import { bandRange, damaged, type PackedShard, type PackedTensor, readPackedShard } from "./packed-shard.js";
+import { PackedSource } from "./packed-source.js";
 
 /** Decoded bands kept for the next read: readers go forward in steps that seldom end where bands end. */
 const KEPT_BANDS = 4;
@@ -19,6 +20,8 @@ const KEPT_BANDS = 4;
  * Every read is decoded and checked against the band's checksum.
  */
 export class PackedModel {
+  /** The unpacked folder: shards, tensors and positions are the original's, `path` is the packed folder's. */
+  readonly donor: Donor;
   private readonly open = new Map<string, Promise<FileSource>>();
   private readonly kept = new Map<string, Uint8Array>();
   /** Bands are decoded one after the other: there is one decoder. */
@@ -27,13 +30,14 @@ export class PackedModel {
   private constructor(
     readonly path: string,
     readonly manifest: Manifest,
-    /** The unpacked folder: shards, tensors and positions are the original's, `path` is the packed folder's. */
-    readonly donor: Donor,
+    described: Omit<Donor, "source">,
     readonly shards: readonly PackedShard[],
     private readonly shardOfTensor: ReadonlyMap<string, PackedShard>,
     private readonly reader: BandReader,
     private readonly files: FileLayer,
-  ) {}
+  ) {
+    this.donor = { ...described, source: new PackedSource(this, files) };
+  }
 
   /** Reads the manifest, all headers and tables, no weights. Throws `DONOR_NOT_PACKED`, `DONOR_PACK_*`, `DONOR_HEADER_*`, `IO_*`. */
   static async open(path: string, files: FileLayer = nodeFiles): Promise<PackedModel> {
@@ -75,8 +79,8 @@ export class PackedModel {
         shardOfTensor.set(name, shard);
       }
     }
-    const donor = await describeDonor(path, manifest, rows, files);
-    return new PackedModel(path, manifest, donor, shards, shardOfTensor, await BandReader.create(), files);
+    const described = await describeDonor(path, manifest, rows, files);
+    return new PackedModel(path, manifest, described, shards, shardOfTensor, await BandReader.create(), files);
   }
 
   /** Raw bytes of a whole tensor. */
@@ -211,7 +215,12 @@ async function requireFile(folder: string, file: string, files: FileLayer): Prom
 }
 
 /** The donor that a packed folder stands for; its side files lie in the packed folder. */
-async function describeDonor(path: string, manifest: Manifest, shards: Shard[], files: FileLayer): Promise<Donor> {
+async function describeDonor(
+  path: string,
+  manifest: Manifest,
+  shards: Shard[],
+  files: FileLayer,
+): Promise<Omit<Donor, "source">> {
   const sideFiles: SideFile[] = [];
   for (const side of manifest.side_files) {
     await requireFile(path, side.file, files);

@@ -1,6 +1,4 @@
-import { join } from "node:path";
 import { type Donor, elementCount } from "../checkpoint/donor.js";
-import { type FileLayer, FileSource, nodeFiles } from "../checkpoint/file-layer.js";
 import { classifyTensor } from "../checkpoint/projections.js";
 import type { FormatName, FormatWorth, KindWorth, MemoryWorth, ZerosWorth } from "../record/worth.js";
 import { type FloatDtype, isFloatDtype } from "../safetensors/dtypes.js";
@@ -36,30 +34,28 @@ const RESERVED_FRACTION = 0.1;
  * Estimate what packing and export would make of a model: every tensor is sampled in eight places, and the codec's own
  * code lengths are computed on the sample. Reads at most about 64 MiB.
  */
-export async function estimateWorth(donor: Donor, files: FileLayer = nodeFiles): Promise<ZerosWorth> {
-  return summariseWorth(await estimateTensors(donor, files), "estimated");
+export async function estimateWorth(donor: Donor): Promise<ZerosWorth> {
+  return summariseWorth(await estimateTensors(donor), "estimated");
 }
 
 /** The same for a packed folder: its sizes as they are, zeros and entropy bound from samples. */
 export async function worthOfPacked(model: PackedModel): Promise<ZerosWorth> {
-  const sampled = await sampleTensors(model.donor, (file) => model.shardSource(file));
+  const sampled = await sampleTensors(model.donor);
   const rows = sampled.map((row) => ({ ...row, packedByteLength: model.packedByteLength(row.tensor.name) }));
   return summariseWorth(rows, "exact");
 }
 
 /** Per tensor, in the order of the files: what the packer would make of it, from samples. */
-export function estimateTensors(donor: Donor, files: FileLayer = nodeFiles): Promise<TensorWorth[]> {
-  return sampleTensors(donor, (file) => FileSource.open(join(donor.path, file), files));
+export function estimateTensors(donor: Donor): Promise<TensorWorth[]> {
+  return sampleTensors(donor);
 }
 
-type Opener = (file: string) => Promise<ByteSource & { close(): Promise<void> }> | ByteSource;
-
-async function sampleTensors(donor: Donor, open: Opener): Promise<TensorWorth[]> {
+async function sampleTensors(donor: Donor): Promise<TensorWorth[]> {
   const share = SAMPLE_BUDGET_BYTES / Math.max(donor.tensorCount, 1);
   const sampleBytes = Math.min(Math.max(share, MIN_SAMPLE_BYTES), MAX_SAMPLE_BYTES);
   const rows: TensorWorth[] = [];
   for (const shard of donor.shards) {
-    const source = await open(shard.file);
+    const source = await donor.source.open(shard.file);
     try {
       for (const tensor of shard.tensors) {
         const { dtype } = tensor;
@@ -68,7 +64,7 @@ async function sampleTensors(donor: Donor, open: Opener): Promise<TensorWorth[]>
         else rows.push(storedTensor(tensor));
       }
     } finally {
-      if ("close" in source) await source.close();
+      await source.close();
     }
   }
   return rows;

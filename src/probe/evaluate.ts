@@ -1,5 +1,5 @@
 import { basename } from "node:path";
-import { type Donor, donorName } from "../checkpoint/donor.js";
+import type { Donor, Model } from "../checkpoint/donor.js";
 import { Engine } from "../engine/session.js";
 import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
 import { readDocuments } from "../record/open-record.js";
@@ -15,7 +15,7 @@ import { readDefinition, TextTokenizer } from "./text/tokenizer.js";
 
 export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
   /** The donor to compare with; both models see the same tokens. */
-  readonly against?: string;
+  readonly against?: Model;
   /** Tokens in one run of the engine (at least one sequence); default 2048. More share the cost of casts, and need more memory. */
   readonly batchTokens?: number;
   readonly onProgress?: (done: number, total: number) => void;
@@ -41,26 +41,22 @@ export interface Evaluation {
  * Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for what was asked, `DONOR_*` for what is wrong with a model (another tokenizer or
  * vocabulary than the donor's included), `VERIFY_NON_FINITE` where a model gives NaN, `STOPPED` once `signal` aborts.
  */
-export async function evaluate(
-  modelPath: string,
-  textPath: string,
-  options: EvaluateOptions = {},
-): Promise<Evaluation> {
+export async function evaluate(given: Model, textPath: string, options: EvaluateOptions = {}): Promise<Evaluation> {
   const { signal } = options;
   const text = await openTextFile(textPath, { signal });
-  const inspected = await inspectModel(modelPath);
+  const inspected = await inspectModel(given);
   const models = [inspected.donor];
   if (options.against !== undefined) models.unshift((await inspectModel(options.against)).donor);
-  const { tokenizer, prepared } = await TextTokenizer.with(modelPath, { signal }, async (tokenizer) => ({
+  const { tokenizer, prepared } = await TextTokenizer.with(inspected.donor.source, { signal }, async (tokenizer) => ({
     tokenizer,
     prepared: await prepareText(text.read(), tokenizer, inspected.architecture.maxPositions, options),
   }));
-  if (options.against !== undefined) await checkSameTokenizer(tokenizer, options.against);
+  if (options.against !== undefined) await checkSameTokenizer(tokenizer, models[0]);
   const run = await runModels(models, prepared, options);
   const model = run.traces[run.traces.length - 1];
   const donor = options.against === undefined ? undefined : run.traces[0];
   const predictedBytes = bytesPredicted(prepared.sequences, tokenizer);
-  const names = models.map(({ path }) => donorName(path));
+  const names = models.map(({ source }) => source.name);
   const quality: Omit<QualitySection, "summary"> = {
     text: { name: basename(textPath), bytes: text.byteLength, sha256: text.sha256 },
     protocol: prepared.record,
@@ -71,7 +67,7 @@ export async function evaluate(
     nll_curve: nllCurveOf(model.nll, donor?.nll),
     kl_histogram: run.kl === undefined ? null : klHistogramOf(run.kl),
   };
-  const killed = await killedFraction(modelPath);
+  const killed = await killedFraction(inspected.donor);
   return {
     quality: { summary: summaryOf(quality, killed), ...quality },
     model,
@@ -84,7 +80,7 @@ export async function evaluate(
 
 /** Run prepared sequences through one model, or the donor and the model, and score every prediction, in the order of the text. */
 export async function runModels(
-  models: readonly (string | Donor)[],
+  models: readonly Model[],
   prepared: PreparedText,
   options: EvaluateOptions = {},
 ): Promise<{ traces: Trace[]; kl: Float64Array | undefined; engine: QualitySection["engine"] }> {
@@ -215,20 +211,20 @@ function bytesPredicted(sequences: readonly ScoredSequence[], tokenizer: TextTok
   return bytes;
 }
 
-async function checkSameTokenizer(tokenizer: TextTokenizer, donorPath: string): Promise<void> {
-  const other = await readDefinition(donorPath);
+async function checkSameTokenizer(tokenizer: TextTokenizer, donor: Donor): Promise<void> {
+  const other = await readDefinition(donor.source);
   if (Buffer.compare(tokenizer.definition, other) === 0) return;
   throw new PhysariumError(
     "DONOR_TOKENIZER",
-    `${tokenizer.path} and the one of ${donorPath} are different files; a divergence needs the same tokens in both, compare a model with its own donor`,
-    { tokenizer: tokenizer.path, donor: donorPath },
+    `${tokenizer.path} and the one of ${donor.path} are different files; a divergence needs the same tokens in both, compare a model with its own donor`,
+    { tokenizer: tokenizer.path, donor: donor.path },
   );
 }
 
 /** The share of target weights that surgery killed, where the model's folder holds surgery's report. */
-async function killedFraction(modelPath: string): Promise<number | undefined> {
+async function killedFraction({ path }: Donor): Promise<number | undefined> {
   try {
-    return (await readDocuments(modelPath)).totals.killed_of_target;
+    return (await readDocuments(path)).totals.killed_of_target;
   } catch (error) {
     // A model that was never operated on, or whose numbers cannot be believed: the sentence does without them.
     if (isPhysariumError(error)) return undefined;

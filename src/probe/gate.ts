@@ -1,4 +1,5 @@
 import { sha256 } from "hash-wasm";
+import { type Donor, type Model, openDonor } from "../checkpoint/donor.js";
 import { Engine } from "../engine/session.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
 import type { DivergenceRecord } from "../record/quality.js";
@@ -9,7 +10,7 @@ import { generateTokens, promptTokens, stopTokens } from "./generate.js";
 import { TextTokenizer } from "./text/tokenizer.js";
 
 export interface GateOptions extends Omit<EvaluateOptions, "against"> {
-  readonly against: string;
+  readonly against: Model;
   readonly prompts?: readonly string[];
   /** Tokens of each greedy continuation. */
   readonly maxTokens?: number;
@@ -72,30 +73,31 @@ export const GATE_TOKENS = 48;
  * Does the operated model still speak, and does it still say what the donor said? Greedy continuations twice each, their logits checked, and the
  * rules that were asked for. The caller decides what a broken rule means; `gateError` makes the error of it.
  */
-export async function runGate(modelPath: string, options: GateOptions): Promise<GateReport> {
+export async function runGate(given: Model, options: GateOptions): Promise<GateReport> {
   const { signal } = options;
-  return TextTokenizer.with(modelPath, { signal }, (tokenizer) => runOn(tokenizer, modelPath, options));
+  const [model, donor] = [await openDonor(given), await openDonor(options.against)];
+  return TextTokenizer.with(model.source, { signal }, (tokenizer) => runOn(tokenizer, model, donor, options));
 }
 
-async function runOn(tokenizer: TextTokenizer, modelPath: string, options: GateOptions): Promise<GateReport> {
+async function runOn(tokenizer: TextTokenizer, model: Donor, donor: Donor, options: GateOptions): Promise<GateReport> {
   const engine = options.engine ?? (await Engine.open(options));
   const texts = options.prompts ?? GATE_PROMPTS;
   const prompts = await Promise.all(texts.map((text) => promptTokens(tokenizer, text)));
   const maxTokens = options.maxTokens ?? GATE_TOKENS;
   const shared = { ...options, engine, workload: { runs: 2 * prompts.length * maxTokens, tokens: 0 } };
-  const donor = await continueAll(options.against, tokenizer, prompts, maxTokens, shared);
-  const model = await continueAll(modelPath, tokenizer, prompts, maxTokens, shared);
-  const divergence = await compare(modelPath, prompts, donor, { ...options, engine });
-  const rules = rulesOf(options, [...donor, ...model], divergence);
+  const before = await continueAll(donor, tokenizer, prompts, maxTokens, shared);
+  const after = await continueAll(model, tokenizer, prompts, maxTokens, shared);
+  const divergence = await compare(model, prompts, before, { ...options, against: donor, engine });
+  const rules = rulesOf(options, [...before, ...after], divergence);
   return {
     accepted: rules.every(({ kept }) => kept),
-    model: modelPath,
-    donor: options.against,
+    model: model.path,
+    donor: donor.path,
     prompts: texts.map((prompt, at) => ({
       prompt,
-      donor: donor[at],
-      model: model[at],
-      same_prefix_tokens: samePrefix(donor[at].tokens, model[at].tokens),
+      donor: before[at],
+      model: after[at],
+      same_prefix_tokens: samePrefix(before[at].tokens, after[at].tokens),
     })),
     text: options.text ?? null,
     divergence,
@@ -117,14 +119,14 @@ export function gateError(report: GateReport): PhysariumError {
 }
 
 async function continueAll(
-  path: string,
+  model: Donor,
   tokenizer: TextTokenizer,
   prompts: readonly (readonly number[])[],
   maxTokens: number,
   options: Omit<GateOptions, "against">,
 ): Promise<Continuation[]> {
-  const stopIds = await stopTokens(path, tokenizer);
-  const runner = await LayerRunner.open(path, options);
+  const stopIds = await stopTokens(model.source, tokenizer);
+  const runner = await LayerRunner.open(model, options);
   try {
     const continuations: Continuation[] = [];
     for (const prompt of prompts) {
@@ -168,15 +170,15 @@ async function continueOnce(
 
 /** Both models on the text, or on the prompts with what the donor wrote behind them. */
 async function compare(
-  modelPath: string,
+  model: Donor,
   prompts: readonly (readonly number[])[],
-  donor: readonly Continuation[],
+  continued: readonly Continuation[],
   options: GateOptions,
 ): Promise<DivergenceRecord | null> {
   try {
-    if (options.text !== undefined) return (await evaluate(modelPath, options.text, options)).quality.divergence;
+    if (options.text !== undefined) return (await evaluate(model, options.text, options)).quality.divergence;
     const sequences = prompts
-      .map((prompt, at) => ({ ids: [...prompt, ...donor[at].tokens], scoreFrom: 1 }))
+      .map((prompt, at) => ({ ids: [...prompt, ...continued[at].tokens], scoreFrom: 1 }))
       .filter(({ ids, scoreFrom }) => ids.length > scoreFrom);
     const tokens = sequences.reduce((total, { ids, scoreFrom }) => total + ids.length - scoreFrom, 0);
     if (tokens === 0) return null;
@@ -191,11 +193,7 @@ async function compare(
       separator: null,
       documents: sequences.length,
     };
-    const { traces, kl } = await runModels(
-      [options.against, modelPath],
-      { record, sequences, unknownTokens: 0 },
-      options,
-    );
+    const { traces, kl } = await runModels([options.against, model], { record, sequences, unknownTokens: 0 }, options);
     return divergenceOf(traces[0], traces[1], kl!);
   } catch (error) {
     if (!isPhysariumError(error, "VERIFY_NON_FINITE")) throw error;

@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import type { ModelSource } from "../checkpoint/model-source.js";
 import { PhysariumError } from "../errors.js";
 import type { Activations, KvCache, LayerRunner } from "./forward/layer-runner.js";
 import { readOptionalJson, type TextTokenizer } from "./text/tokenizer.js";
@@ -61,11 +61,11 @@ export async function* generateTokens(
 }
 
 /** The tokens that end a text, from the tokenizer, config.json and generation_config.json. */
-export async function stopTokens(folder: string, tokenizer: TextTokenizer): Promise<Set<number>> {
+export async function stopTokens(source: ModelSource, tokenizer: TextTokenizer): Promise<Set<number>> {
   const ids = new Set<number>();
   if (tokenizer.eos !== undefined) ids.add(tokenizer.eos.id);
   for (const file of ["config.json", "generation_config.json"]) {
-    const { eos_token_id: eos } = await readOptionalJson(join(folder, file));
+    const { eos_token_id: eos } = await readOptionalJson(source, file);
     for (const id of Array.isArray(eos) ? eos : [eos]) if (typeof id === "number") ids.add(id);
   }
   return ids;

@@ -1,5 +1,4 @@
 import { dirname, join } from "node:path";
-import { donorName } from "../checkpoint/donor.js";
 import { attempt, type FileLayer } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { LOCK_FILE, type Lock, refuseLocked, removeLock, takeLock } from "../output/lock.js";
@@ -202,7 +201,7 @@ function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"]): Header
     fingerprint,
     donor: {
       path: plan.donor.path,
-      name: donorName(plan.donor.path),
+      name: plan.model.source.name,
       total_size: plan.donor.totalSize,
       tensor_count: plan.donor.tensorCount,
       shard_count: plan.shards.length,

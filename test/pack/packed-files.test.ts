@@ -29,6 +29,7 @@ describe("a packed folder seen as if it were unpacked", () => {
     const real = await openDonor(at("operated"));
     const plain = (donor: typeof real) => ({
       ...donor,
+      source: undefined,
       path: "",
       shards: donor.shards.map((shard) => ({ ...shard, modifiedNs: 0n })),
       sideFiles: donor.sideFiles.map((file) => ({ ...file, modifiedNs: 0n })),

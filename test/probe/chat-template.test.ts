@@ -1,6 +1,7 @@
 import { cpSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { FolderSource } from "../../dist/checkpoint/folder-source.js";
 import { StreamDecoder } from "../../dist/probe/generate.js";
 import { renderChat } from "../../dist/probe/text/chat-template.js";
 import { TextTokenizer } from "../../dist/probe/text/tokenizer.js";
@@ -33,14 +34,16 @@ describe("chat templates", () => {
       { "tokenizer_config.json": JSON.stringify({ ...config, chat_template: named }) },
     ] as Record<string, string>[]) {
       const [folder, tokenizer] = await folderWith(files);
-      expect(await renderChat(folder, tokenizer, user)).toBe(EXPECTED);
+      expect(await renderChat(new FolderSource(folder), tokenizer, user)).toBe(EXPECTED);
     }
   });
 
   test("a missing or broken one is said", async () => {
     for (const files of [{}, { "chat_template.jinja": "{% for %}" }] as Record<string, string>[]) {
       const [folder, tokenizer] = await folderWith(files);
-      await expect(renderChat(folder, tokenizer, user)).rejects.toMatchObject({ code: "DONOR_CHAT_TEMPLATE" });
+      await expect(renderChat(new FolderSource(folder), tokenizer, user)).rejects.toMatchObject({
+        code: "DONOR_CHAT_TEMPLATE",
+      });
     }
   });
 });

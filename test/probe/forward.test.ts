@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { FolderSource } from "../../dist/checkpoint/folder-source.js";
 import { readTensor } from "../../dist/checkpoint/tensor-reader.js";
 import { STEPS } from "../../dist/model/steps.js";
 import { LayerRunner, type RunnerOptions } from "../../dist/probe/forward/layer-runner.js";
@@ -78,7 +79,7 @@ describe.skipIf(!hasEngine)("golden logits", () => {
 
   test("loam ends a text where its end token comes", async () => {
     const tokenizer = await TextTokenizer.open(LOAM);
-    expect(await stopTokens(LOAM, tokenizer)).toEqual(new Set([2047]));
+    expect(await stopTokens(new FolderSource(LOAM), tokenizer)).toEqual(new Set([2047]));
   });
 });
 

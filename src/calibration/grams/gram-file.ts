@@ -1,14 +1,7 @@
 import { createHash } from "node:crypto";
-import { join } from "node:path";
 import type { Donor } from "../../checkpoint/donor.js";
-import {
-  attempt,
-  FileSource,
-  nodeFiles,
-  type OpenFile,
-  readSmallFile,
-  writeFully,
-} from "../../checkpoint/file-layer.js";
+import { attempt, FileSource, nodeFiles, type OpenFile, writeFully } from "../../checkpoint/file-layer.js";
+import { readWhole } from "../../checkpoint/model-source.js";
 import { PhysariumError } from "../../errors.js";
 import type { Step } from "../../model/steps.js";
 import { readHeader, type SafetensorsHeader, type TensorInfo } from "../../safetensors/header.js";
@@ -191,9 +184,9 @@ const SAMPLED_BYTES = 4096;
 /** SHA-256 over config.json and every tensor's name, dtype, shape and first bytes. */
 export async function modelFingerprint(donor: Donor): Promise<string> {
   const hash = createHash("sha256");
-  hash.update(await readSmallFile(join(donor.path, "config.json")));
+  hash.update(await readWhole(donor.source, "config.json"));
   for (const shard of donor.shards) {
-    const source = await FileSource.open(join(donor.path, shard.file));
+    const source = await donor.source.open(shard.file);
     try {
       for (const { name, dtype, shape, byteOffset, byteLength } of shard.tensors) {
         hash.update(JSON.stringify([name, dtype, shape]));

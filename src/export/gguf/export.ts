@@ -1,5 +1,5 @@
 import { basename, dirname, resolve } from "node:path";
-import { donorName, elementCount } from "../../checkpoint/donor.js";
+import { elementCount } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles } from "../../checkpoint/file-layer.js";
 import { PhysariumError } from "../../errors.js";
 import { ModelConfig as ModelFields } from "../../model/config.js";
@@ -187,7 +187,7 @@ async function planGguf(folder: ModelFolder, type: ExportType): Promise<GgufPlan
   const metadata = new Map<string, GgufValue>([
     ["general.architecture", { type: "string", value: architectureOf(config.modelType) }],
     ["general.type", { type: "string", value: "model" }],
-    ["general.name", { type: "string", value: donorName(resolve(folder.donor.path)) }],
+    ["general.name", { type: "string", value: folder.donor.source.name }],
     ["general.file_type", { type: "u32", value: FILE_TYPE[type] }],
     ["general.quantization_version", { type: "u32", value: 2 }],
     ...describeModel(config),

@@ -1,4 +1,4 @@
-import { type Donor, openDonor } from "../../checkpoint/donor.js";
+import { type Donor, type Model, openDonor } from "../../checkpoint/donor.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
 import { ModelConfig } from "../../model/config.js";
@@ -14,9 +14,9 @@ export interface InspectedModel {
   readonly weights: Weights;
 }
 
-export async function inspectModel(model: string | Donor): Promise<InspectedModel> {
-  const donor = typeof model === "string" ? await openDonor(model) : model;
-  const config = await ModelConfig.read(donor.path);
+export async function inspectModel(model: Model): Promise<InspectedModel> {
+  const donor = await openDonor(model);
+  const config = await ModelConfig.read(donor.source);
   refuseImpossibleCounts(
     config,
     donor.shards.flatMap(({ tensors }) => tensors),

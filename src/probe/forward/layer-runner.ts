@@ -1,4 +1,4 @@
-import type { Donor } from "../../checkpoint/donor.js";
+import type { Donor, Model } from "../../checkpoint/donor.js";
 import { OnnxGraph } from "../../engine/onnx-graph.js";
 import { Engine, type EngineOptions, type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
 import { PhysariumError } from "../../errors.js";
@@ -94,7 +94,7 @@ export class LayerRunner {
     readonly keepsCopies: boolean,
   ) {}
 
-  static async open(model: string | Donor, options: RunnerOptions = {}): Promise<LayerRunner> {
+  static async open(model: Model, options: RunnerOptions = {}): Promise<LayerRunner> {
     const { donor, architecture, weights } = await inspectModel(model);
     const engine = options.engine ?? (await Engine.open(options));
     return new LayerRunner(donor, architecture, weights, engine, shouldKeepCopies(weights, engine, options));

@@ -1,6 +1,4 @@
-import { readdir } from "node:fs/promises";
-import { join } from "node:path";
-import { readSmallFile } from "../../checkpoint/file-layer.js";
+import { type ModelSource, readWhole } from "../../checkpoint/model-source.js";
 import { isPhysariumError, PhysariumError } from "../../errors.js";
 import { readOptionalJson, type TextTokenizer } from "./tokenizer.js";
 
@@ -21,20 +19,20 @@ type Templates = ReadonlyMap<string, string>;
  * Throws `DONOR_CHAT_TEMPLATE` where there is none for conversations, or it fails, or takes more time or memory than it may.
  */
 export async function renderChat(
-  folder: string,
+  model: ModelSource,
   tokenizer: TextTokenizer,
   messages: readonly ChatMessage[],
 ): Promise<string> {
-  const templates = await findTemplates(folder, tokenizer);
+  const templates = await findTemplates(model, tokenizer);
   const template = templates.get("default");
   if (template === undefined) {
     const names = [...templates.keys()];
     throw new PhysariumError(
       "DONOR_CHAT_TEMPLATE",
       names.length === 0
-        ? `${folder}: the model has no chat template; leave --chat away to continue the prompt as plain text`
-        : `${folder}: the model has chat templates for ${names.join(", ")}, and none named default; leave --chat away to continue the prompt as plain text`,
-      { path: folder, names },
+        ? `${model.place}: the model has no chat template; leave --chat away to continue the prompt as plain text`
+        : `${model.place}: the model has chat templates for ${names.join(", ")}, and none named default; leave --chat away to continue the prompt as plain text`,
+      { path: model.place, names },
     );
   }
   try {
@@ -48,37 +46,37 @@ export async function renderChat(
     if (!isPhysariumError(error, "DONOR_CHAT_TEMPLATE")) throw error;
     throw new PhysariumError(
       error.code,
-      `${folder}: the chat template failed: ${error.message}`,
-      { path: folder },
+      `${model.place}: the chat template failed: ${error.message}`,
+      { path: model.place },
       error,
     );
   }
 }
 
-async function findTemplates(folder: string, tokenizer: TextTokenizer): Promise<Templates> {
-  const own = await readTemplateFiles(folder);
+async function findTemplates(model: ModelSource, tokenizer: TextTokenizer): Promise<Templates> {
+  const own = await readTemplateFiles(model);
   if (own.size > 0) return own;
   const configured = templatesIn(tokenizer.config.chat_template);
   if (configured.size > 0) return configured;
-  return templatesIn((await readOptionalJson(join(folder, "chat_template.json"))).chat_template);
+  return templatesIn((await readOptionalJson(model, "chat_template.json")).chat_template);
 }
 
-async function readTemplateFiles(folder: string): Promise<Templates> {
+async function readTemplateFiles(model: ModelSource): Promise<Templates> {
   const templates = new Map<string, string>();
-  const own = await readTemplateFile(join(folder, "chat_template.jinja"));
+  const own = await readTemplateFile(model, "chat_template.jinja");
   if (own !== undefined) templates.set("default", own);
-  const more = join(folder, "additional_chat_templates");
-  const names = await readdir(more).catch(() => []);
+  const more = "additional_chat_templates";
+  const names = (await model.list(more).catch(() => [])).map(({ name }) => name);
   for (const name of names.filter((file) => file.endsWith(".jinja")).sort()) {
-    const text = await readTemplateFile(join(more, name));
+    const text = await readTemplateFile(model, `${more}/${name}`);
     if (text !== undefined) templates.set(name.slice(0, -".jinja".length), text);
   }
   return templates;
 }
 
-async function readTemplateFile(path: string): Promise<string | undefined> {
+async function readTemplateFile(model: ModelSource, file: string): Promise<string | undefined> {
   try {
-    return new TextDecoder().decode(await readSmallFile(path));
+    return new TextDecoder().decode(await readWhole(model, file));
   } catch (error) {
     if (isPhysariumError(error, "IO_NOT_FOUND")) return undefined;
     throw error;

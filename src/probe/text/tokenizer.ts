@@ -1,5 +1,5 @@
-import { join } from "node:path";
-import { readSmallFile } from "../../checkpoint/file-layer.js";
+import { sourceOf } from "../../checkpoint/folder-source.js";
+import { type ModelSource, placeOf, readWhole } from "../../checkpoint/model-source.js";
 import { isPhysariumError, PhysariumError } from "../../errors.js";
 import { ConfinedProcess, type Limits } from "./confined-process.js";
 import type { Json, SpecialToken, TokenizerAnswer, TokenizerFacts, TokenizerJob } from "./tokenizer-protocol.js";
@@ -30,10 +30,11 @@ export class TextTokenizer {
   ) {}
 
   /** Throws `DONOR_TOKENIZER` where the folder has no tokenizer.json, or one that cannot be read or takes more than it may. */
-  static async open(folder: string, { signal, limits }: TokenizerOptions = {}): Promise<TextTokenizer> {
-    const path = join(folder, "tokenizer.json");
-    const definition = await readDefinition(folder);
-    const config = await readOptionalJson(join(folder, "tokenizer_config.json"));
+  static async open(model: string | ModelSource, { signal, limits }: TokenizerOptions = {}): Promise<TextTokenizer> {
+    const source = sourceOf(model);
+    const path = placeOf(source, "tokenizer.json");
+    const definition = await readDefinition(source);
+    const config = await readOptionalJson(source, "tokenizer_config.json");
     const refuse = (words: string, job: TokenizerJob | undefined): PhysariumError =>
       job?.kind === "render"
         ? new PhysariumError("DONOR_CHAT_TEMPLATE", `it ${words}`)
@@ -50,11 +51,11 @@ export class TextTokenizer {
 
   /** Open a tokenizer for one piece of work. What stands in it as a field may be asked afterwards, too. */
   static async with<T>(
-    folder: string,
+    model: string | ModelSource,
     options: TokenizerOptions,
     work: (tokenizer: TextTokenizer) => T | Promise<T>,
   ): Promise<T> {
-    const tokenizer = await TextTokenizer.open(folder, options);
+    const tokenizer = await TextTokenizer.open(model, options);
     try {
       return await work(tokenizer);
     } finally {
@@ -132,10 +133,10 @@ function withPath(error: unknown, path: string): unknown {
 }
 
 /** The bytes of tokenizer.json. Throws `DONOR_TOKENIZER` where there is none. */
-export async function readDefinition(folder: string): Promise<Uint8Array> {
-  const path = join(folder, "tokenizer.json");
+export async function readDefinition(source: ModelSource): Promise<Uint8Array> {
+  const path = placeOf(source, "tokenizer.json");
   try {
-    return await readSmallFile(path);
+    return await readWhole(source, "tokenizer.json");
   } catch (error) {
     if (!isPhysariumError(error, "IO_NOT_FOUND")) throw error;
     throw new PhysariumError(
@@ -148,10 +149,11 @@ export async function readDefinition(folder: string): Promise<Uint8Array> {
 }
 
 /** A JSON object from a file that may be absent. */
-export async function readOptionalJson(path: string): Promise<Json> {
+export async function readOptionalJson(source: ModelSource, file: string): Promise<Json> {
+  const path = placeOf(source, file);
   let bytes: Uint8Array;
   try {
-    bytes = await readSmallFile(path);
+    bytes = await readWhole(source, file);
   } catch (error) {
     if (isPhysariumError(error, "IO_NOT_FOUND")) return {};
     throw error;
