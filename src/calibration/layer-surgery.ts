@@ -59,8 +59,10 @@ export interface StoredTensors {
 }
 
 /**
- * Look at everything v2 needs before anything is written or takes long: the engine, the forward pass of the donor, its tokenizer, the calibration text, the
- * targets, memory. The forward pass is opened here once; calibration and the run use it with the memory that each may take.
+ * Look at everything v2 needs before anything is written or takes long: the engine, the forward pass of the donor, its
+ * tokenizer, the calibration text, the
+ * targets, memory. The forward pass is opened here once; calibration and the run use it with the memory that each may
+ * take.
  *
  * targets  names of the tensors to operate on
  * Throws `DONOR_*`, `USAGE_*`.
@@ -135,10 +137,12 @@ export interface LayerSurgeryOptions extends StoredTensors {
 }
 
 /**
- * v2 on an opened forward pass: yields layer by layer the new bytes of every target with their records, in the order of the forward pass. Nothing is written.
+ * v2 on an opened forward pass: yields layer by layer the new bytes of every target with their records, in the order
+ * of the forward pass. Nothing is written.
  *
  * The same donor, sequences, options, engine and thread count give the same bytes, resumed or not.
- * Throws `DONOR_NON_FINITE`, `USAGE_ENGINE_MISSING`, `USAGE_MEMORY` where the calibration does not fit, `USAGE_TARGET` for targets that the forward pass does not
+ * Throws `DONOR_NON_FINITE`, `USAGE_ENGINE_MISSING`, `USAGE_MEMORY` where the calibration does not fit, `USAGE_TARGET`
+ * for targets that the forward pass does not
  * know.
  */
 export async function* operateOnLayers(opened: LayerRunner, options: LayerSurgeryOptions): AsyncGenerator<LayerResult> {

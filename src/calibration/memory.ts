@@ -7,13 +7,21 @@ export { defaultMemoryBytes } from "../probe/memory.js";
 /** How the Gram of a place is used: whole, in tiles of columns, or as memory allows. */
 export type GramMode = "full" | "tile" | "auto";
 
-/** Matrices of (n, n) in f32 that a whole Gram costs at its peak: Gram and cross-Gram, coupling and pull, the pull packed by the engine, and the coupling packed or as threads are handed it. */
+/**
+ * Matrices of (n, n) in f32 that a whole Gram costs at its peak: Gram and cross-Gram, coupling and pull, the pull
+ * packed by the engine, and the coupling packed or as threads are handed it.
+ */
 const WHOLE_GRAM_COPIES = 6;
 
-/** Copies of a coupling that a thread which works on blocks holds while it binds it: as it came, and packed by its engine. */
+/**
+ * Copies of a coupling that a thread which works on blocks holds while it binds it: as it came, and packed by its
+ * engine.
+ */
 const THREAD_COPIES = 2;
 
-/** How the budget is shared out: f32 copies of weights, whole Grams, the rows in work; half of it is for activations. */
+/**
+ * How the budget is shared out: f32 copies of weights, whole Grams, the rows in work; half of it is for activations.
+ */
 export const COPIES_SHARE = 1 / 8;
 const GRAM_SHARE = 1 / 4;
 export const ROWS_SHARE = 1 / 8;
@@ -26,7 +34,8 @@ export function gramModeFor(cols: number, mode: GramMode, memoryBytes: number): 
 }
 
 /**
- * Threads that can work on blocks of rows side by side, of `threads`: each has a copy of the coupling, and the widest one that is used whole must fit what the
+ * Threads that can work on blocks of rows side by side, of `threads`: each has a copy of the coupling, and the widest
+ * one that is used whole must fit what the
  * Grams leave of their share.
  */
 export function blockThreads(runner: LayerRunner, mode: GramMode, memoryBytes: number, threads: number): number {
@@ -40,7 +49,8 @@ export function blockThreads(runner: LayerRunner, mode: GramMode, memoryBytes: n
 }
 
 /**
- * Bytes of activations the calibration holds at its widest, before down: of both streams the layer's input, the residual stream and the input, and the drift
+ * Bytes of activations the calibration holds at its widest, before down: of both streams the layer's input, the
+ * residual stream and the input, and the drift
  * between the residuals.
  */
 export function activationBytes(runner: LayerRunner, tokens: number): number {
@@ -49,7 +59,8 @@ export function activationBytes(runner: LayerRunner, tokens: number): number {
 }
 
 /**
- * Bytes of weights that the layer in work holds at its widest: all that is new, as it is stored and as the forward pass takes it, and of the largest matrix what the
+ * Bytes of weights that the layer in work holds at its widest: all that is new, as it is stored and as the forward
+ * pass takes it, and of the largest matrix what the
  * donor has, what comes out and what tiles leave undone.
  */
 export function layerBytes(runner: LayerRunner): number {
@@ -72,7 +83,8 @@ export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: nu
   const needed = activationBytes(runner, tokens);
   const share = memoryBytes * COPIES_SHARE;
   const allCopies = 4 * runner.weights.elementCount;
-  // Weights have a share: f32 copies where all fit it, else none; the layer in work takes what is left, and then from the activations.
+  // Weights have a share: f32 copies where all fit it, else none; the layer in work takes what is left, and then from
+  // the activations.
   const weights = layerBytes(runner) + (allCopies <= share ? allCopies : 0);
   const room = memoryBytes * ACTIVATIONS_SHARE - Math.max(0, weights - share);
   if (room <= 0) {

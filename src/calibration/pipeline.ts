@@ -62,13 +62,18 @@ export interface PipelineOptions {
   readonly blocks?: BlockRunner | undefined;
   /** Tensors that are operated on; default all projections. */
   readonly isTarget?: (tensor: string) => boolean;
-  /** Whether the Gram of a place with so many inputs is held whole or used in tiles; default whole. Only methods in four steps know tiles. */
+  /**
+   * Whether the Gram of a place with so many inputs is held whole or used in tiles; default whole. Only methods in
+   * four steps know tiles.
+   */
   readonly gramOf?: (cols: number) => "full" | "tile";
   /** Whether tokens count relative to the size of their residual stream where something is added to it; default so. */
   readonly weighTokens?: boolean;
   /** Tokens run through a step at once. */
   readonly chunkTokens?: number;
-  /** Tensors an interrupted run has operated on, and their stored bytes: they are run through, not operated on again. */
+  /**
+   * Tensors an interrupted run has operated on, and their stored bytes: they are run through, not operated on again.
+   */
   readonly isDone?: (tensor: string) => boolean;
   readonly stored?: (tensor: string) => Promise<Uint8Array>;
   /** Stops the work, throwing `STOPPED`: what was yielded before stays good. */
@@ -78,12 +83,14 @@ export interface PipelineOptions {
 const CHUNK_TOKENS = 4096;
 
 /**
- * Operate on a model layer by layer, each on the inputs that the already operated part produces; yields a layer's tensors when it is done.
+ * Operate on a model layer by layer, each on the inputs that the already operated part produces; yields a layer's
+ * tensors when it is done.
  *
  * calibration  token ids of the calibration text (those of one length are run together), or Grams collected before: then nothing is run, and
  *              every layer is operated on the donor's own inputs
  * Layers behind the last one with a target are not run.
- * Two streams (the donor's and the operated model's activations) run side by side where the method asks for both. The same
+ * Two streams (the donor's and the operated model's activations) run side by side where the method asks for both. The
+ * same
  * sequences, options and engine give the same bytes.
  */
 export async function* operateLayers(
@@ -309,7 +316,10 @@ async function finiteWeight(runner: LayerRunner, projection: Projection): Promis
   );
 }
 
-/** What became of a tensor's weights: everything that its record counts against the donor, so that nobody reads the donor again for it. */
+/**
+ * What became of a tensor's weights: everything that its record counts against the donor, so that nobody reads the
+ * donor again for it.
+ */
 function compareWeights(name: string, cols: number, before: Float32Array, after: Float32Array): WeightCounts {
   const counts = { zeros: 0, zerosBefore: 0, survivorsChanged: 0, revived: 0 };
   for (let at = 0; at < after.length; at++) {

@@ -12,7 +12,10 @@ export interface Chunk {
 /** Runs a piece of a forward pass, and knows how long it took. */
 export type Timed = <T>(work: () => Promise<T>) => Promise<T>;
 
-/** The calibration text inside one layer: what every chunk of it looks like before the next step, in the donor's stream and the operated model's. */
+/**
+ * The calibration text inside one layer: what every chunk of it looks like before the next step, in the donor's stream
+ * and the operated model's.
+ */
 export class LayerStreams {
   private constructor(
     private readonly runner: LayerRunner,
@@ -49,7 +52,10 @@ export class LayerStreams {
     return this.states[0].operated.residual.width;
   }
 
-  /** What a step's projections see; the donor's part only once the streams have parted. `weighTokens`: how much each token counts, too. */
+  /**
+   * What a step's projections see; the donor's part only once the streams have parted. `weighTokens`: how much each
+   * token counts, too.
+   */
   async inputs(step: Step, weighTokens: boolean): Promise<InputChunk[]> {
     const { states } = this;
     const havePartedWays = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
@@ -86,7 +92,8 @@ export class LayerStreams {
   }
 
   /**
-   * How much each token counts. What is added to the residual stream h is divided by its size in the next norm, so an error there counts relative to rms(h);
+   * How much each token counts. What is added to the residual stream h is divided by its size in the next norm, so an
+   * error there counts relative to rms(h);
    * errors in gate and up count as much as the neurons pass on of them. What enters attention counts alike everywhere.
    */
   private async tokenWeights(step: Step, { input, residual }: LayerState): Promise<Float64Array | undefined> {

@@ -10,7 +10,8 @@ export interface ProgressStyle {
 /** Progress of anything measured in bytes, on stderr. */
 export interface ByteProgress {
   /**
-   * `words` stand behind the figures: what the bytes are. `left`: the time left by someone who knows better than the bytes' pace; the pace is not shown
+   * `words` stand behind the figures: what the bytes are. `left`: the time left by someone who knows better than the
+   * bytes' pace; the pace is not shown
    * then.
    */
   update(bytesDone: number, bytesTotal: number, words?: string, left?: string): void;
@@ -79,7 +80,8 @@ function lineProgress(title: string): ByteProgress {
 }
 
 /**
- * Progress of anything counted (tokens, tensors, layers), as lines on stderr: none of what is over soon, then one every few seconds. `words` stand behind the
+ * Progress of anything counted (tokens, tensors, layers), as lines on stderr: none of what is over soon, then one
+ * every few seconds. `words` stand behind the
  * figures: what is being worked on.
  */
 export function countedProgress(

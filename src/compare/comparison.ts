@@ -26,7 +26,8 @@ export interface ComparisonOptions {
   /** Text to score. */
   readonly text: string;
   /**
-   * Text to calibrate on; the same path for a text that serves both, each part of it for one. Or a file of Grams (`.safetensors`), which serves methods with one
+   * Text to calibrate on; the same path for a text that serves both, each part of it for one. Or a file of Grams
+   * (`.safetensors`), which serves methods with one
    * stream. Without it the donor writes its own text.
    */
   readonly calibration?: string;
@@ -214,7 +215,9 @@ interface Texts {
   take(): Promise<{ sequences: readonly (readonly number[])[]; scored: readonly ScoredSequence[] }>;
 }
 
-/** What is scored and what calibrates. Of long texts only as much is read as is used, where samples are taken in order. */
+/**
+ * What is scored and what calibrates. Of long texts only as much is read as is used, where samples are taken in order.
+ */
 async function openTexts(
   tokenizer: TextTokenizer,
   runner: LayerRunner,

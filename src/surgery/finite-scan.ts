@@ -6,10 +6,12 @@ import type { Plan } from "./plan.js";
 const SCAN_BYTES = 16 << 20;
 
 /**
- * A NaN would go through the forward pass into everything behind it: all targets are read once before anything is calibrated. Throws `DONOR_NON_FINITE`.
+ * A NaN would go through the forward pass into everything behind it: all targets are read once before anything is
+ * calibrated. Throws `DONOR_NON_FINITE`.
  * `onBytes` is told how many more were read.
  *
- * This is the only time that v2 reads a target's bytes: weights come to the methods through the engine's mapping, and what a record counts is counted there.
+ * This is the only time that v2 reads a target's bytes: weights come to the methods through the engine's mapping, and
+ * what a record counts is counted there.
  */
 export async function refuseNonFinite(
   plan: Plan,

@@ -6,7 +6,10 @@ import type { PlannedTensor } from "./plan.js";
 import type { ProgressTally } from "./progress-tally.js";
 import type { TensorProgress } from "./tensor-progress.js";
 
-/** What an operation lends the flow that it runs: where the output is built, what is done already, and where results go. */
+/**
+ * What an operation lends the flow that it runs: where the output is built, what is done already, and where results
+ * go.
+ */
 export interface FlowContext {
   /** The partial folder. */
   readonly folder: string;
@@ -29,7 +32,8 @@ export interface FlowContext {
 /**
  * One kind of flow at work on one plan. An operation knows nothing of a flow but this; `open-flow.ts` chooses it.
  *
- * Calls come in this order: `check` (when resuming), `prepare`, `operate`, `close`. Each holds what memory and threads it needs until it returns.
+ * Calls come in this order: `check` (when resuming), `prepare`, `operate`, `close`. Each holds what memory and threads
+ * it needs until it returns.
  */
 export interface FlowRun {
   /** Codes of the warnings that it puts into the ledger itself: a resumed run keeps them. */
@@ -42,7 +46,10 @@ export interface FlowRun {
   ): Promise<void>;
   /** What comes before the first weight is written: searching, refusing. Returns the parameters in force. */
   prepare(context: FlowContext): Promise<FlowParams>;
-  /** Operate on targets and carry the others over, byte for byte. Each shard stands at full length when its first tensor comes. */
+  /**
+   * Operate on targets and carry the others over, byte for byte. Each shard stands at full length when its first
+   * tensor comes.
+   */
   operate(tensors: AsyncIterable<PlannedTensor>, params: FlowParams, context: FlowContext): Promise<void>;
   close(): Promise<void>;
 }

@@ -21,7 +21,8 @@ const SHORT_CALIBRATION = "CALIBRATION_SHORT";
 /**
  * v2: layer by layer, each on what the layers before it now compute.
  *
- * What is carried over is copied first, in this thread and without kernels; then nothing is alive but what `--memory` counts. Tensors that an earlier run finished
+ * What is carried over is copied first, in this thread and without kernels; then nothing is alive but what `--memory`
+ * counts. Tensors that an earlier run finished
  * are run through as they stand in the output.
  */
 export class LayerFlow implements FlowRun {
@@ -36,7 +37,10 @@ export class LayerFlow implements FlowRun {
     this.targets = targetsOf(plan);
   }
 
-  /** Everything v2 could refuse without reading weights, refused before the first byte is written. Throws `DONOR_*`, `USAGE_*`. */
+  /**
+   * Everything v2 could refuse without reading weights, refused before the first byte is written. Throws `DONOR_*`,
+   * `USAGE_*`.
+   */
   static async open(
     plan: Plan,
     settings: LayerSettings,
@@ -111,7 +115,10 @@ export class LayerFlow implements FlowRun {
     onEvent({ event: "note", message: `${message}${more}` });
     await this.recordCalibration(record, context);
     let since = performance.now();
-    /** Layers operated on, and the seconds they took: passing through what is done is quicker, and says nothing about the rest. */
+    /**
+     * Layers operated on, and the seconds they took: passing through what is done is quicker, and says nothing about
+     * the rest.
+     */
     const pace = { layers: 0, seconds: 0 };
     const isDone = (name: string) => records.has(name);
     const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);

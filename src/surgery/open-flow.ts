@@ -3,7 +3,10 @@ import type { FlowRun } from "./flow-run.js";
 import type { Plan } from "./plan.js";
 import { TileFlow } from "./tile-flow.js";
 
-/** The flow that a plan asks for, with everything refused that it can refuse before anything is written. Throws `USAGE_*`, `DONOR_*`. */
+/**
+ * The flow that a plan asks for, with everything refused that it can refuse before anything is written. Throws
+ * `USAGE_*`, `DONOR_*`.
+ */
 export async function openFlow(plan: Plan, files: FileLayer = nodeFiles, signal?: AbortSignal): Promise<FlowRun> {
   const { activation } = plan.options;
   if (activation === undefined) return new TileFlow(plan, files);

@@ -25,7 +25,10 @@ export interface SurgeryOptions {
   readonly allowNonFinite?: boolean;
   /** v2: keep N of every M inputs, as `2:4`. Without it or a target sparsity the dead are what the flow starves. */
   readonly pattern?: string;
-  /** v2: UTF-8 text whose activations drive the flow, or Grams of it (`.safetensors`); without it the donor writes its own text. */
+  /**
+   * v2: UTF-8 text whose activations drive the flow, or Grams of it (`.safetensors`); without it the donor writes its
+   * own text.
+   */
   readonly calibration?: string;
   /** v2: how the calibration text becomes samples; default one stream, windows side by side. */
   readonly protocol?: ProtocolOptions;

@@ -50,7 +50,8 @@ export async function copyPiece(
     await move(bytes, byteOffset);
     return { ...NOTHING_COUNTED, digest: digester.digest(bytes) };
   }
-  // A band that fits no buffer passes through it; the digest is one of its own, for others may be taken between two stretches.
+  // A band that fits no buffer passes through it; the digest is one of its own, for others may be taken between two
+  // stretches.
   const hasher = (await createXXHash128()).init();
   for (let done = 0; done < byteLength; done += buffer.byteLength) {
     const bytes = buffer.subarray(0, Math.min(buffer.byteLength, byteLength - done));

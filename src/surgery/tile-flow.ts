@@ -12,7 +12,10 @@ import type { OperatorSetup } from "./protocol.js";
 import { searchSurvival } from "./target-search.js";
 import type { TensorProgress } from "./tensor-progress.js";
 
-/** v1 and balanced: every tile by itself, in pieces, through the kernels of a pool of workers that lives as long as a phase. */
+/**
+ * v1 and balanced: every tile by itself, in pieces, through the kernels of a pool of workers that lives as long as a
+ * phase.
+ */
 export class TileFlow implements FlowRun {
   readonly warns: readonly string[] = [];
   private readonly module = loadKernelModule("surgery");

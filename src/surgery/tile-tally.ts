@@ -45,7 +45,10 @@ export class TileTally {
   }
 }
 
-/** Results of a target's pieces, counted from its bytes as they are written; digests are left to the caller, zeros of the donor are not known here. */
+/**
+ * Results of a target's pieces, counted from its bytes as they are written; digests are left to the caller, zeros of
+ * the donor are not known here.
+ */
 export function* countPieces(
   { byteLength, target }: PlannedTensor,
   bytes: Uint8Array,

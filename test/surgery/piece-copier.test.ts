@@ -7,8 +7,9 @@ import { createDigester } from "../../dist/record/digest.js";
 import { copyPiece } from "../../dist/surgery/piece-copier.js";
 import { temporaryFolder } from "../temporary.js";
 
+const folder = temporaryFolder();
+
 test("a piece larger than the buffer is copied and digested whole", async () => {
-  const folder = temporaryFolder();
   const [donorPath, outputPath] = [join(folder, "donor"), join(folder, "output")];
   const bytes = Uint8Array.from({ length: 1000 }, (_, at) => (at * 7) % 251);
   writeFileSync(donorPath, bytes);

@@ -10,13 +10,17 @@ import { GramFile, modelFingerprint } from "./gram-file.js";
 /** What a step's projections are told of their inputs. */
 export type StepStatistics = Pick<PruneTask, "inputs" | "tiled" | "energies">;
 
-/** Whether a calibration is a file that `physarium calibrate` wrote, and no text: told by its name, before anything is opened. */
+/**
+ * Whether a calibration is a file that `physarium calibrate` wrote, and no text: told by its name, before anything is
+ * opened.
+ */
 export function isGramFile(path: string | undefined): path is string {
   return path?.endsWith(".safetensors") ?? false;
 }
 
 /**
- * Grams collected before, in place of a text: one stream, the donor's own inputs at every place, all tokens alike. So nothing is run, the layers do not see what
+ * Grams collected before, in place of a text: one stream, the donor's own inputs at every place, all tokens alike. So
+ * nothing is run, the layers do not see what
  * became of those before them, and there is no second stream to draw outputs back to.
  */
 export class StoredGrams {
@@ -28,7 +32,10 @@ export class StoredGrams {
     readonly textSha256: string,
   ) {}
 
-  /** Throws `DONOR_GRAM_MISMATCH` where the file was collected from another model, `DONOR_GRAM_FORMAT` where it is none of Grams. */
+  /**
+   * Throws `DONOR_GRAM_MISMATCH` where the file was collected from another model, `DONOR_GRAM_FORMAT` where it is none
+   * of Grams.
+   */
   static async open(path: string, donor: Donor): Promise<StoredGrams> {
     const file = await GramFile.open(path, await modelFingerprint(donor));
     const { metadata } = file;
