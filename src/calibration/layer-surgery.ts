@@ -38,6 +38,8 @@ export interface LayerSettings {
   readonly memoryBytes?: number;
   readonly options?: Partial<ActivationOptions>;
   readonly threads?: number;
+  /** Where the products are computed; default `cpu`. */
+  readonly device?: string;
 }
 
 /** v2 on one donor, opened: everything refusable was refused, nothing took long yet. */
@@ -76,7 +78,11 @@ export async function openLayerSurgery(
   const { calibration: path, samples, window, protocol, seed, threads, target, allocation, gram, options } = settings;
   const memoryBytes = settings.memoryBytes ?? defaultMemoryBytes();
   // While the donor writes its own text nothing else of the budget is in use.
-  const runner = await LayerRunner.open(donor, { ...(threads === undefined ? {} : { threads }), memoryBytes });
+  const chosen = {
+    ...(threads === undefined ? {} : { threads }),
+    ...(settings.device === undefined ? {} : { device: settings.device }),
+  };
+  const runner = await LayerRunner.open(donor, { ...chosen, memoryBytes });
   checkTargets(runner, targets);
   const source = await openCalibration(runner, {
     ...(path === undefined ? {} : { path }),
@@ -149,7 +155,7 @@ export async function* operateOnLayers(opened: LayerRunner, options: LayerSurger
   const memoryBytes = options.memoryBytes ?? defaultMemoryBytes();
   const threads = options.threads ?? availableParallelism();
   const runner = opened.withMemory(memoryBytes * COPIES_SHARE);
-  const engine = await openOnnxEngine({ threads });
+  const engine = await openOnnxEngine({ threads, device: opened.engine.device });
   const { gram = "auto" } = options;
   const side = blockThreads(runner, gram, memoryBytes, threads);
   let blocks: BlockRunner | undefined;

@@ -3,8 +3,8 @@ import { FLOWS } from "../flow/flows.js";
 import { DEFAULT_PARAMS } from "../flow/params.js";
 import type { ProtocolOptions } from "../probe/text/protocols.js";
 import type { SurgeryOptions } from "../surgery/options.js";
-import { toInteger, toNumber } from "./arguments.js";
-import { toProtocolOptions } from "./probe-options.js";
+import { toGibibytes, toInteger, toNumber, toThreads } from "./arguments.js";
+import { toDeviceOptions, toProtocolOptions } from "./probe-options.js";
 
 /** The options that surgery and plan share. */
 export interface SurgeryFlags {
@@ -27,6 +27,8 @@ export interface SurgeryFlags {
   allocation?: string;
   gram?: string;
   memory?: number;
+  device?: string;
+  threads?: number;
   protocol?: string;
   bos?: boolean | string;
   rows?: boolean;
@@ -71,7 +73,13 @@ export function addSurgeryOptions(command: Command): Command {
     .option("--separator <text>", "activation: what stands between documents (default: <|endoftext|>)")
     .option("--min-tokens <n>", "activation: leave out documents of fewer tokens", toInteger)
     .option("--gram <mode>", "activation: full, tile (--block-size columns at a time) or auto, as --memory allows")
-    .option("--memory <GiB>", "activation: budget of the operation (default: half of the machine)", toNumber)
+    .option("--memory <GiB>", "activation: budget of the operation (default: half of the machine)", toGibibytes)
+    .option("--device <name>", "activation and --eval: cpu, or another the engine lists: webgpu, cuda (default: cpu)")
+    .option(
+      "--threads <n>",
+      "activation and --eval: threads of the matrix products (default: --workers, or all cores)",
+      toThreads,
+    )
     .option("--no-heal", "activation: survivors keep the donor's bits");
 }
 
@@ -83,6 +91,7 @@ export function toSurgeryOptions(flags: SurgeryFlags): SurgeryOptions {
     ...{ flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite },
     ...{ pattern, calibration, samples, window, seed, heal, allocation, gram },
     ...(protocol === undefined ? {} : { protocol }),
+    ...toDeviceOptions(flags),
     ...(memory === undefined ? {} : { memoryBytes: memory * 2 ** 30 }),
   };
 }

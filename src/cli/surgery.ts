@@ -13,6 +13,7 @@ import type { SurgeryEvent } from "../surgery/events.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
 import { planSurgery } from "../surgery/plan.js";
+import { toDeviceOptions } from "./probe-options.js";
 import { countedProgress, createProgress, duration, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
@@ -55,10 +56,10 @@ Examples:
       const signal = stopSignal();
       if (flags.eval !== undefined) {
         await checkText(resolve(flags.eval));
-        await openRuntime();
+        await openRuntime(toDeviceOptions(flags));
       }
       const donor = await openDonor(resolve(donorPath));
-      const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)));
+      const plan = planSurgery(donor, checkOptions(toSurgeryOptions(forSurgery(flags))));
       const show = createEventPrinter(flags);
       try {
         const result = await operate(plan, {
@@ -95,6 +96,12 @@ Examples:
     });
 }
 
+/** Device and threads of other flows are those of `--eval` alone. */
+function forSurgery({ device, threads, ...flags }: Flags): SurgeryFlags {
+  const isMeasuring = flags.eval !== undefined && flags.flow !== "activation";
+  return { ...flags, ...(isMeasuring ? {} : toDeviceOptions({ device, threads })) };
+}
+
 /** A text that is missing, empty or no UTF-8 is refused before surgery, not after it. Throws `IO_*`, `USAGE_TEXT_*`. */
 async function checkText(path: string): Promise<void> {
   if (!(await openTextFile(path)).isBlank) return;
@@ -125,6 +132,7 @@ async function addQuality(
   const onProgress = countedProgress("eval", flags);
   const { quality } = await evaluate(outputPath, resolve(flags.eval), {
     against: donorPath,
+    ...toDeviceOptions(flags),
     signal,
     ...(onProgress === undefined ? {} : { onProgress }),
   });

@@ -55,7 +55,8 @@ async function activationFingerprint(
   files: FileLayer,
 ): Promise<Fingerprint["activation"]> {
   if (settings === undefined) return null;
-  const { target, calibration, samples, window, protocol, seed, options, allocation, gram, memoryBytes } = settings;
+  const { target, calibration, samples, window, protocol, seed, options, allocation, gram, memoryBytes, device } =
+    settings;
   return {
     target: { ...target },
     calibration: await calibrationDigest(calibration, digester, files),
@@ -66,6 +67,8 @@ async function activationFingerprint(
     heal: options?.heal ?? true,
     allocation,
     gram,
+    // Another device rounds otherwise; the usual one goes without saying, as it did before there was a choice.
+    ...(device === undefined || device === "cpu" ? {} : { device }),
     // The budget decides between whole Grams and tiles, so another machine's default would be another operation.
     memory_bytes: gram === "auto" ? (memoryBytes ?? defaultMemoryBytes()) : null,
   };

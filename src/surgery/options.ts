@@ -43,6 +43,9 @@ export interface SurgeryOptions {
   /** v2: Grams whole (full), in tiles of `blockSize` columns (tile), or as `memoryBytes` allows (auto). */
   readonly gram?: string;
   readonly memoryBytes?: number;
+  /** v2: where its products are computed (`cpu`), and on how many threads (default: `workers`). */
+  readonly device?: string;
+  readonly threads?: number;
   /** Worker threads; 0 works in this thread. Default: the processors, as memory allows. */
   readonly workers?: number;
 }
@@ -111,7 +114,7 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
 
 function activationSettings(options: SurgeryOptions, params: FlowParams): LayerSettings {
   const { pattern, targetSparsity, calibration, protocol, samples = 128, window, seed = 0, heal = true } = options;
-  const { memoryBytes, workers } = options;
+  const { memoryBytes, workers, device, threads = workers === undefined ? undefined : Math.max(1, workers) } = options;
   if (pattern !== undefined && targetSparsity !== undefined) {
     throw new PhysariumError("USAGE_PARAM", "--pattern and --target-sparsity exclude each other; leave one out");
   }
@@ -159,7 +162,8 @@ function activationSettings(options: SurgeryOptions, params: FlowParams): LayerS
     gram: oneOf("gram", options.gram ?? "auto", ["auto", "full", "tile"]),
     ...(memoryBytes === undefined ? {} : { memoryBytes }),
     ...(protocol === undefined ? {} : { protocol }),
-    ...(workers === undefined ? {} : { threads: Math.max(1, workers) }),
+    ...(threads === undefined ? {} : { threads }),
+    ...(device === undefined ? {} : { device }),
     options: { heal, beta: params.beta, iterations: params.nIter, tileWidth: params.blockSize },
   };
 }
@@ -194,7 +198,10 @@ function refuseActivationOptions(options: SurgeryOptions): undefined {
       "--no-heal belongs to --flow activation: this flow's survivors keep their bits",
     );
   }
-  const own = ["pattern", "calibration", "protocol", "samples", "window", "seed", "allocation", "gram"] as const;
+  const own = [
+    ...(["pattern", "calibration", "protocol", "samples", "window", "seed"] as const),
+    ...(["allocation", "gram", "device", "threads"] as const),
+  ];
   if (options.memoryBytes !== undefined) {
     throw new PhysariumError("USAGE_PARAM", "--memory belongs to --flow activation; other flows stay under 512 MiB");
   }

@@ -26,3 +26,14 @@ test.each([
   expect(status).toBe(2);
   expect(existsSync(output)).toBe(false);
 });
+
+test.each([
+  [["--flow", "magnitude", "--threads", "2"], /--threads belongs to --flow activation/],
+  [["--flow", "magnitude", "--device", "cpu"], /--device belongs to --flow activation/],
+  [["--flow", "activation", "--pattern", "2:4", "--threads", "0"], /--threads.*at least 1/],
+  [["--flow", "activation", "--pattern", "2:4", "--memory", "-1"], /--memory.*more than 0 GiB/],
+])("surgery says what goes with what: %j", async (more, message) => {
+  const { status, stderr } = await physarium(["plan", LOAM, ...more]);
+  expect(stderr).toMatch(message);
+  expect(status).toBe(2);
+});
