@@ -99,13 +99,13 @@ Examples:
 
 /** Add the result to the report. The verdict does not depend on it: an output on a read-only disk can be verified, too. */
 async function record(result: Verification, note: (line: string) => void): Promise<void> {
-  const { tiles_checked, tiles_total, weights_checked, mode } = result.parity;
+  const { tiles_checked, tiles_total, weights_checked, reference_tiles, mode } = result.parity;
   const integrity = {
     verified_at: new Date().toISOString(),
     ok: result.ok,
     checks: [...result.checks],
     difference_count: result.differences.length,
-    parity: { mode, tiles_checked, tiles_total, weights_checked },
+    parity: { mode, tiles_checked, tiles_total, weights_checked, reference_tiles },
   };
   try {
     await addSections(result.output, { integrity });

@@ -37,7 +37,13 @@ const Integrity = v.looseObject({
   ok: v.boolean(),
   checks: v.array(v.looseObject({ name: Words, ok: v.boolean(), detail: Words })),
   difference_count: Count,
-  parity: v.looseObject({ mode: Words, tiles_checked: Count, tiles_total: Count, weights_checked: Count }),
+  parity: v.looseObject({
+    mode: Words,
+    tiles_checked: Count,
+    tiles_total: Count,
+    weights_checked: Count,
+    reference_tiles: v.optional(Count),
+  }),
 });
 
 const Activation = v.looseObject({

@@ -176,5 +176,12 @@ export interface IntegritySummary {
   ok: boolean;
   checks: { name: string; ok: boolean; detail: string }[];
   difference_count: number;
-  parity: { mode: string; tiles_checked: number; tiles_total: number; weights_checked: number };
+  parity: {
+    mode: string;
+    tiles_checked: number;
+    tiles_total: number;
+    weights_checked: number;
+    /** Of the tiles, those that the readable reference was run on; before 0.1.0 all of `tiles_checked`. */
+    reference_tiles?: number;
+  };
 }

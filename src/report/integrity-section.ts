@@ -31,8 +31,12 @@ export function integritySection(report: ReportInput): Section {
         parity.tiles_checked === 0
           ? report.flow === "activation"
             ? say`Which tubes this flow leaves is not worked out again from the donor: that would be the operation over again. Its zeros, its healed survivors and its bytes are held to the ledger.`
-            : say`Parity with the reference was not probed.`
-          : say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)}, ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}${parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""}.`,
+            : parity.reference_tiles !== undefined && parity.reference_tiles < parity.tiles_checked
+              ? say`The flow was done over again on ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}, and the reference (every weight iterated by the readable code) on ${count(parity.reference_tiles)} of them.`
+              : say`Parity with the reference was not probed.`
+          : parity.reference_tiles !== undefined && parity.reference_tiles < parity.tiles_checked
+            ? say`The flow was done over again on ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}, and the reference (every weight iterated by the readable code) on ${count(parity.reference_tiles)} of them.`
+            : say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)}, ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}${parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""}.`,
       ),
       table(
         "Checks",

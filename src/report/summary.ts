@@ -74,9 +74,9 @@ function aimOf({ params }: ReportInput): string {
 function verdict(integrity: ReportInput["integrity"]): string {
   if (integrity == null) return "not yet";
   const passed = integrity.checks.filter(({ ok }) => ok).length;
-  const { tiles_checked: checked, tiles_total: total } = integrity.parity;
-  const parity =
-    checked === 0 ? "parity not probed" : `parity with the reference on ${count(checked)} of ${counted(total, "tile")}`;
+  const { tiles_checked: checked, tiles_total: total, reference_tiles: byReference = checked } = integrity.parity;
+  const how = byReference < checked ? "the flow done over again" : "parity with the reference";
+  const parity = checked === 0 ? "parity not probed" : `${how} on ${count(checked)} of ${counted(total, "tile")}`;
   return integrity.ok
     ? `yes: ${counted(passed, "check")}, ${parity}`
     : `NO: ${counted(integrity.difference_count, "difference")}, ${passed} of ${integrity.checks.length} checks passed`;
