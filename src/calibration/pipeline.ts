@@ -4,7 +4,7 @@ import { meanEnergyOf } from "../methods/algebra/damped.js";
 import type { PruneMethod, PruneTarget, StageRecord } from "../methods/method.js";
 import type { ProductWork } from "../methods/rows/row-block.js";
 import type { BlockRunner } from "../methods/rows/runner.js";
-import { inputWidth, type Projection, STEPS, type Step } from "../model/steps.js";
+import { fromFile, inputWidth, type Projection, STEPS, type Step, toFile } from "../model/steps.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
 import { compareRows, type Evidence, evidenceOf, probeSigns } from "../record/evidence.js";
@@ -36,6 +36,8 @@ export interface OperatedTensor extends WeightCounts {
   readonly dtype: FloatDtype;
   readonly rows: number;
   readonly cols: number;
+  /** The file holds it as (cols, rows), and so do `bytes`. */
+  readonly transposed: boolean;
   /** Little-endian, in the donor's dtype. */
   readonly bytes: Uint8Array;
   readonly stages: readonly StageRecord[];
@@ -211,7 +213,7 @@ class LayerWork {
     for (const projection of this.targets(step)) {
       const { dtype } = this.runner.stored(projection);
       const bytes = await this.options.stored!(projection.tensor);
-      this.supplied.set(projection.tensor, decodeFloats(bytes, dtype, "copy"));
+      this.supplied.set(projection.tensor, fromFile(decodeFloats(bytes, dtype, "copy"), projection));
     }
   }
 
@@ -266,8 +268,8 @@ class LayerWork {
         ...(options.blocks === undefined ? {} : { blocks: options.blocks }),
         signal: options.signal,
       });
-      const bytes = encodeFloats(result.weights, dtype, MOVED_WEIGHTS);
-      const stored = decodeFloats(bytes, dtype, "copy");
+      const bytes = encodeFloats(toFile(result.weights, place), dtype, MOVED_WEIGHTS);
+      const stored = fromFile(decodeFloats(bytes, dtype, "copy"), place);
       this.supplied.set(tensor, stored);
       const counts = compareWeights(tensor, cols, values, stored);
       const seconds = (performance.now() - started) / 1000;
@@ -280,6 +282,7 @@ class LayerWork {
         dtype,
         rows,
         cols,
+        transposed: place.transposed,
         bytes,
         ...counts,
         stages: result.stages,

@@ -1,3 +1,4 @@
+import { normsOutputs } from "../model/architecture.js";
 import type { Step } from "../model/steps.js";
 import type { Activations, LayerRunner, LayerState, SuppliedWeights } from "../probe/forward/layer-runner.js";
 import type { InputChunk } from "./statistics.js";
@@ -60,7 +61,7 @@ export class LayerStreams {
     const { states } = this;
     const havePartedWays = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
     // Where a norm stands between projection and residual stream, its output is not what is added.
-    const meetsResidual = (step === "o" || step === "down") && !this.runner.architecture.sandwichNorms;
+    const meetsResidual = (step === "o" || step === "down") && !normsOutputs(this.runner.architecture);
     const chunks: InputChunk[] = [];
     for (const { operated, donor } of states) {
       const weights = weighTokens ? await this.tokenWeights(step, donor ?? operated) : undefined;
@@ -98,13 +99,13 @@ export class LayerStreams {
    */
   private async tokenWeights(step: Step, { input, residual }: LayerState): Promise<Float64Array | undefined> {
     if (step === "qkv") return undefined;
-    const { sandwichNorms } = this.runner.architecture;
+    const isNormed = normsOutputs(this.runner.architecture);
     if (step === "gate_up") {
       const heard = await this.timed(() => this.runner.listening(this.layer, input!));
-      const sizes = sandwichNorms ? undefined : inverseSizes(residual);
+      const sizes = isNormed ? undefined : inverseSizes(residual);
       return Float64Array.from(heard, (value, token) => Math.sqrt(value) * (sizes?.[token] ?? 1));
     }
-    return sandwichNorms ? undefined : inverseSizes(residual);
+    return isNormed ? undefined : inverseSizes(residual);
   }
 }
 

@@ -11,6 +11,7 @@ import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
+import { fromFile } from "../model/steps.js";
 import { LayerRunner } from "../probe/forward/layer-runner.js";
 import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "../probe/text/protocols.js";
 import { longEnough, splitText, takeSamples } from "../probe/text/samples.js";
@@ -157,7 +158,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
           `${method.name} ${targetWords(target)}: layer ${layer + 1} of ${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s`,
         );
         for (const tensor of tensors) {
-          supplied.set(tensor.name, decodeFloats(tensor.bytes, tensor.dtype));
+          supplied.set(tensor.name, fromFile(decodeFloats(tensor.bytes, tensor.dtype), tensor));
           zeros += tensor.zeros;
           weights += tensor.rows * tensor.cols;
         }

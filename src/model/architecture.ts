@@ -1,11 +1,13 @@
 import { PhysariumError } from "../errors.js";
 import type { ModelConfig } from "./config.js";
+import type { TensorNames } from "./names.js";
 import { type Rope, ropeOf } from "./rope.js";
 
 /** Everything the forward pass must know beyond the weights: plain data, made from `config.json` once. */
 export interface Architecture {
   readonly modelType: string;
   readonly hiddenSize: number;
+  /** Neurons of the MLP. */
   readonly intermediateSize: number;
   readonly layerCount: number;
   readonly headCount: number;
@@ -13,29 +15,89 @@ export interface Architecture {
   readonly headDim: number;
   readonly vocabSize: number;
   readonly maxPositions: number;
-  readonly normEps: number;
-  /** The norm multiplies by `weight + normOffset`: 1 in Gemma, 0 elsewhere. */
-  readonly normOffset: 0 | 1;
+  readonly norm: NormTraits;
+  /** Which norms a layer has and where they stand. */
+  readonly block: BlockTraits;
+  readonly qkNorm: QueryKeyNorm | undefined;
+  readonly qkvLayout: QkvLayout;
+  readonly mlp: MlpKind;
   readonly activation: Activation;
   /** Token embeddings are multiplied by this. */
   readonly embeddingScale: number;
-  /** Queries times keys are multiplied by this. */
+  /** Queries times keys are multiplied by this; default head_dim^−½. */
   readonly attentionScale: number;
+  /** What attention and MLP add to the residual stream is multiplied by this (Granite). */
+  readonly residualScale: number;
+  /** Logits are multiplied by this. */
+  readonly logitScale: number;
   /** `cap · tanh(x / cap)` on attention scores and on logits; `undefined` for none. */
   readonly attentionSoftcap: number | undefined;
   readonly logitSoftcap: number | undefined;
+  /** Rows before that of position 0 in the table of learned positions; `undefined` for a model without one. */
+  readonly learnedPositions: number | undefined;
+  /** ALiBi: each head lowers a score by its slope times the distance, all times this; `undefined` for none. source: arXiv:2108.12409 */
+  readonly alibiScale: number | undefined;
+  /** A learned score a head that takes its share of every softmax (gpt-oss). */
+  readonly attentionSinks: boolean;
+  /** Whether the output matrix may be missing from the file, the embedding standing in for it. */
   readonly tiedEmbeddings: boolean;
-  /** q, k, v in one tensor and gate, up in another, one behind the other by rows. */
-  readonly fused: boolean;
-  /** Norms also behind attention and MLP, before the residual is added (Gemma 2 and 3). */
-  readonly sandwichNorms: boolean;
+  /** Matrices lie as (inputs, outputs) in the file: GPT-2's Conv1D. */
+  readonly transposed: boolean;
+  readonly names: TensorNames;
   readonly layers: readonly LayerTraits[];
 }
 
-export type Activation = "silu" | "gelu" | "gelu_tanh";
+export type Activation = "silu" | "gelu" | "gelu_tanh" | "quick_gelu" | "relu" | "relu2" | "xielu";
+
+/** `separate`: three tensors; `rows`: q, k, v one behind the other; `groups`: for each key head its queries, its key, its value. */
+export type QkvLayout = "separate" | "rows" | "groups";
+
+/** `gated`: down(f(gate) · up); `gated_rows`: gate and up in one tensor, one behind the other; `plain`: down(f(up)). */
+export type MlpKind = "gated" | "gated_rows" | "plain";
+
+export interface NormTraits {
+  /** `rms`: x / rms(x); `layer`: (x − mean) / deviation, with a bias where the file has one. */
+  readonly kind: "rms" | "layer";
+  readonly eps: number;
+  /** It multiplies by `weight + offset`. */
+  readonly offset: 0 | 1;
+  /** False where it has no weight at all (OLMo 1). */
+  readonly affine: boolean;
+}
+
+/**
+ * Norms by their names inside a layer, `undefined` for none:
+ *
+ * ```
+ * residual ── attentionIn ── attention ── attentionOut ──(+)── mlpIn ── MLP ── mlpOut ──(+)──►
+ * ```
+ */
+export interface BlockTraits {
+  readonly attentionIn: string | undefined;
+  readonly attentionOut: string | undefined;
+  /** Where it bears the name of `attentionIn`, the two are one norm. */
+  readonly mlpIn: string | undefined;
+  readonly mlpOut: string | undefined;
+  /** The MLP reads what attention reads, not what attention has added to. */
+  readonly parallel: boolean;
+}
+
+/** Norms of queries and keys. */
+export interface QueryKeyNorm {
+  /** Paths in a layer. */
+  readonly query: string;
+  readonly key: string;
+  readonly kind: "rms" | "layer";
+  /**
+   * `head`: each head's channels, one weight (head_dim) for all; `each_head`: the same with weights (heads, head_dim);
+   * `tensors`: the same with a tensor `<path>.norms.<head>` each; `width`: all heads' channels together, weight (heads × head_dim).
+   */
+  readonly over: "head" | "each_head" | "tensors" | "width";
+  readonly afterRope: boolean;
+}
 
 export interface LayerTraits {
-  /** `undefined` for a layer without position embedding. */
+  /** `undefined` for a layer without rotary position embedding. */
   readonly rope: Rope | undefined;
   /** A token sees itself and the `slidingWindow − 1` tokens before it; `undefined` for all before it. */
   readonly slidingWindow: number | undefined;
@@ -46,8 +108,30 @@ export interface Family {
   readonly modelTypes: readonly string[];
   /** Paper or source of the architecture. */
   readonly reference: string;
+  /** What the reference's class takes where config.json leaves a field out, for each model type that differs from Llama's. */
+  readonly defaults?: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
+  /** Names of fields in this family, and what they are called elsewhere. */
+  readonly aliases?: Readonly<Record<string, string>>;
+  /** Fields that change the function, and the only values that are implemented; any other is refused by name. */
+  readonly only?: Readonly<Record<string, readonly unknown[]>>;
+  /** Only `partial_rotary_factor` of each head turns; the classes of other families do not read the field. */
+  readonly turnsInPart?: boolean;
   /** What differs; everything left out is Llama's. */
   traits(config: ModelConfig): Partial<Architecture>;
+}
+
+/** The norms of Llama's layer, and of most others. */
+export const LLAMA_BLOCK: BlockTraits = {
+  attentionIn: "input_layernorm",
+  attentionOut: undefined,
+  mlpIn: "post_attention_layernorm",
+  mlpOut: undefined,
+  parallel: false,
+};
+
+/** Whether a norm stands between a layer's last product and the residual stream. */
+export function normsOutputs({ block }: Architecture): boolean {
+  return block.attentionOut !== undefined || block.mlpOut !== undefined;
 }
 
 /** Every layer alike: one rope, full attention, unless `layer_types` says which layers slide. */
@@ -58,6 +142,11 @@ export function likeLlama(config: ModelConfig, { layerCount, headDim, maxPositio
   return slides.map((slide) => ({ rope, slidingWindow: slide ? window : undefined }));
 }
 
+/** Layers without rope or window: positions are learned or left to ALiBi. */
+export function plainLayers(layerCount: number): LayerTraits[] {
+  return Array.from({ length: layerCount }, () => ({ rope: undefined, slidingWindow: undefined }));
+}
+
 /** Which layers have a sliding window: as `layer_types` says, else by the family's own rule. */
 export function slidingLayers(config: ModelConfig, layerCount: number, rule: (layer: number) => boolean): boolean[] {
   const types = config.raw("layer_types");
@@ -66,22 +155,45 @@ export function slidingLayers(config: ModelConfig, layerCount: number, rule: (la
   );
 }
 
+/** The length of a head where the configuration leaves it out. */
+export function headDimOf(config: ModelConfig): number {
+  return config.count("head_dim", config.count("hidden_size") / config.count("num_attention_heads"));
+}
+
 /** The rope that `rope_theta` and `rope_scaling` (or `rope_parameters`) describe. */
-export function configuredRope(config: ModelConfig, headDim: number, maxPositions: number): Rope {
+export function configuredRope(config: ModelConfig, headDim: number, maxPositions: number, interleaved = false): Rope {
   const parameters = config.record("rope_parameters");
   const scaling = config.record("rope_scaling") ?? parameters;
   const theta = parameters?.rope_theta ?? config.number("rope_theta", 10000);
   const part = parameters?.partial_rotary_factor ?? config.number("partial_rotary_factor", 1);
-  return ropeOf({ theta: Number(theta), rotaryDim: Math.trunc(headDim * Number(part)), maxPositions, scaling });
+  return ropeOf({
+    theta: Number(theta),
+    rotaryDim: Math.trunc(headDim * Number(part) + 1e-9),
+    maxPositions,
+    originalPositions: config.optionalNumber("original_max_position_embeddings"),
+    scaling,
+    interleaved,
+  });
 }
 
+const ACTIVATIONS: Readonly<Record<string, Activation>> = {
+  silu: "silu",
+  swish: "silu",
+  gelu: "gelu",
+  gelu_pytorch_tanh: "gelu_tanh",
+  gelu_new: "gelu_tanh",
+  gelu_fast: "gelu_tanh",
+  quick_gelu: "quick_gelu",
+  relu: "relu",
+  relu2: "relu2",
+  xielu: "xielu",
+};
+
 export function activationOf(name: string): Activation {
-  if (name === "silu" || name === "swish") return "silu";
-  if (name === "gelu_pytorch_tanh" || name === "gelu_new" || name === "gelu_fast") return "gelu_tanh";
-  if (name === "gelu") return "gelu";
+  if (Object.hasOwn(ACTIVATIONS, name)) return ACTIVATIONS[name];
   throw new PhysariumError(
     "DONOR_ARCHITECTURE",
-    `config.json: hidden_act "${name}" has no forward pass here; known are silu, gelu and gelu_pytorch_tanh`,
+    `config.json: hidden_act "${name}" has no forward pass here; known are ${Object.keys(ACTIVATIONS).join(", ")}`,
     { hidden_act: name },
   );
 }

@@ -1,37 +1,44 @@
 import { type ModelSource, placeOf, readWhole } from "../checkpoint/model-source.js";
 import { PhysariumError } from "../errors.js";
 
-/** `config.json` of a model folder, read with checks: what a family asks for is there and of the right kind, or the error names it. */
+/** `config.json` of a model folder, read with checks: what is asked for is there and of the right kind, or the error names it. */
 export class ModelConfig {
-  constructor(private readonly fields: Readonly<Record<string, unknown>>) {}
+  constructor(
+    private readonly fields: Readonly<Record<string, unknown>>,
+    /** What errors call the file. */
+    readonly where = "config.json",
+  ) {}
 
   static async read(source: ModelSource): Promise<ModelConfig> {
-    const path = placeOf(source, "config.json");
-    const bytes = await readWhole(source, "config.json");
-    let fields: unknown;
-    try {
-      fields = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-    } catch (error) {
-      throw new PhysariumError(
-        "DONOR_CONFIG",
-        `${path}: this is no JSON: ${(error as Error).message}`,
-        { path },
-        error,
-      );
-    }
-    if (!isRecord(fields)) throw new PhysariumError("DONOR_CONFIG", `${path}: expected an object`, { path });
-    return new ModelConfig(fields);
+    return ModelConfig.parse(await readWhole(source, "config.json"), placeOf(source, "config.json"));
   }
 
-  /** The decoder's own configuration: models that also see or hear keep it under `text_config`. */
+  /** Throws `DONOR_CONFIG` for what is no JSON object. */
+  static parse(source: Uint8Array | string, where = "config.json"): ModelConfig {
+    return new ModelConfig(parseJsonObject(source, where), where);
+  }
+
+  /**
+   * The decoder's own configuration: models that also see or hear keep it under `text_config`. A head that either level calls tied may
+   * be missing from the file (Mistral 3 says true above and false below).
+   */
   get decoder(): ModelConfig {
-    const text = this.fields.text_config;
-    return isRecord(text) ? new ModelConfig({ ...this.fields, text_config: undefined, ...text }) : this;
+    const text = ["text_config", "language_config", "llm_config"].map((key) => this.record(key)).find(Boolean);
+    if (text === undefined) return this;
+    const tied = [this.raw("tie_word_embeddings"), text.tie_word_embeddings].filter((flag) => flag !== undefined);
+    const tie = tied.length === 0 ? {} : { tie_word_embeddings: tied.includes(true) };
+    const own = { text_config: undefined, language_config: undefined, llm_config: undefined };
+    return new ModelConfig({ ...this.fields, ...own, ...text, ...tie }, this.where);
   }
 
   /** The same configuration with some fields replaced. */
   with(fields: Readonly<Record<string, unknown>>): ModelConfig {
-    return new ModelConfig({ ...this.fields, ...fields });
+    return new ModelConfig({ ...this.fields, ...fields }, this.where);
+  }
+
+  /** The same configuration where fields that the file leaves out are as `defaults` says; `null` in the file stays none. */
+  over(defaults: Readonly<Record<string, unknown>>): ModelConfig {
+    return new ModelConfig({ ...defaults, ...this.fields }, this.where);
   }
 
   /** The raw value: for what is optional and of several shapes. */
@@ -76,10 +83,39 @@ export class ModelConfig {
   private wrong(key: string, expected: string, found: unknown): PhysariumError {
     return new PhysariumError(
       "DONOR_CONFIG",
-      `config.json: ${key} should be ${expected}, found ${JSON.stringify(found) ?? "nothing"}`,
+      `${this.where}: ${key} should be ${expected}, found ${JSON.stringify(found) ?? "nothing"}`,
       { key },
     );
   }
+}
+
+/**
+ * A JSON object as Python writes it: with a byte order mark or none, and with the bare words NaN and Infinity, which become null (nothing that
+ * is read here may be either). Throws `DONOR_CONFIG`.
+ */
+export function parseJsonObject(source: Uint8Array | string, where: string): Readonly<Record<string, unknown>> {
+  let value: unknown;
+  try {
+    const text = typeof source === "string" ? source : new TextDecoder("utf-8", { fatal: true }).decode(source);
+    const plain = text.replace(/^\uFEFF/, "");
+    try {
+      value = JSON.parse(plain);
+    } catch (error) {
+      const words = withoutBareWords(plain);
+      if (words === plain) throw error;
+      value = JSON.parse(words);
+    }
+  } catch (error) {
+    const why = (error as Error).message;
+    throw new PhysariumError("DONOR_CONFIG", `${where}: not valid JSON: ${why}`, { path: where }, error);
+  }
+  if (!isRecord(value)) throw new PhysariumError("DONOR_CONFIG", `${where}: expected an object`, { path: where });
+  return value;
+}
+
+/** Strings are matched whole so that a NaN inside one stays. */
+function withoutBareWords(text: string): string {
+  return text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (found) => (found.startsWith('"') ? found : "null"));
 }
 
 function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {

@@ -1,5 +1,20 @@
-import { activationOf, configuredRope, type Family, slidingLayers } from "../architecture.js";
+import { activationOf, configuredRope, type Family, LLAMA_BLOCK, slidingLayers } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
+import { headNorms } from "./head-norms.js";
+
+const SECOND = {
+  num_attention_heads: 8,
+  num_key_value_heads: 4,
+  intermediate_size: 9216,
+  vocab_size: 256_000,
+  head_dim: 256,
+  query_pre_attn_scalar: 256,
+  max_position_embeddings: 8192,
+  sliding_window: 4096,
+  attn_logit_softcapping: 50,
+  final_logit_softcapping: 30,
+  tie_word_embeddings: true,
+};
 
 /**
  * Gemma 1 to 3 (text): scaled embeddings, norms that multiply by 1 + weight, tanh-GELU; from 2 on norms also behind each part, soft caps
@@ -8,20 +23,53 @@ import type { ModelConfig } from "../config.js";
 export const gemma: Family = {
   modelTypes: ["gemma", "gemma2", "gemma3_text"],
   reference: "Gemma 2, arXiv:2408.00118; Gemma 3, arXiv:2503.19786; modeling_gemma*.py of transformers",
+  defaults: {
+    gemma: {
+      num_attention_heads: 16,
+      num_key_value_heads: 16,
+      intermediate_size: 24576,
+      vocab_size: 256_000,
+      head_dim: 256,
+      max_position_embeddings: 8192,
+      tie_word_embeddings: true,
+    },
+    gemma2: SECOND,
+    gemma3_text: {
+      ...SECOND,
+      hidden_size: 2304,
+      num_hidden_layers: 26,
+      vocab_size: 262_208,
+      max_position_embeddings: 131_072,
+      rope_theta: 1_000_000,
+      rope_local_base_freq: 10_000,
+      attn_logit_softcapping: null,
+      final_logit_softcapping: null,
+    },
+  },
+  // Only a decoder that looks back has a likelihood of the next token.
+  only: { use_bidirectional_attention: [false] },
   traits(config) {
     const generation = { gemma: 1, gemma2: 2, gemma3_text: 3 }[config.text("model_type")] ?? 1;
     const headDim = config.count("head_dim", 256);
     const layerCount = config.count("num_hidden_layers");
     return {
       headDim,
-      normOffset: 1,
+      norm: { kind: "rms", eps: config.number("rms_norm_eps", 1e-6), offset: 1, affine: true },
+      block:
+        generation === 1
+          ? LLAMA_BLOCK
+          : {
+              ...LLAMA_BLOCK,
+              attentionOut: "post_attention_layernorm",
+              mlpIn: "pre_feedforward_layernorm",
+              mlpOut: "post_feedforward_layernorm",
+            },
+      qkNorm: generation === 3 ? headNorms("q_norm", "k_norm") : undefined,
       activation: activationOf(config.text("hidden_activation", "gelu_pytorch_tanh")),
       embeddingScale: Math.sqrt(config.count("hidden_size")),
-      attentionScale: config.number("query_pre_attn_scalar", headDim) ** -0.5,
+      attentionScale: (generation === 1 ? headDim : config.number("query_pre_attn_scalar", headDim)) ** -0.5,
       attentionSoftcap: config.optionalNumber("attn_logit_softcapping"),
       logitSoftcap: config.optionalNumber("final_logit_softcapping"),
-      tiedEmbeddings: config.flag("tie_word_embeddings", true),
-      sandwichNorms: generation > 1,
       layers: generation === 1 ? [] : layersOf(config, generation, headDim, layerCount),
     };
   },
@@ -39,7 +87,10 @@ function layersOf(config: ModelConfig, generation: number, headDim: number, laye
           headDim,
           maxPositions,
         );
-  const pattern = config.count("sliding_window_pattern", generation === 2 ? 2 : 6);
+  const pattern = config.count(
+    "sliding_window_pattern",
+    config.count("_sliding_window_pattern", generation === 2 ? 2 : 6),
+  );
   const window = config.number("sliding_window", 4096);
   return slidingLayers(config, layerCount, (layer) => (layer + 1) % pattern !== 0).map((slide) => ({
     rope: slide ? local : full,

@@ -1,7 +1,7 @@
 import { ONNX_TYPE, OnnxGraph, type Value } from "../../engine/onnx-graph.js";
 import type { Architecture } from "../../model/architecture.js";
-import { multiply, rmsNorm } from "./layer-builder.js";
-import { storedValue, type Weights } from "./weights.js";
+import { multiply, norm, POSITION_INPUTS } from "./graph-parts.js";
+import { type StoredTensor, storedValue, type Weights } from "./weights.js";
 
 /** A model's end: what its head graphs need. */
 export interface HeadOf {
@@ -15,17 +15,34 @@ export interface HeadOf {
  */
 export const VOCABULARY_CHUNK = 8192;
 
-/** token ids (batch, tokens) int64 → residual (batch, tokens, hidden): the embedding's rows, read from where they lie. */
+/**
+ * token ids (batch, tokens) int64 → residual (batch, tokens, hidden): the embedding's rows, read from where they lie; with learned positions,
+ * position_ids (batch, tokens) int64 choose the rows that are added.
+ */
 export function embeddingGraph({ architecture, weights }: HeadOf): OnnxGraph {
-  const { vocabSize, hiddenSize, embeddingScale } = architecture;
+  const { vocabSize, hiddenSize, embeddingScale, learnedPositions, maxPositions, names } = architecture;
   const graph = new OnnxGraph();
-  const ids = graph.input("token_ids", "INT64", ["batch", "tokens"]);
-  const stored = weights.get(weights.embedding, [vocabSize, hiddenSize]);
   // The rows are picked first and cast after: casting first would make an f32 copy of the whole table.
-  const picked = graph.op("Gather", [storedValue(graph, stored, 0, vocabSize, false), ids], { axis: 0 });
-  const rows = stored.dtype === "F32" ? picked : graph.op("Cast", [picked], { to: ONNX_TYPE.FLOAT });
-  const scaled = embeddingScale === 1 ? rows : graph.op("Mul", [rows, graph.scalar(embeddingScale)]);
-  graph.output("residual", scaled, "FLOAT", ["batch", "tokens", hiddenSize]);
+  const rowsOf = (stored: StoredTensor, ids: Value): Value => {
+    const picked = graph.op("Gather", [storedValue(graph, stored, 0, stored.info.shape[0], false), ids], { axis: 0 });
+    return stored.dtype === "F32" ? picked : graph.op("Cast", [picked], { to: ONNX_TYPE.FLOAT });
+  };
+  const ids = graph.input("token_ids", "INT64", ["batch", "tokens"]);
+  let rows = rowsOf(weights.get(weights.embedding, [vocabSize, hiddenSize]), ids);
+  if (embeddingScale !== 1) rows = graph.op("Mul", [rows, graph.scalar(embeddingScale)]);
+  if (learnedPositions !== undefined) {
+    const positions = graph.input(POSITION_INPUTS.ids, "INT64", ["batch", "tokens"]);
+    const places = graph.op("Add", [positions, graph.integers(learnedPositions)]);
+    const table = weights.get(`${weights.named(names.positions!)}.weight`, [
+      maxPositions + learnedPositions,
+      hiddenSize,
+    ]);
+    rows = graph.op("Add", [rows, rowsOf(table, places)]);
+  }
+  if (names.embeddingNorm !== undefined) {
+    rows = norm(graph, architecture.norm, weights, rows, weights.named(names.embeddingNorm), hiddenSize);
+  }
+  graph.output("residual", rows, "FLOAT", ["batch", "tokens", hiddenSize]);
   return graph;
 }
 
@@ -34,8 +51,13 @@ export function finalNormGraph({ architecture, weights }: HeadOf): OnnxGraph {
   const graph = new OnnxGraph();
   const dims = ["batch", "tokens", architecture.hiddenSize];
   const residual = graph.input("residual", "FLOAT", dims);
-  const name = `${weights.prefix}norm.weight`;
-  graph.output("normed", rmsNorm(graph, architecture, weights, residual, name, architecture.hiddenSize), "FLOAT", dims);
+  const name = weights.named(architecture.names.finalNorm);
+  graph.output(
+    "normed",
+    norm(graph, architecture.norm, weights, residual, name, architecture.hiddenSize),
+    "FLOAT",
+    dims,
+  );
   return graph;
 }
 
@@ -97,11 +119,17 @@ function chunkLogits(
   rowEnd: number,
   portable: boolean,
 ): Value {
-  const { vocabSize, hiddenSize, logitSoftcap } = architecture;
+  const { vocabSize, hiddenSize, logitScale, logitSoftcap } = architecture;
   const normed = graph.input(`normed_${model}`, "FLOAT", ["batch", "tokens", hiddenSize]);
-  const stored = weights.get(weights.head(architecture), [vocabSize, hiddenSize]);
-  const matrix = storedValue(graph, stored, rowStart, rowEnd);
-  const logits = multiply(graph, normed, matrix, rowEnd - rowStart, hiddenSize, portable);
+  const name = weights.head(architecture);
+  const matrix = storedValue(graph, weights.get(name, [vocabSize, hiddenSize]), rowStart, rowEnd);
+  let logits = multiply(graph, normed, matrix, rowEnd - rowStart, hiddenSize, portable);
+  const bias = name.replace(/weight$/, "bias");
+  if (weights.has(bias)) {
+    const stored = storedValue(graph, weights.get(bias, [vocabSize]), rowStart, rowEnd);
+    logits = graph.op("Add", [logits, stored]);
+  }
+  if (logitScale !== 1) logits = graph.op("Mul", [logits, graph.scalar(logitScale)]);
   if (logitSoftcap === undefined) return logits;
   const cap = graph.scalar(logitSoftcap);
   return graph.op("Mul", [graph.op("Tanh", [graph.op("Div", [logits, cap])]), cap]);

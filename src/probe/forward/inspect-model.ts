@@ -3,8 +3,10 @@ import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
 import { ModelConfig } from "../../model/config.js";
 import { refuseImpossibleCounts } from "../../model/counts.js";
-import { architectureOf } from "../../model/families/registry.js";
+import { architectureOf, familyOf } from "../../model/families/registry.js";
+import { layerBase } from "../../model/names.js";
 import { projectionsOf } from "../../model/steps.js";
+import { layerTensors } from "../../model/tensors.js";
 import { Weights } from "./weights.js";
 
 /** A model looked at without an engine: everything that could be refused about it is refused here. */
@@ -18,11 +20,11 @@ export async function inspectModel(model: Model): Promise<InspectedModel> {
   const donor = await openDonor(model);
   const config = await ModelConfig.read(donor.source);
   refuseImpossibleCounts(
-    config,
+    familyOf(config).config,
     donor.shards.flatMap(({ tensors }) => tensors),
   );
   const architecture = architectureOf(config);
-  const weights = new Weights(donor);
+  const weights = new Weights(donor, architecture.names);
   checkTensors(architecture, weights);
   return { donor, architecture, weights };
 }
@@ -35,26 +37,19 @@ const IGNORED = /\.rotary_emb\.inv_freq$/;
  * would be wrong without a word.
  */
 function checkTensors(architecture: Architecture, weights: Weights): void {
-  const { vocabSize, hiddenSize } = architecture;
+  const { vocabSize, hiddenSize, names } = architecture;
   weights.get(weights.embedding, [vocabSize, hiddenSize]);
   weights.get(weights.head(architecture), [vocabSize, hiddenSize]);
-  weights.get(`${weights.prefix}norm.weight`, [hiddenSize]);
+  if (architecture.norm.affine) weights.get(`${weights.named(names.finalNorm)}.weight`, [hiddenSize]);
+  const known = layerTensors(architecture);
   for (let layer = 0; layer < architecture.layerCount; layer++) {
-    const known = new Set<string>();
-    for (const { projection, tensor, rows, cols } of projectionsOf(architecture, weights.prefix, layer)) {
-      weights.get(tensor, [rows, cols]);
-      known.add(`${projection}.weight`).add(`${projection}.bias`);
+    for (const { tensor, rows, cols, transposed } of projectionsOf(architecture, weights.prefix, layer)) {
+      weights.get(tensor, transposed ? [cols, rows] : [rows, cols]);
     }
-    for (const norm of ["input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"]) {
-      known.add(`${norm}.weight`);
-    }
-    if (architecture.sandwichNorms) {
-      known.add("pre_feedforward_layernorm.weight").add("post_feedforward_layernorm.weight");
-    }
-    const base = `${weights.prefix}layers.${layer}.`;
+    const base = layerBase(names, weights.prefix, layer);
     const foreign = weights
       .layerNames(layer)
-      .find((name) => !known.has(name.slice(base.length)) && !IGNORED.test(name));
+      .find((name) => !known.has(name.slice(base.length)) && !IGNORED.test(name) && !names.ignored?.test(name));
     if (foreign !== undefined) {
       throw new PhysariumError(
         "DONOR_ARCHITECTURE",

@@ -18,7 +18,7 @@ export function blockGraph(
   for (let index = layerStart; index < layerEnd; index++) {
     const layer = new LayerBuilder(graph, architecture, weights, index, options);
     const mid = layer.addAttention(layer.attend(layer.begin(residual)), residual);
-    residual = layer.addMlp(layer.gate(layer.enterMlp(mid)), mid);
+    residual = layer.addMlp(layer.gate(layer.enterMlp(residual, mid)), mid);
   }
   graph.output("residual", residual, "FLOAT", dims);
   return graph;
@@ -54,8 +54,9 @@ export function stepGraph(
     : graph.input(`given_${steps[0]}`, "FLOAT", dims(inputWidth(architecture, steps[0])));
   if (taken.has("qkv")) x = emit("o", layer.attend(x));
   if (taken.has("o")) {
-    residual = layer.addAttention(x, residual);
-    x = emit("gate_up", layer.enterMlp(residual));
+    const before = residual;
+    residual = layer.addAttention(x, before);
+    x = emit("gate_up", layer.enterMlp(before, residual));
   }
   if (taken.has("gate_up")) x = emit("down", layer.gate(x));
   if (taken.has("down")) residual = layer.addMlp(x, residual);

@@ -3,12 +3,12 @@ import { OnnxGraph } from "../../engine/onnx-graph.js";
 import { Engine, type EngineOptions, type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
-import { ropeTables } from "../../model/rope.js";
+import { isLong, queryScales, ropeTables } from "../../model/rope.js";
 import { inputWidth, type Projection, projectionsOf, STEPS, type Step } from "../../model/steps.js";
 import { defaultMemoryBytes } from "../memory.js";
+import { attendsPlainly, maskInput, POSITION_INPUTS, ropesOf } from "./graph-parts.js";
 import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from "./head-graph.js";
 import { inspectModel } from "./inspect-model.js";
-import { maskInput, POSITION_INPUTS, ropesOf } from "./layer-builder.js";
 import { blockGraph, listeningGraph, stepGraph } from "./layer-graph.js";
 import { type StoredTensor, storedValue, type Weights } from "./weights.js";
 
@@ -117,8 +117,8 @@ export class LayerRunner {
   }
 
   /** The tensor of a projection, as the checkpoint stores it. */
-  stored({ tensor, rows, cols }: Projection): StoredTensor {
-    return this.weights.get(tensor, [rows, cols]);
+  stored({ tensor, rows, cols, transposed }: Projection): StoredTensor {
+    return this.weights.get(tensor, transposed ? [cols, rows] : [rows, cols]);
   }
 
   /**
@@ -127,7 +127,8 @@ export class LayerRunner {
    */
   async weight(projection: Projection): Promise<Float32Array> {
     const graph = new OnnxGraph();
-    const value = storedValue(graph, this.stored(projection));
+    const stored = storedValue(graph, this.stored(projection));
+    const value = projection.transposed ? graph.op("Transpose", [stored], { perm: [1n, 0n] }) : stored;
     graph.output("weight", value, "FLOAT", [projection.rows, projection.cols]);
     const session = await this.engine.session(graph, false);
     try {
@@ -137,8 +138,8 @@ export class LayerRunner {
     }
   }
 
-  /** Look up sequences of one length → residual (batch, tokens, hidden). Throws `DONOR_TOKEN` for an id outside the vocabulary. */
-  async embed(sequences: readonly ArrayLike<number>[]): Promise<Activations> {
+  /** Look up sequences of one length, `past` tokens behind the start → residual (batch, tokens, hidden). Throws `DONOR_TOKEN` for an id outside the vocabulary. */
+  async embed(sequences: readonly ArrayLike<number>[], past = 0): Promise<Activations> {
     const batch = sequences.length;
     const tokens = sequences[0].length;
     const ids = new BigInt64Array(batch * tokens);
@@ -157,7 +158,11 @@ export class LayerRunner {
       }
     });
     const session = await this.session("embedding", () => embeddingGraph(this));
-    const { residual } = await session.run({ token_ids: this.engine.i64(ids, [batch, tokens]) });
+    const feeds: Feeds = { token_ids: this.engine.i64(ids, [batch, tokens]) };
+    if (this.architecture.learnedPositions !== undefined) {
+      feeds[POSITION_INPUTS.ids] = this.engine.i64(placesOf(batch, tokens, past), [batch, tokens]);
+    }
+    const { residual } = await session.run(feeds);
     return { data: floats(residual), batch, tokens, width: this.architecture.hiddenSize };
   }
 
@@ -270,10 +275,10 @@ export class LayerRunner {
     sequences: readonly ArrayLike<number>[],
     cache?: KvCache,
   ): Promise<{ residual: Activations; cache: KvCache }> {
-    const embedded = await this.embed(sequences);
+    const past = cache?.tokens ?? 0;
+    const embedded = await this.embed(sequences, past);
     const { batch, tokens } = embedded;
     const { kvHeadCount, headDim } = this.architecture;
-    const past = cache?.tokens ?? 0;
     const common = this.positions(batch, tokens, past);
     const none = this.engine.f32(new Float32Array(0), [batch, kvHeadCount, 0, headDim]);
     const keys: Tensor[] = [];
@@ -337,33 +342,46 @@ export class LayerRunner {
   /** What every graph with attention is fed: places `past … past + tokens − 1`, the same for each row of the batch. */
   private positions(batch: number, tokens: number, past: number): Feeds {
     const total = past + tokens;
-    const ids = new BigInt64Array(batch * tokens);
-    for (let at = 0; at < ids.length; at++) ids[at] = BigInt(past + (at % tokens));
     const feeds: Feeds = {
       [POSITION_INPUTS.last]: this.engine.i32(new Int32Array(batch).fill(total - 1), [batch]),
       [POSITION_INPUTS.total]: this.engine.i32(Int32Array.of(total), []),
     };
-    if (this.engine.portable) {
+    if (attendsPlainly(this.architecture, this.engine.portable)) {
       for (const { slidingWindow } of this.architecture.layers) {
         feeds[maskInput(slidingWindow)] ??= this.engine.f32(causalMask(tokens, past, slidingWindow), [tokens, total]);
       }
     }
+    if (this.architecture.alibiScale !== undefined) {
+      feeds[POSITION_INPUTS.places] = this.engine.f32(
+        Float32Array.from({ length: total }, (_, place) => place),
+        [total],
+      );
+    }
     ropesOf(this.architecture).forEach((rope, number) => {
-      const key = `${number}`;
+      const key = `${number}${isLong(rope, total) ? " long" : ""}`;
       let table = this.tables.get(key);
       if (table === undefined || table.positions < total) {
         // In steps, so that generating token by token does not make a new table each time.
         const positions = Math.max(256, 2 ** Math.ceil(Math.log2(total)));
-        table = { ...ropeTables(rope, positions), positions };
+        table = { ...ropeTables(rope, positions, total), positions };
         this.tables.set(key, table);
       }
       const dims = [table.positions, rope.inverseFrequencies.length];
       feeds[`cos_${number}`] = this.engine.f32(table.cos, dims);
       feeds[`sin_${number}`] = this.engine.f32(table.sin, dims);
-      feeds[POSITION_INPUTS.ids] = this.engine.i64(ids, [batch, tokens]);
+      feeds[POSITION_INPUTS.ids] = this.engine.i64(placesOf(batch, tokens, past), [batch, tokens]);
+      if (rope.queryScale !== undefined) {
+        const scales = queryScales(rope.queryScale, table.positions);
+        feeds[`query_scale_${number}`] = this.engine.f32(scales, [table.positions]);
+      }
     });
     return feeds;
   }
+}
+
+/** Places `past … past + tokens − 1` for each row of a batch. */
+function placesOf(batch: number, tokens: number, past: number): BigInt64Array {
+  return BigInt64Array.from({ length: batch * tokens }, (_, at) => BigInt(past + (at % tokens)));
 }
 
 /** What is added to attention scores, (tokens, past + tokens): 0 where a token may look, so low elsewhere that nothing is left after softmax. */

@@ -5,6 +5,7 @@ import type { OnnxGraph, OnnxType, Value } from "../../engine/onnx-graph.js";
 import { externalLocation } from "../../engine/session.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
+import { layerBase, type TensorNames } from "../../model/names.js";
 import { bytesPerFloat, type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
 import type { TensorInfo } from "../../safetensors/header.js";
 
@@ -22,10 +23,13 @@ const TO_FLOAT = { to: 1 };
 /** The tensors of a model by the parts of a decoder: which name plays which role, checked for dtype and shape as they are asked for. */
 export class Weights {
   private readonly tensors = new Map<string, StoredTensor>();
-  /** What stands before `embed_tokens` and `layers`: `model.` in most, `language_model.model.` in some. */
+  /** What stands before the embedding and the layers: `model.` in most, `language_model.model.` in some. */
   readonly prefix: string;
 
-  constructor(donor: Donor) {
+  constructor(
+    donor: Donor,
+    readonly names: TensorNames,
+  ) {
     const foreign = new Map<string, { info: TensorInfo; shard: string }>();
     for (const shard of donor.shards) {
       const location = externalLocation(join(donor.path, shard.file));
@@ -36,17 +40,18 @@ export class Weights {
       }
     }
     refuseQuantised([...foreign.values(), ...this.tensors.values()]);
+    const last = `${names.embedding}.weight`;
     const embedding = [...this.tensors.keys(), ...foreign.keys()]
-      .filter((name) => /(?:^|\.)embed_tokens\.weight$/.test(name))
+      .filter((name) => name === last || name.endsWith(`.${last}`))
       .sort((a, b) => a.length - b.length)[0];
     if (embedding === undefined) {
       throw new PhysariumError(
         "DONOR_ARCHITECTURE",
-        `${donor.path}: no tensor named embed_tokens.weight; this is no decoder of a known architecture`,
+        `${donor.path}: no tensor named ${last}; this is no decoder of a known architecture`,
         { path: donor.path },
       );
     }
-    this.prefix = embedding.slice(0, -"embed_tokens.weight".length);
+    this.prefix = embedding.slice(0, -last.length);
   }
 
   has(name: string): boolean {
@@ -74,6 +79,12 @@ export class Weights {
     return tensor;
   }
 
+  /** A tensor of so many elements, whatever its shape: a single number may have one dimension or none. */
+  anyOf(name: string, elements: number): StoredTensor {
+    const shape = this.tensors.get(name)?.info.shape ?? [];
+    return this.get(name, shape.reduce((product, size) => product * size, 1) === elements ? shape : [elements]);
+  }
+
   /** All dtypes of the model's float tensors, the most frequent (by elements) first. */
   get dtypes(): FloatDtype[] {
     const bytes = new Map<FloatDtype, number>();
@@ -91,18 +102,37 @@ export class Weights {
   }
 
   layerNames(layer: number): string[] {
-    return [...this.tensors.keys()].filter((name) => name.startsWith(`${this.prefix}layers.${layer}.`));
+    const base = layerBase(this.names, this.prefix, layer);
+    return [...this.tensors.keys()].filter((name) => name.startsWith(base));
   }
 
   get embedding(): string {
-    return `${this.prefix}embed_tokens.weight`;
+    return `${this.prefix}${this.names.embedding}.weight`;
   }
 
-  /** The output matrix: the embedding itself where the two are tied. */
+  /** A norm or table behind the decoder's prefix, without `.weight`. */
+  named(name: string): string {
+    return `${this.prefix}${name}`;
+  }
+
+  /**
+   * The output matrix: its own where the file has one, whatever config.json says about ties; else the embedding where the two may be tied. It
+   * stands behind the decoder's prefix or behind a part of it.
+   */
   head(architecture: Architecture): string {
-    if (architecture.tiedEmbeddings) return this.embedding;
-    const own = `${this.prefix.replace(/model\.$/, "")}lm_head.weight`;
-    return this.has(own) || !this.has("lm_head.weight") ? own : "lm_head.weight";
+    const own = this.ownHead;
+    if (own !== undefined) return own;
+    return architecture.tiedEmbeddings ? this.embedding : `${this.names.head}.weight`;
+  }
+
+  /** The output matrix that the file itself holds. */
+  get ownHead(): string | undefined {
+    const parts = this.prefix.split(".").slice(0, -1);
+    for (let length = parts.length; length >= 0; length--) {
+      const name = [...parts.slice(0, length), this.names.head, "weight"].join(".");
+      if (this.has(name)) return name;
+    }
+    return undefined;
   }
 }
 
@@ -111,10 +141,10 @@ export function storedValue(
   graph: OnnxGraph,
   tensor: StoredTensor,
   rowStart = 0,
-  rowEnd = tensor.info.shape[0],
+  rowEnd = tensor.info.shape[0] ?? 1,
   cast = true,
 ): Value {
-  const [rows, ...rest] = tensor.info.shape;
+  const [rows = 1, ...rest] = tensor.info.shape;
   const rowBytes = tensor.info.byteLength / rows;
   const value = graph.external(
     ONNX_DTYPE[tensor.dtype],

@@ -1,0 +1,34 @@
+import type { Architecture, QueryKeyNorm } from "./architecture.js";
+import { projectionsOf } from "./steps.js";
+
+/** Paths of the weights of a norm of queries or keys: one, or one a head. */
+export function headNormPaths(norm: QueryKeyNorm, path: string, heads: number): string[] {
+  return norm.over === "tensors" ? Array.from({ length: heads }, (_, head) => `${path}.norms.${head}`) : [path];
+}
+
+/** Names, inside a layer, of all tensors that the forward pass uses. */
+export function layerTensors(architecture: Architecture): Set<string> {
+  const { block, names, norm, qkNorm, headCount, kvHeadCount } = architecture;
+  const known = new Set<string>(Object.values(names.extra ?? {}));
+  for (const { projection } of projectionsOf(architecture, "", 0)) {
+    known.add(`${projection}.weight`).add(`${projection}.bias`);
+  }
+  const norms = [block.attentionIn, block.attentionOut, block.mlpIn, block.mlpOut].map((name) => ({
+    name,
+    kind: norm.kind,
+  }));
+  if (qkNorm !== undefined) {
+    for (const name of [
+      ...headNormPaths(qkNorm, qkNorm.query, headCount),
+      ...headNormPaths(qkNorm, qkNorm.key, kvHeadCount),
+    ]) {
+      norms.push({ name, kind: qkNorm.kind });
+    }
+  }
+  for (const { name, kind } of norms) {
+    if (name === undefined) continue;
+    known.add(`${name}.weight`);
+    if (kind === "layer") known.add(`${name}.bias`);
+  }
+  return known;
+}
