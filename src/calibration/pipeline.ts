@@ -186,7 +186,7 @@ class LayerWork {
     const { runner, layer, options } = this;
     for (const step of STEPS) {
       if (!this.isAnyMissing(step)) continue;
-      const mode = options.gramOf?.(inputWidth(runner.architecture, step)) ?? "full";
+      const mode = options.gramOf?.(inputWidth(runner.architecture, step, layer)) ?? "full";
       const statistics =
         options.method.needs === "weights" ? {} : await this.timed("gram", () => grams.statistics(layer, step, mode));
       this.checkFinite(step, statistics);

@@ -6,7 +6,14 @@ export type OnnxType = keyof typeof ONNX_TYPE;
 
 /** A dimension: a number, or a name for one that is known at run time only. */
 export type Dimension = number | string;
-export type Attribute = number | bigint | string | readonly bigint[] | { readonly float: number };
+export type Attribute =
+  | number
+  | bigint
+  | string
+  | readonly bigint[]
+  | { readonly float: number }
+  /** The body of a loop. */
+  | { readonly graph: OnnxGraph };
 
 /** The name of a value in the graph: what an operator gives and the next one takes. */
 export type Value = string;
@@ -27,6 +34,9 @@ export class OnnxGraph {
   private readonly constants = new Map<string, Value>();
   readonly inputNames: string[] = [];
   readonly outputNames: string[] = [];
+
+  /** `scope` begins the names of all values made here: those of a loop's body must differ from the graph's around it. */
+  constructor(private readonly scope = "") {}
 
   /** An input of the model; asking for the same name again gives the same one. */
   input(name: string, type: OnnxType, dims: readonly Dimension[]): Value {
@@ -103,7 +113,8 @@ export class OnnxGraph {
     return outputs;
   }
 
-  serialize(): Uint8Array {
+  /** The graph alone, as a model or the body of a loop holds it (GraphProto). */
+  serializeGraph(): Uint8Array {
     const graph = new ProtobufWriter();
     const body = [this.nodes, this.initializers, this.inputs, this.outputs].map((part) => part.finish());
     graph.string(2, "physarium");
@@ -114,12 +125,16 @@ export class OnnxGraph {
       bytes.set(part, position);
       position += part.byteLength;
     }
+    return bytes;
+  }
+
+  serialize(): Uint8Array {
     return (
       new ProtobufWriter()
         // IR 11 goes with opset 23.
         .integer(1, 11)
         .string(2, "physarium")
-        .bytes(7, bytes)
+        .bytes(7, this.serializeGraph())
         .message(8, (opset) => opset.string(1, "").integer(2, 23))
         .message(8, (opset) => opset.string(1, "com.microsoft").integer(2, 1))
         .finish()
@@ -147,7 +162,7 @@ export class OnnxGraph {
   private fresh(stem: string): Value {
     const count = (this.names.get(stem) ?? 0) + 1;
     this.names.set(stem, count);
-    return `${stem}_${count}`;
+    return `${this.scope}${stem}_${count}`;
   }
 }
 
@@ -157,7 +172,9 @@ function writeAttribute(attribute: ProtobufWriter, value: Attribute): void {
   else if (Array.isArray(value)) {
     for (const integer of value as readonly bigint[]) attribute.integer(8, integer);
     attribute.integer(20, 7);
-  } else attribute.float(2, (value as { float: number }).float).integer(20, 1);
+  } else if (typeof value === "object" && "graph" in value)
+    attribute.bytes(6, value.graph.serializeGraph()).integer(20, 5);
+  else attribute.float(2, (value as { float: number }).float).integer(20, 1);
 }
 
 function writeValueInfo(

@@ -1,5 +1,7 @@
 import { PhysariumError } from "../errors.js";
 import type { ModelConfig } from "./config.js";
+import type { Experts } from "./experts.js";
+import type { Mixer } from "./mixers.js";
 import type { TensorNames } from "./names.js";
 import { type Rope, ropeOf } from "./rope.js";
 
@@ -39,6 +41,8 @@ export interface Architecture {
   readonly alibiScale: number | undefined;
   /** A learned score a head that takes its share of every softmax (gpt-oss). */
   readonly attentionSinks: boolean;
+  /** The product of queries has a second half, head by head, whose sigmoid multiplies what attention gives (Qwen3-Next). */
+  readonly gatedQueries: boolean;
   /** Whether the output matrix may be missing from the file, the embedding standing in for it. */
   readonly tiedEmbeddings: boolean;
   /** Matrices lie as (inputs, outputs) in the file: GPT-2's Conv1D. */
@@ -101,6 +105,16 @@ export interface LayerTraits {
   readonly rope: Rope | undefined;
   /** A token sees itself and the `slidingWindow − 1` tokens before it; `undefined` for all before it. */
   readonly slidingWindow: number | undefined;
+  /** A mixture of experts in the place of the MLP. */
+  readonly experts?: Experts;
+  /** What stands in the place of plain softmax attention. */
+  readonly mixer?: Mixer;
+  /** Tokens look back to the last multiple of this only (Llama 4); longer texts are refused. */
+  readonly chunk?: number;
+  /** Heads of queries and keys are divided by their size behind the rope (Llama 4). */
+  readonly unitHeads?: boolean;
+  /** Queries are multiplied by 1 + scale · ln(1 + ⌊(position + 1) / floor⌋) (Llama 4). */
+  readonly queryGrowth?: { readonly floor: number; readonly scale: number };
 }
 
 /** How one family of architectures differs from plain Llama; adding one is this object and a line in families/registry.ts. */
@@ -135,7 +149,14 @@ export function normsOutputs({ block }: Architecture): boolean {
 }
 
 /** Every layer alike: one rope, full attention, unless `layer_types` says which layers slide. */
-export function likeLlama(config: ModelConfig, { layerCount, headDim, maxPositions }: Architecture): LayerTraits[] {
+export function likeLlama(
+  config: ModelConfig,
+  { layerCount, headDim, maxPositions }: Pick<Architecture, "layerCount" | "headDim" | "maxPositions"> = {
+    layerCount: config.count("num_hidden_layers"),
+    headDim: headDimOf(config),
+    maxPositions: config.count("max_position_embeddings"),
+  },
+): LayerTraits[] {
   const rope = configuredRope(config, headDim, maxPositions);
   const slides = slidingLayers(config, layerCount, () => true);
   const window = config.optionalNumber("sliding_window");

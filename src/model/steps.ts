@@ -27,10 +27,11 @@ export interface Projection {
   readonly transposed: boolean;
 }
 
-/** The projections of a layer, in the order of the steps. */
+/** The projections of a layer that the steps name, in their order. A mixture of experts and what stands in the place of attention have none. */
 export function projectionsOf(architecture: Architecture, prefix: string, layer: number): Projection[] {
   const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, mlp, names, transposed } = architecture;
-  const queryRows = headCount * headDim;
+  const { mixer, experts } = architecture.layers[layer];
+  const queryRows = headCount * headDim * (architecture.gatedQueries ? 2 : 1);
   const keyRows = kvHeadCount * headDim;
   const base = layerBase(names, prefix, layer);
   const list = (step: Step, paths: readonly string[], rows: readonly number[], cols: number): Projection[] =>
@@ -45,17 +46,32 @@ export function projectionsOf(architecture: Architecture, prefix: string, layer:
   const qkvRows = names.qkv.length === 1 ? [queryRows + 2 * keyRows] : [queryRows, keyRows, keyRows];
   const mlpRows = mlp === "gated_rows" ? [2 * intermediateSize] : [intermediateSize, intermediateSize];
   return [
-    ...list("qkv", names.qkv, qkvRows, hiddenSize),
-    ...list("o", [names.o], [hiddenSize], queryRows),
-    ...list("gate_up", names.gateUp, mlpRows, hiddenSize),
-    ...list("down", [names.down], [hiddenSize], intermediateSize),
+    ...(mixer === undefined ? list("qkv", names.qkv, qkvRows, hiddenSize) : []),
+    ...list("o", [outputPath(architecture, layer)], [hiddenSize], inputWidth(architecture, "o", layer)),
+    ...(experts === undefined
+      ? [
+          ...list("gate_up", names.gateUp, mlpRows, hiddenSize),
+          ...list("down", [names.down], [hiddenSize], intermediateSize),
+        ]
+      : []),
   ];
 }
 
-/** Channels of a step's input. */
-export function inputWidth(architecture: Architecture, step: Step): number {
-  if (step === "o") return architecture.headCount * architecture.headDim;
-  return step === "down" ? architecture.intermediateSize : architecture.hiddenSize;
+/** Path of the product that ends attention, or what stands in its place. */
+export function outputPath({ names, layers }: Architecture, layer: number): string {
+  const { mixer } = layers[layer];
+  if (mixer?.kind === "convolution") return "conv.out_proj";
+  return mixer?.kind === "delta rule" ? "linear_attn.out_proj" : names.o;
+}
+
+/** Channels of a step's input. A mixture of experts takes what enters it through both of the MLP's steps. */
+export function inputWidth(architecture: Architecture, step: Step, layer: number): number {
+  const { hiddenSize, headCount, headDim, intermediateSize, layers } = architecture;
+  const { mixer, experts } = layers[layer];
+  if (step === "down") return experts === undefined ? intermediateSize : hiddenSize;
+  if (step !== "o" || mixer?.kind === "convolution") return hiddenSize;
+  if (mixer?.kind === "latent") return headCount * mixer.valueDim;
+  return mixer?.kind === "delta rule" ? mixer.valueHeadCount * mixer.valueDim : headCount * headDim;
 }
 
 type Placed = Pick<Projection, "rows" | "cols" | "transposed">;

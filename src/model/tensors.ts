@@ -1,4 +1,5 @@
 import type { Architecture, QueryKeyNorm } from "./architecture.js";
+import { expertTensors, mixerTensors } from "./part-tensors.js";
 import { projectionsOf } from "./steps.js";
 
 /** Paths of the weights of a norm of queries or keys: one, or one a head. */
@@ -7,10 +8,10 @@ export function headNormPaths(norm: QueryKeyNorm, path: string, heads: number): 
 }
 
 /** Names, inside a layer, of all tensors that the forward pass uses. */
-export function layerTensors(architecture: Architecture): Set<string> {
+export function layerTensors(architecture: Architecture, layer: number): Set<string> {
   const { block, names, norm, qkNorm, headCount, kvHeadCount } = architecture;
   const known = new Set<string>(Object.values(names.extra ?? {}));
-  for (const { projection } of projectionsOf(architecture, "", 0)) {
+  for (const { projection } of projectionsOf(architecture, "", layer)) {
     known.add(`${projection}.weight`).add(`${projection}.bias`);
   }
   const norms = [block.attentionIn, block.attentionOut, block.mlpIn, block.mlpOut].map((name) => ({
@@ -30,5 +31,8 @@ export function layerTensors(architecture: Architecture): Set<string> {
     known.add(`${name}.weight`);
     if (kind === "layer") known.add(`${name}.bias`);
   }
+  const { experts, mixer } = architecture.layers[layer];
+  if (experts !== undefined) for (const name of expertTensors(experts)) known.add(name);
+  if (mixer !== undefined) for (const name of mixerTensors(mixer)) known.add(name);
   return known;
 }

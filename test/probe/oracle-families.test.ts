@@ -7,20 +7,28 @@ const ORACLE = fileURLToPath(new URL("../../../shared/oracle/", import.meta.url)
 const MAIN = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
 
 /** Families whose reference is `expected.json` beside the models: the mean NLL that transformers finds in f32. */
-const DENSE = [
+const FAMILIES = [
   "cohere2",
+  "deepseek_v3",
   "exaone4",
   "falcon",
   "glm4",
   "gpt2",
+  "gpt_oss",
   "gpt_neox",
   "granite",
+  "lfm2",
+  "llama4_text",
   "llama_partial",
+  "mixtral",
   "nemotron",
   "olmo2",
   "opt",
   "phi",
   "phi3_longrope",
+  "qwen2_moe",
+  "qwen3_moe",
+  "qwen3_next",
   "stablelm",
   "starcoder2",
 ];
@@ -54,7 +62,7 @@ if (!isThere) console.log("skipped: ../shared/oracle with the reference's models
 describe.skipIf(!isThere)("eval agrees with the reference library", () => {
   const expected = isThere ? JSON.parse(readFileSync(`${ORACLE}expected.json`, "utf8")) : {};
 
-  test.each(DENSE)("%s, within 1e-5 nats", { timeout: 60_000 }, (name) => {
+  test.each(FAMILIES)("%s, within 1e-5 nats", { timeout: 60_000 }, (name) => {
     const found = meanNll(JSON.parse(evaluate(name).stdout));
     expect(Math.abs(found! - expected[name].mean_nll)).toBeLessThan(1e-5);
   });

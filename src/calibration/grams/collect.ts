@@ -51,7 +51,7 @@ export async function* collectGrams(
       const states: LayerState[] = [];
       for (const residual of residuals) states.push(await runner.begin(layer, residual));
       for (const step of STEPS) {
-        const accumulator = new GramAccumulator(inputWidth(runner.architecture, step), kind, product);
+        const accumulator = new GramAccumulator(inputWidth(runner.architecture, step, layer), kind, product);
         for (const [number, { lengths }] of batches.entries()) {
           refuseStopped(options.signal);
           await accumulator.add(states[number].input!, lengths);
@@ -88,7 +88,7 @@ export async function writeGrams(
   });
   try {
     const entries = Array.from({ length: runner.layerCount }, (_, layer) =>
-      STEPS.map((step: Step) => ({ layer, step, width: inputWidth(runner.architecture, step) })),
+      STEPS.map((step: Step) => ({ layer, step, width: inputWidth(runner.architecture, step, layer) })),
     ).flat();
     const kind = options.kind ?? "gram";
     const writer = await GramFileWriter.create(path, entries, {

@@ -6,17 +6,22 @@ import { apertus } from "./apertus.js";
 import { arcee } from "./arcee.js";
 import { bloom } from "./bloom.js";
 import { cohere } from "./cohere.js";
+import { deepseek } from "./deepseek.js";
 import { ernie } from "./ernie.js";
 import { exaone } from "./exaone.js";
 import { falcon } from "./falcon.js";
 import { gemma } from "./gemma.js";
 import { glm } from "./glm.js";
 import { gptNeox } from "./gpt-neox.js";
+import { gptOss } from "./gpt-oss.js";
 import { gpt2 } from "./gpt2.js";
 import { granite } from "./granite.js";
 import { helium } from "./helium.js";
 import { hunyuan } from "./hunyuan.js";
+import { lfm2 } from "./lfm2.js";
 import { llama } from "./llama.js";
+import { llama4 } from "./llama4.js";
+import { mixtral } from "./mixtral.js";
 import { nemotron } from "./nemotron.js";
 import { olmo } from "./olmo.js";
 import { opt } from "./opt.js";
@@ -24,6 +29,8 @@ import { persimmon } from "./persimmon.js";
 import { phi } from "./phi.js";
 import { phi3 } from "./phi3.js";
 import { qwen } from "./qwen.js";
+import { qwenMoe } from "./qwen-moe.js";
+import { qwenNext } from "./qwen-next.js";
 import { seedOss } from "./seed-oss.js";
 import { smollm3 } from "./smollm3.js";
 import { stablelm } from "./stablelm.js";
@@ -41,6 +48,13 @@ const FAMILIES: readonly Family[] = [
   cohere,
   ernie,
   exaone,
+  deepseek,
+  gptOss,
+  lfm2,
+  llama4,
+  mixtral,
+  qwenMoe,
+  qwenNext,
   falcon,
   glm,
   gpt2,
@@ -93,6 +107,7 @@ export function architectureOf(wholeConfig: ModelConfig): Architecture {
     learnedPositions: undefined,
     alibiScale: undefined,
     attentionSinks: false,
+    gatedQueries: false,
     tiedEmbeddings: config.flag("tie_word_embeddings", false),
     transposed: false,
     names: LLAMA_NAMES,

@@ -41,11 +41,11 @@ function checkTensors(architecture: Architecture, weights: Weights): void {
   weights.get(weights.embedding, [vocabSize, hiddenSize]);
   weights.get(weights.head(architecture), [vocabSize, hiddenSize]);
   if (architecture.norm.affine) weights.get(`${weights.named(names.finalNorm)}.weight`, [hiddenSize]);
-  const known = layerTensors(architecture);
   for (let layer = 0; layer < architecture.layerCount; layer++) {
     for (const { tensor, rows, cols, transposed } of projectionsOf(architecture, weights.prefix, layer)) {
       weights.get(tensor, transposed ? [cols, rows] : [rows, cols]);
     }
+    const known = layerTensors(architecture, layer);
     const base = layerBase(names, weights.prefix, layer);
     const foreign = weights
       .layerNames(layer)

@@ -1,11 +1,16 @@
-import type { OnnxGraph, Value } from "../../engine/onnx-graph.js";
+import { ONNX_TYPE, type OnnxGraph, type Value } from "../../engine/onnx-graph.js";
 import type { Architecture, QueryKeyNorm } from "../../model/architecture.js";
 import { layerBase } from "../../model/names.js";
 import type { Rope } from "../../model/rope.js";
 import { type Projection, projectionsOf, type Step } from "../../model/steps.js";
 import { headNormPaths } from "../../model/tensors.js";
 import { fusedAttention, plainAttention } from "./attention.js";
+import { attendByDeltaRule } from "./delta-rule.js";
+import { mixExperts } from "./expert-mix.js";
 import { activate, attendsPlainly, multiply, norm, POSITION_INPUTS, ropesOf, xielu } from "./graph-parts.js";
+import { attendThroughLatent } from "./latent-attention.js";
+import type { LayerParts } from "./layer-parts.js";
+import { shortConvolution } from "./short-conv.js";
 import { storedValue, type Weights } from "./weights.js";
 
 export interface GraphOptions {
@@ -18,7 +23,7 @@ export interface GraphOptions {
 }
 
 /** One decoder layer in a graph, part by part. What other files build of a layer (experts, other mixers) builds on its public parts. */
-export class LayerBuilder {
+export class LayerBuilder implements LayerParts {
   /** What stands before the layer's tensors. */
   readonly base: string;
 
@@ -40,7 +45,7 @@ export class LayerBuilder {
   /** Input of o, residual → residual. */
   addAttention(x: Value, residual: Value): Value {
     const [o] = this.projections("o");
-    return this.add(residual, this.residualNorm(this.linear(x, o), this.architecture.block.attentionOut));
+    return this.add(residual, this.residualNorm(this.product(x, o), this.architecture.block.attentionOut));
   }
 
   /** The residual streams before and behind attention → input of gate, up. */
@@ -49,18 +54,30 @@ export class LayerBuilder {
     return this.residualNorm(parallel ? before : behind, mlpIn);
   }
 
-  /** Input of down, residual → residual. */
+  /** Input of down (of the mixture, where there are experts), residual → residual. */
   addMlp(x: Value, residual: Value): Value {
+    const { hiddenSize, block, layers } = this.architecture;
+    const { experts } = layers[this.index];
     const [down] = this.projections("down");
-    return this.add(residual, this.residualNorm(this.linear(x, down), this.architecture.block.mlpOut));
+    const out = experts === undefined ? this.product(x, down) : mixExperts(this, experts, hiddenSize, x);
+    return this.add(residual, this.residualNorm(out, block.mlpOut));
   }
 
   /** Input of q, k, v → input of o. */
   attend(x: Value): Value {
-    const { architecture, options } = this;
-    const { headCount, kvHeadCount, qkNorm } = architecture;
-    const { rope } = architecture.layers[this.index];
-    let [query, key, value] = this.queryKeyValue(x);
+    const { architecture } = this;
+    const { hiddenSize, headCount, kvHeadCount, qkNorm } = architecture;
+    const { rope, mixer, unitHeads, queryGrowth } = architecture.layers[this.index];
+    if (mixer?.kind === "convolution") return shortConvolution(this, hiddenSize, mixer.kernelSize, x);
+    if (mixer?.kind === "delta rule") return attendByDeltaRule(this, mixer, hiddenSize, architecture.norm.eps, x);
+    if (mixer?.kind === "latent") {
+      const attention = {
+        turn: (heads: Value, count: number, dim: number): Value => this.turn(heads, rope!, count, dim),
+        mix: (query: Value, key: Value, value: Value): Value => this.mix(query, key, value),
+      };
+      return attendThroughLatent(this, attention, mixer, headCount, hiddenSize, x);
+    }
+    let { query, key, value, gate } = this.queryKeyValue(x);
     const normed = (): void => {
       if (qkNorm === undefined) return;
       query = this.headNorm(query, qkNorm, qkNorm.query, headCount);
@@ -72,31 +89,51 @@ export class LayerBuilder {
       key = this.turn(key, rope, kvHeadCount);
     }
     if (qkNorm?.afterRope) normed();
+    if (unitHeads) {
+      query = this.unitHeads(query, headCount);
+      key = this.unitHeads(key, kvHeadCount);
+    }
     if (rope?.queryScale !== undefined) query = this.scaleByPlace(query, rope);
-    return attendsPlainly(architecture, options.portable)
+    if (queryGrowth !== undefined) query = this.growWithPlace(query, queryGrowth);
+    const mixed = this.mix(query, key, value);
+    return gate === undefined ? mixed : this.graph.op("Mul", [mixed, this.graph.op("Sigmoid", [gate])]);
+  }
+
+  /** Softmax attention of (batch, tokens, heads × head_dim). */
+  private mix(query: Value, key: Value, value: Value): Value {
+    return attendsPlainly(this.architecture, this.options.portable)
       ? plainAttention(this, query, key, value)
       : fusedAttention(this, query, key, value);
   }
 
-  private queryKeyValue(x: Value): [query: Value, key: Value, value: Value] {
+  /** Each (batch, tokens, heads × head_dim); a gate on what attention gives where the queries' product has one. */
+  private queryKeyValue(x: Value): { query: Value; key: Value; value: Value; gate?: Value } {
     const { graph } = this;
-    const { headCount, kvHeadCount, headDim, qkvLayout } = this.architecture;
-    const parts = this.projections("qkv").map((projection) => this.linear(x, projection));
-    if (qkvLayout === "separate") return parts as [Value, Value, Value];
+    const { headCount, kvHeadCount, headDim, qkvLayout, gatedQueries } = this.architecture;
+    const parts = this.projections("qkv").map((projection) => this.product(x, projection));
     const queryRows = headCount * headDim;
     const keyRows = kvHeadCount * headDim;
+    if (qkvLayout === "separate") {
+      const [query, key, value] = parts;
+      if (!gatedQueries) return { query, key, value };
+      const twice = graph.op("Reshape", [query, graph.integers(0, 0, headCount, 2 * headDim)]);
+      const halves = graph.ops("Split", [twice, graph.integers(headDim, headDim)], 2, { axis: -1 });
+      const [own, gate] = halves.map((half) => graph.op("Reshape", [half, graph.integers(0, 0, queryRows)]));
+      return { query: own, key, value, gate };
+    }
     if (qkvLayout === "rows") {
       const sizes = graph.integers(queryRows, keyRows, keyRows);
-      return graph.ops("Split", [parts[0], sizes], 3, { axis: -1 }) as [Value, Value, Value];
+      const [query, key, value] = graph.ops("Split", [parts[0], sizes], 3, { axis: -1 });
+      return { query, key, value };
     }
     const group = headCount / kvHeadCount;
     const heads = graph.op("Reshape", [parts[0], graph.integers(0, 0, kvHeadCount, group + 2, headDim)]);
     const split = graph.ops("Split", [heads, graph.integers(group, 1, 1)], 3, { axis: 3 });
     const flat = (value: Value, width: number) => graph.op("Reshape", [value, graph.integers(0, 0, width)]);
-    return [flat(split[0], queryRows), flat(split[1], keyRows), flat(split[2], keyRows)];
+    return { query: flat(split[0], queryRows), key: flat(split[1], keyRows), value: flat(split[2], keyRows) };
   }
 
-  private turn(heads: Value, rope: Rope, count: number): Value {
+  private turn(heads: Value, rope: Rope, count: number, dim = this.architecture.headDim): Value {
     const { graph, architecture } = this;
     const pairs = rope.inverseFrequencies.length;
     const number = ropesOf(architecture).indexOf(rope);
@@ -107,7 +144,7 @@ export class LayerBuilder {
     ];
     return graph.op("RotaryEmbedding", [heads, ...tables], {
       num_heads: count,
-      rotary_embedding_dim: 2 * pairs === architecture.headDim ? 0 : 2 * pairs,
+      rotary_embedding_dim: 2 * pairs === dim ? 0 : 2 * pairs,
       ...(rope.interleaved ? { interleaved: 1 } : {}),
     });
   }
@@ -120,8 +157,30 @@ export class LayerBuilder {
     return graph.op("Mul", [query, graph.op("Unsqueeze", [picked, graph.integers(-1)])]);
   }
 
-  /** Input of gate, up → input of down. */
+  /** Queries times 1 + scale · ln(1 + ⌊(position + 1) / floor⌋). */
+  private growWithPlace(query: Value, { floor, scale }: { readonly floor: number; readonly scale: number }): Value {
+    const { graph } = this;
+    const ids = graph.input(POSITION_INPUTS.ids, "INT64", ["batch", "tokens"]);
+    const places = graph.op("Add", [graph.op("Cast", [ids], { to: ONNX_TYPE.FLOAT }), graph.scalar(1)]);
+    const steps = graph.op("Floor", [graph.op("Div", [places, graph.scalar(floor)])]);
+    const log = graph.op("Log", [graph.op("Add", [steps, graph.scalar(1)])]);
+    const factor = graph.op("Add", [graph.op("Mul", [log, graph.scalar(scale)]), graph.scalar(1)]);
+    return graph.op("Mul", [query, graph.op("Unsqueeze", [factor, graph.integers(-1)])]);
+  }
+
+  /** Each head divided by its size, without a weight. */
+  private unitHeads(heads: Value, count: number): Value {
+    const { graph } = this;
+    const { headDim, norm } = this.architecture;
+    const split = graph.op("Reshape", [heads, graph.integers(0, 0, count, headDim)]);
+    const ones = graph.constant(new Float32Array(headDim).fill(1));
+    const normed = graph.op("RMSNormalization", [split, ones], { axis: -1, epsilon: { float: norm.eps } });
+    return graph.op("Reshape", [normed, graph.integers(0, 0, count * headDim)]);
+  }
+
+  /** Input of gate, up → input of down. A mixture of experts is one whole: it takes place at down. */
   gate(x: Value): Value {
+    if (this.architecture.layers[this.index].experts !== undefined) return x;
     const [inner, up] = this.gateAndUp(x);
     const active = this.activate(inner);
     return up === undefined ? active : this.graph.op("Mul", [active, up]);
@@ -156,7 +215,7 @@ export class LayerBuilder {
   private gateAndUp(x: Value): [inner: Value, up: Value | undefined] {
     const { graph } = this;
     const { intermediateSize, mlp } = this.architecture;
-    const parts = this.projections("gate_up").map((projection) => this.linear(x, projection));
+    const parts = this.projections("gate_up").map((projection) => this.product(x, projection));
     if (mlp !== "gated_rows") return [parts[0], parts[1]];
     const sizes = graph.integers(intermediateSize, intermediateSize);
     const [gate, up] = graph.ops("Split", [parts[0], sizes], 2, { axis: -1 });
@@ -227,7 +286,7 @@ export class LayerBuilder {
   }
 
   /** x Wᵀ + b; the bias where the checkpoint has one. Supplied weights come as (rows, cols) whatever the file's order. */
-  linear(x: Value, { tensor, rows, cols, transposed }: Projection): Value {
+  private product(x: Value, { tensor, rows, cols, transposed }: Projection): Value {
     const { graph, weights, options } = this;
     const isSupplied = options.supplied?.has(tensor) ?? false;
     const matrix = isSupplied
@@ -236,5 +295,23 @@ export class LayerBuilder {
     const product = multiply(graph, x, matrix, rows, cols, options.portable, transposed && !isSupplied);
     const bias = tensor.replace(/weight$/, "bias");
     return weights.has(bias) ? graph.op("Add", [product, storedValue(graph, weights.get(bias, [rows]))]) : product;
+  }
+
+  linear(x: Value, path: string, rows: number, cols: number): Value {
+    const tensor = `${this.base}${path}.weight`;
+    return this.product(x, { step: "qkv", projection: path, tensor, rows, cols, transposed: false });
+  }
+
+  norm(x: Value, path: string, width: number): Value {
+    const { graph, architecture, weights, base } = this;
+    return norm(graph, architecture.norm, weights, x, `${base}${path}`, width);
+  }
+
+  stored(path: string, shape: readonly number[], rowStart?: number, rowEnd?: number): Value {
+    return storedValue(this.graph, this.weights.get(`${this.base}${path}`, shape), rowStart, rowEnd);
+  }
+
+  has(path: string): boolean {
+    return this.weights.has(`${this.base}${path}`);
   }
 }

@@ -45,13 +45,13 @@ export function stepGraph(
   const addsResidual = taken.has("o") || taken.has("down");
   const dims = (width: number) => ["batch", "tokens", width];
   const emit = (step: Step, value: Value): Value => {
-    graph.output(`input_${step}`, value, "FLOAT", dims(inputWidth(architecture, step)));
+    graph.output(`input_${step}`, value, "FLOAT", dims(inputWidth(architecture, step, layerIndex)));
     return value;
   };
   let residual = begin || addsResidual ? graph.input("residual_in", "FLOAT", dims(hiddenSize)) : "";
   let x = begin
     ? emit("qkv", layer.begin(residual))
-    : graph.input(`given_${steps[0]}`, "FLOAT", dims(inputWidth(architecture, steps[0])));
+    : graph.input(`given_${steps[0]}`, "FLOAT", dims(inputWidth(architecture, steps[0], layerIndex)));
   if (taken.has("qkv")) x = emit("o", layer.attend(x));
   if (taken.has("o")) {
     const before = residual;

@@ -3,13 +3,14 @@ import { OnnxGraph } from "../../engine/onnx-graph.js";
 import { Engine, type EngineOptions, type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
-import { isLong, queryScales, ropeTables } from "../../model/rope.js";
+import type { Mixer } from "../../model/mixers.js";
 import { inputWidth, type Projection, projectionsOf, STEPS, type Step } from "../../model/steps.js";
 import { defaultMemoryBytes } from "../memory.js";
-import { attendsPlainly, maskInput, POSITION_INPUTS, ropesOf } from "./graph-parts.js";
+import { POSITION_INPUTS } from "./graph-parts.js";
 import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from "./head-graph.js";
 import { inspectModel } from "./inspect-model.js";
 import { blockGraph, listeningGraph, stepGraph } from "./layer-graph.js";
+import { Places, placesOf } from "./places.js";
 import { type StoredTensor, storedValue, type Weights } from "./weights.js";
 
 /** Numbers between two parts of a model: row-major (batch, tokens, width), f32. Whoever holds them may keep them; nothing here writes to them. */
@@ -36,6 +37,8 @@ export interface KvCache {
   readonly values: readonly Tensor[];
   readonly batch: number;
   readonly tokens: number;
+  /** The tokens so far, where a layer keeps another state than keys and values: then everything is run anew. */
+  readonly sequences?: readonly (readonly number[])[];
 }
 
 export interface RunnerOptions extends EngineOptions {
@@ -83,7 +86,7 @@ export interface Workload {
  */
 export class LayerRunner {
   private readonly sessions = new Map<string, Promise<Session>>();
-  private readonly tables = new Map<string, { cos: Float32Array; sin: Float32Array; positions: number }>();
+  private readonly places: Places;
 
   private constructor(
     readonly donor: Donor,
@@ -92,7 +95,9 @@ export class LayerRunner {
     readonly engine: Engine,
     /** Whether f32 copies of the weights are kept in memory. */
     readonly keepsCopies: boolean,
-  ) {}
+  ) {
+    this.places = new Places(architecture, engine);
+  }
 
   static async open(model: Model, options: RunnerOptions = {}): Promise<LayerRunner> {
     const { donor, architecture, weights } = await inspectModel(model);
@@ -170,7 +175,7 @@ export class LayerRunner {
   async forward(residual: Activations, layerStart = 0, layerEnd = this.layerCount): Promise<Activations> {
     const feeds: Feeds = {
       residual_in: this.tensorOf(residual),
-      ...this.positions(residual.batch, residual.tokens, 0),
+      ...this.places.feeds(residual.batch, residual.tokens, 0),
     };
     for (const [start, end] of this.blocks(layerStart, layerEnd)) {
       const session = await this.session(`layers ${start}-${end}`, () =>
@@ -193,7 +198,7 @@ export class LayerRunner {
   /** Take one step of a layer, with `supplied` weights where given, and the checkpoint's elsewhere. Steps come in the order of `STEPS`. */
   async advance(layer: number, step: Step, state: LayerState, supplied?: SuppliedWeights): Promise<LayerState> {
     const { input, residual } = state;
-    if (input === undefined || input.width !== inputWidth(this.architecture, step)) {
+    if (input === undefined || input.width !== inputWidth(this.architecture, step, layer)) {
       throw new PhysariumError("INTERNAL", `step ${step} was asked of a state that does not stand before it`);
     }
     const here = this.projections(layer, step).filter(({ tensor }) => supplied?.has(tensor));
@@ -206,7 +211,7 @@ export class LayerRunner {
     );
     const feeds: Feeds = { [`given_${step}`]: this.tensorOf(input) };
     for (const { tensor, rows, cols } of here) feeds[tensor] = this.engine.f32(supplied!.get(tensor)!, [rows, cols]);
-    if (step === "qkv") Object.assign(feeds, this.positions(input.batch, input.tokens, 0));
+    if (step === "qkv") Object.assign(feeds, this.places.feeds(input.batch, input.tokens, 0));
     if (step === "o" || step === "down") feeds.residual_in = this.tensorOf(residual);
     const outputs = await session.run(feeds);
     const next = STEPS[STEPS.indexOf(step) + 1] as Step | undefined;
@@ -215,7 +220,7 @@ export class LayerRunner {
       input:
         next === undefined
           ? undefined
-          : { ...input, width: inputWidth(this.architecture, next), data: floats(outputs[`input_${next}`]) },
+          : { ...input, width: inputWidth(this.architecture, next, layer), data: floats(outputs[`input_${next}`]) },
     };
   }
 
@@ -275,11 +280,13 @@ export class LayerRunner {
     sequences: readonly ArrayLike<number>[],
     cache?: KvCache,
   ): Promise<{ residual: Activations; cache: KvCache }> {
+    const isStateless = ({ mixer }: { mixer?: Mixer }) => mixer === undefined || mixer.kind === "latent";
+    if (!this.architecture.layers.every(isStateless)) return this.runAnew(sequences, cache);
     const past = cache?.tokens ?? 0;
     const embedded = await this.embed(sequences, past);
     const { batch, tokens } = embedded;
     const { kvHeadCount, headDim } = this.architecture;
-    const common = this.positions(batch, tokens, past);
+    const common = this.places.feeds(batch, tokens, past);
     const none = this.engine.f32(new Float32Array(0), [batch, kvHeadCount, 0, headDim]);
     const keys: Tensor[] = [];
     const values: Tensor[] = [];
@@ -303,6 +310,25 @@ export class LayerRunner {
     return {
       residual: { ...embedded, data: floats(residual) },
       cache: { keys, values, batch, tokens: past + tokens },
+    };
+  }
+
+  /** Convolutions and linear attention remember more than keys and values: all tokens so far run again, the new ones are given. */
+  private async runAnew(
+    sequences: readonly ArrayLike<number>[],
+    cache: KvCache | undefined,
+  ): Promise<{ residual: Activations; cache: KvCache }> {
+    const all = sequences.map((sequence, row) => [...(cache?.sequences?.[row] ?? []), ...Array.from(sequence)]);
+    const { data, batch, tokens, width } = await this.forward(await this.embed(all));
+    const fresh = sequences[0].length;
+    const last = new Float32Array(batch * fresh * width);
+    for (let row = 0; row < batch; row++) {
+      const end = (row + 1) * tokens * width;
+      last.set(data.subarray(end - fresh * width, end), row * fresh * width);
+    }
+    return {
+      residual: { data: last, batch, tokens: fresh, width },
+      cache: { keys: [], values: [], batch, tokens, sequences: all },
     };
   }
 
@@ -338,63 +364,6 @@ export class LayerRunner {
     this.sessions.set(key, opened);
     return opened;
   }
-
-  /** What every graph with attention is fed: places `past … past + tokens − 1`, the same for each row of the batch. */
-  private positions(batch: number, tokens: number, past: number): Feeds {
-    const total = past + tokens;
-    const feeds: Feeds = {
-      [POSITION_INPUTS.last]: this.engine.i32(new Int32Array(batch).fill(total - 1), [batch]),
-      [POSITION_INPUTS.total]: this.engine.i32(Int32Array.of(total), []),
-    };
-    if (attendsPlainly(this.architecture, this.engine.portable)) {
-      for (const { slidingWindow } of this.architecture.layers) {
-        feeds[maskInput(slidingWindow)] ??= this.engine.f32(causalMask(tokens, past, slidingWindow), [tokens, total]);
-      }
-    }
-    if (this.architecture.alibiScale !== undefined) {
-      feeds[POSITION_INPUTS.places] = this.engine.f32(
-        Float32Array.from({ length: total }, (_, place) => place),
-        [total],
-      );
-    }
-    ropesOf(this.architecture).forEach((rope, number) => {
-      const key = `${number}${isLong(rope, total) ? " long" : ""}`;
-      let table = this.tables.get(key);
-      if (table === undefined || table.positions < total) {
-        // In steps, so that generating token by token does not make a new table each time.
-        const positions = Math.max(256, 2 ** Math.ceil(Math.log2(total)));
-        table = { ...ropeTables(rope, positions, total), positions };
-        this.tables.set(key, table);
-      }
-      const dims = [table.positions, rope.inverseFrequencies.length];
-      feeds[`cos_${number}`] = this.engine.f32(table.cos, dims);
-      feeds[`sin_${number}`] = this.engine.f32(table.sin, dims);
-      feeds[POSITION_INPUTS.ids] = this.engine.i64(placesOf(batch, tokens, past), [batch, tokens]);
-      if (rope.queryScale !== undefined) {
-        const scales = queryScales(rope.queryScale, table.positions);
-        feeds[`query_scale_${number}`] = this.engine.f32(scales, [table.positions]);
-      }
-    });
-    return feeds;
-  }
-}
-
-/** Places `past … past + tokens − 1` for each row of a batch. */
-function placesOf(batch: number, tokens: number, past: number): BigInt64Array {
-  return BigInt64Array.from({ length: batch * tokens }, (_, at) => BigInt(past + (at % tokens)));
-}
-
-/** What is added to attention scores, (tokens, past + tokens): 0 where a token may look, so low elsewhere that nothing is left after softmax. */
-function causalMask(tokens: number, past: number, slidingWindow = Number.POSITIVE_INFINITY): Float32Array {
-  const total = past + tokens;
-  // Not infinite: a backend may compile infinities away.
-  const mask = new Float32Array(tokens * total).fill(-1e30);
-  for (let token = 0; token < tokens; token++) {
-    const last = past + token;
-    const first = Math.max(0, last - slidingWindow + 1);
-    mask.fill(0, token * total + first, token * total + last + 1);
-  }
-  return mask;
 }
 
 /**
