@@ -83,8 +83,13 @@ async function calibrationDigest(path: string | undefined, digester: Digester, f
   return digester.digest(new TextEncoder().encode(grams.identity));
 }
 
-/** Refuse to mix two operations in one output. Throws `USAGE_RESUME_MISMATCH`, saying everything that differs. */
-export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outputPath: string): void {
+/**
+ * Refuse to mix two operations in one output. Throws `USAGE_RESUME_MISMATCH`, saying everything that differs.
+ *
+ * returns  shards of the same length and header that were touched or copied since: whether their weights are the same, nobody knows
+ */
+export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outputPath: string): Set<string> {
+  const touched = new Set<string>();
   const differences: string[] = [];
   const [was, is] = [flatten({ ...stopped, shards: null }), flatten({ ...now, shards: null })];
   for (const key of new Set([...was.keys(), ...is.keys()])) {
@@ -100,10 +105,10 @@ export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outpu
     else if (old.byte_length !== shard.byte_length)
       differences.push(`${shard.file} had ${old.byte_length} bytes and has ${shard.byte_length}`);
     else if (old.header_digest !== shard.header_digest) differences.push(`${shard.file} has another header`);
-    else if (old.modified_ns !== shard.modified_ns) differences.push(`${shard.file} was modified since`);
+    else if (old.modified_ns !== shard.modified_ns) touched.add(shard.file);
   }
   for (const file of before.keys()) differences.push(`the donor lost its shard ${file}`);
-  if (differences.length === 0) return;
+  if (differences.length === 0) return touched;
   throw new PhysariumError(
     "USAGE_RESUME_MISMATCH",
     `${outputPath}: the run that stands there is another operation: ${differences.join("; ")}; give the same donor and parameters, or start over with --overwrite`,

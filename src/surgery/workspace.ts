@@ -98,9 +98,15 @@ export async function openWorkspace(
     await removeReplaced(output, files);
     // Read again under the lock: another run may have gone on, or finished, in between.
     const ledgerPath = recordPath(output.partialPath, "ledger");
-    const stopped = options.resume ? await readLedger(ledgerPath, files, true) : undefined;
-    if (stopped !== undefined) checkSameOperation(stopped.header.fingerprint, fingerprint, output.path);
-    else await clearPartial(output.partialPath, files);
+    let stopped = options.resume ? await readLedger(ledgerPath, files, true) : undefined;
+    if (stopped !== undefined) {
+      const touched = checkSameOperation(stopped.header.fingerprint, fingerprint, output.path);
+      if (touched.size > 0) {
+        stopped = forget(stopped, touched, fingerprint);
+        const message = `touched or copied since: ${[...touched].join(", ")}; what was made of it is made again`;
+        onEvent({ event: "note", message });
+      }
+    } else await clearPartial(output.partialPath, files);
     await removeTemporaries(recordFolder, files);
     const header: HeaderRecord = stopped?.header ?? newHeader(plan, fingerprint);
     const earlierRuns = stopped === undefined ? [] : measureKilled(await readRuns(output.partialPath, files), stopped);
@@ -207,6 +213,26 @@ function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"]): Header
       shard_count: plan.shards.length,
       model_weights: plan.donor.modelWeights,
     },
+  };
+}
+
+/**
+ * A stopped run without what it made of some shards, and without what it found by reading all of the donor: their weights may be
+ * others, and only doing it again mixes no two donors.
+ */
+function forget(stopped: Ledger, touched: ReadonlySet<string>, now: HeaderRecord["fingerprint"]): Ledger {
+  const { header, tensors, shards } = stopped;
+  return {
+    ...stopped,
+    header: { ...header, fingerprint: { ...header.fingerprint, shards: now.shards } },
+    search: undefined,
+    calibration: undefined,
+    // v2 calibrates anew, and a search may find another survival: then nothing that was made by the old one stays.
+    tensors:
+      stopped.search === undefined && stopped.calibration === undefined
+        ? new Map([...tensors].filter(([, { shard }]) => !touched.has(shard)))
+        : new Map(),
+    shards: new Map([...shards].filter(([file]) => !touched.has(file))),
   };
 }
 
