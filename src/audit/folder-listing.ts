@@ -1,15 +1,14 @@
 import type { Stats } from "node:fs";
 import { join } from "node:path";
 import { attempt, closeQuietly, type FileLayer, READ_ONLY } from "../checkpoint/file-layer.js";
-import { LOCK_FILE } from "../output/lock.js";
 import { RECORD_FOLDER } from "../record/ledger.js";
 import { RECORD_FILES } from "../record/open-record.js";
 import type { Findings } from "./verification.js";
 
 const CHECK = "nothing added";
 
-/** What a run that was killed at its last step may leave beside the record; nothing reads them. */
-const LEFTOVERS = [LOCK_FILE, "replaces"];
+/** What a run of an earlier version that was killed at its last step may have left beside the record; nothing reads them. */
+const LEFTOVERS = ["lock", "replaces"];
 
 /**
  * Every entry of the output, hidden ones and those of its `physarium/` folder too, is one that belongs there, and a regular file:

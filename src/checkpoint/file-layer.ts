@@ -16,6 +16,7 @@ export interface FileLayer {
   realpath: typeof fs.realpath;
   mkdir: typeof fs.mkdir;
   rename: typeof fs.rename;
+  link: typeof fs.link;
   rm: typeof fs.rm;
 }
 
@@ -36,7 +37,7 @@ export function ioError(operation: string, path: string, cause: unknown, byteOff
   if (errno === "ENOSPC" || errno === "EDQUOT") {
     return new PhysariumError(
       "IO_DISK_FULL",
-      `${where}: ${operation} failed, the disk is full (${errno}); free some space, then run again with --resume`,
+      `${where}: ${operation} failed, the disk is full (${errno}); free some space, then run again`,
       details,
       cause,
     );

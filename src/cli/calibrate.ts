@@ -75,6 +75,7 @@ export function registerCalibrate(program: Command): void {
         {
           kind,
           signal: stopSignal(),
+          inputs: [resolve(text)],
           ...toEngineOptions({ device, threads, memory }),
           ...(onProgress === undefined ? {} : { onProgress }),
         },

@@ -3,13 +3,15 @@ import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { isGramFile } from "../calibration/grams/stored-grams.js";
 import { openDonor } from "../checkpoint/donor.js";
-import { attempt } from "../checkpoint/file-layer.js";
+import { attempt, nodeFiles } from "../checkpoint/file-layer.js";
 import { type ComparisonOptions, compareMethods, mergeRows } from "../compare/comparison.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
 import type { PruneTarget } from "../methods/method.js";
 import { chooseMethods, METHODS } from "../methods/registry.js";
 import { parsePattern } from "../methods/stages/select.js";
-import { refuseInside, writeSmallFile } from "../output/staged-folder.js";
+import { type Lock, takeLock } from "../output/lock.js";
+import { outputNames, refuseOverlap } from "../output/place.js";
+import { removeTemporaries, writeSmallFile } from "../output/small-file.js";
 import type { ComparisonRecord } from "../record/comparison.js";
 import { comparisonCsv, renderComparison, targetOf } from "../report/comparison.js";
 import { comparisonPicture } from "../report/pictures/comparison.js";
@@ -78,9 +80,10 @@ Example:
       const folder = flags.out === undefined ? undefined : resolve(flags.out);
       const titles = Object.fromEntries(METHODS.map(({ name, title }) => [name, title]));
       const say = flags.quiet || flags.json ? () => {} : (words: string) => process.stderr.write(`${words}\n`);
-      const earlier = folder === undefined ? undefined : await readEarlier(folder);
+      // Before the folder is made, so that nothing is for a file that is none of ours.
+      if (folder !== undefined) await readEarlier(folder);
       let signal: AbortSignal | undefined;
-      const options: ComparisonOptions = {
+      const options = (earlier: ComparisonRecord | undefined): ComparisonOptions => ({
         text: resolve(flags.text),
         ...(flags.calibration === undefined ? {} : { calibration: resolve(flags.calibration) }),
         methods: chooseMethods(listOf(flags.methods)),
@@ -102,11 +105,18 @@ Example:
           say(`${targetOf(row)} ${row.method}: perplexity ${row.perplexity.toFixed(3)} (${words})`);
           if (folder !== undefined) await keep(folder, soFar, titles);
         },
-      };
-      if (folder !== undefined) await claim(folder, (await openDonor(resolve(donor))).path);
-      const record = await compareMethods(donor, options).catch((error: unknown) => {
-        throw isPhysariumError(error, "STOPPED") ? stopped(folder) : error;
       });
+      options(undefined);
+      const inputs = [(await openDonor(resolve(donor))).path, ...[flags.text, flags.calibration ?? []].flat()];
+      const lock = folder === undefined ? undefined : await claim(folder, inputs);
+      let record: ComparisonRecord;
+      try {
+        record = await compareMethods(donor, options(folder === undefined ? undefined : await readEarlier(folder)));
+      } catch (error) {
+        throw isPhysariumError(error, "STOPPED") ? stopped(folder) : error;
+      } finally {
+        await lock?.release();
+      }
       process.stdout.write(flags.json ? `${JSON.stringify(record)}\n` : renderComparison(record, titles));
     });
 }
@@ -176,10 +186,25 @@ async function readEarlier(folder: string): Promise<ComparisonRecord | undefined
   throw new PhysariumError("USAGE_OUTPUT", `${path}: this is no record of a comparison; give another --out`, { path });
 }
 
-/** Make the folder before anything takes long. Throws `USAGE_OUTPUT_OVERLAP` inside the donor, `USAGE_OUTPUT` where others' files would be replaced. */
-async function claim(folder: string, donor: string): Promise<void> {
-  await refuseInside(folder, donor);
+/**
+ * Make the folder before anything takes long, and hold it against a second run. Throws `USAGE_OUTPUT_OVERLAP` where an input lies,
+ * `USAGE_OUTPUT` where others' files would be replaced, `USAGE_LOCKED`.
+ */
+async function claim(folder: string, inputs: readonly string[]): Promise<Lock> {
+  for (const name of [FILE, ...OTHER_FILES]) await refuseOverlap(await outputNames(join(folder, name)), inputs);
   await attempt("making the folder", folder, () => mkdir(folder, { recursive: true }));
+  const lock = await takeLock((await outputNames(join(folder, FILE))).partialPath);
+  try {
+    await removeTemporaries(folder, nodeFiles, "compare");
+    await refuseForeign(folder);
+    return lock;
+  } catch (error) {
+    await lock.release().catch(() => {});
+    throw error;
+  }
+}
+
+async function refuseForeign(folder: string): Promise<void> {
   const found = await attempt("listing", folder, () => readdir(folder));
   const foreign = found.includes(FILE) ? [] : found.filter((name) => OTHER_FILES.includes(name));
   if (foreign.length > 0) {
@@ -191,7 +216,7 @@ async function claim(folder: string, donor: string): Promise<void> {
   }
 }
 
-/** Every row is on disk before the next begins; each file is replaced whole. Rows that a run beside this one has added stay. */
+/** Every row is on disk before the next begins; each file is replaced whole. Rows of earlier runs stay. */
 async function keep(folder: string, made: ComparisonRecord, titles: Record<string, string>): Promise<void> {
   const beside = await readEarlier(folder);
   const record = { ...made, rows: [...made.rows] };

@@ -5,6 +5,7 @@ import { exportSparse, type SparseExport } from "../export/sparse/export.js";
 import type { ExportType } from "../export/weight-band.js";
 import { relativeError, renderGgufExport, totalMatrices } from "../report/export-summary.js";
 import { tensorProgress } from "./progress.js";
+import { stopSignal } from "./stop-signal.js";
 
 interface Flags {
   format: "gguf" | "compressed-tensors";
@@ -47,17 +48,17 @@ Examples:
   physarium export ./operated ./operated-sparse --format compressed-tensors`,
     )
     .action(async (model: string, output: string, flags: Flags) => {
-      const onTensor = tensorProgress("export", flags);
+      const options = { signal: stopSignal(), ...tensorProgress("export", flags) };
       if (flags.format === "compressed-tensors") {
         if (flags.type !== undefined || flags.overwrite) {
           throw new PhysariumError("USAGE_ARGUMENT", "--type and --overwrite belong to --format gguf");
         }
-        const result = await exportSparse(model, output, onTensor);
+        const result = await exportSparse(model, output, options);
         process.stdout.write(flags.json ? `${JSON.stringify(sparseJson(result))}\n` : renderSparse(result));
         return;
       }
       const type = (flags.type ?? "f16").toUpperCase() as ExportType;
-      const result = await exportGguf(model, output, { type, overwrite: flags.overwrite ?? false, ...onTensor });
+      const result = await exportGguf(model, output, { type, overwrite: flags.overwrite ?? false, ...options });
       process.stdout.write(
         flags.json ? `${JSON.stringify(ggufJson(result))}\n` : `${printable(renderGgufExport(result), true)}\n`,
       );

@@ -5,6 +5,7 @@ import { type GgufImport, importGguf } from "../export/gguf/import.js";
 import { importSparse } from "../export/sparse/import.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { tensorProgress } from "./progress.js";
+import { stopSignal } from "./stop-signal.js";
 
 interface Flags {
   dtype?: string;
@@ -38,12 +39,12 @@ Example:
   physarium import model-q8_0.gguf ./model`,
     )
     .action(async (model: string, folder: string, flags: Flags) => {
-      const onTensor = tensorProgress("import", flags);
+      const options = { signal: stopSignal(), ...tensorProgress("import", flags) };
       if (await isFolder(model)) {
         if (flags.dtype !== undefined) {
           throw new PhysariumError("USAGE_ARGUMENT", "--dtype is for GGUF files; a folder keeps its dtypes");
         }
-        const result = await importSparse(model, folder, onTensor);
+        const result = await importSparse(model, folder, options);
         process.stdout.write(
           flags.json
             ? `${JSON.stringify({ output: result.path, files: result.files, decompressed: result.decompressed })}\n`
@@ -52,7 +53,7 @@ Example:
         return;
       }
       const dtype = (flags.dtype ?? "bf16").toUpperCase() as FloatDtype;
-      const result = await importGguf(model, folder, { dtype, ...onTensor });
+      const result = await importGguf(model, folder, { dtype, ...options });
       process.stdout.write(flags.json ? `${JSON.stringify(toJson(result))}\n` : printable(render(result), true));
     });
 }

@@ -3,6 +3,7 @@
 process.env.UV_THREADPOOL_SIZE ??= "8";
 
 import { Command, CommanderError } from "commander";
+import { ioError } from "../checkpoint/file-layer.js";
 import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 
@@ -24,8 +25,13 @@ Example:
 Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 130 stopped.`,
   );
 
-// The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went.
-for (const stream of [process.stdout, process.stderr]) stream.on("error", () => {});
+// The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went. A result that could not be
+// written for another reason is lost, and that is said.
+process.stderr.on("error", () => {});
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code === "EPIPE" || process.exitCode) return;
+  process.exitCode = report(ioError("writing", "standard output", error));
+});
 
 try {
   // Behind the `try`: opening all our modules at once is where a low limit of open files shows first.
@@ -33,7 +39,7 @@ try {
   for (const register of COMMANDS) register(program);
   await program.parseAsync();
 } catch (error) {
-  process.exitCode = report(error);
+  process.exitCode = report(error) || process.exitCode;
 }
 
 /** Print an error as its kind deserves; returns the exit code. */

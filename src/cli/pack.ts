@@ -46,6 +46,7 @@ Example:
         process.stdout.write(
           `${JSON.stringify({
             output: result.output,
+            state: result.state,
             shards: result.shards,
             kept_files: result.keptFiles,
             left_out: result.leftOut,
@@ -59,6 +60,7 @@ Example:
         );
         return;
       }
+      if (sayFinished(result)) return;
       const { packedBytes, originalBytes, packedFraction, entropyBoundBytes, seconds } = result;
       const bound = (100 * entropyBoundBytes) / originalBytes;
       const lines = [
@@ -75,4 +77,11 @@ export function bytes(count: number): string {
 
 export function rate(byteLength: number, seconds: number): string {
   return `${(byteLength / 1e9 / seconds).toFixed(2)} GB/s`;
+}
+
+/** With `--resume` on a finished output there is nothing to say but that; in the words of surgery. */
+export function sayFinished({ output, state }: { readonly output: string; readonly state: string }): boolean {
+  if (state !== "already finished") return false;
+  process.stdout.write(`${printable(output)}: the operation is finished already; nothing was done\n`);
+  return true;
 }

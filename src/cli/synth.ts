@@ -3,6 +3,7 @@ import { jsonLine, printable } from "../errors.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { DISTRIBUTIONS, type Distribution } from "../synth/distribution.js";
 import { type SynthProgress, synthesize } from "../synth/synth.js";
+import { stopSignal } from "./stop-signal.js";
 
 interface Flags {
   seed: string;
@@ -43,6 +44,7 @@ Example:
         ...(flags.dtype === undefined ? {} : { dtype: flags.dtype.toUpperCase() as FloatDtype }),
         scale: flags.scale,
         overwrite: flags.overwrite ?? false,
+        signal: stopSignal(),
         ...(flags.quiet || flags.json ? {} : { onProgress: progressLines() }),
       });
       const { plan, seconds } = result;

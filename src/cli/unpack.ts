@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { printable } from "../errors.js";
 import { unpackModel } from "../pack/unpack-model.js";
 import { toInteger } from "./arguments.js";
-import { bytes, rate } from "./pack.js";
+import { bytes, rate, sayFinished } from "./pack.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 
@@ -45,6 +45,7 @@ Example:
         process.stdout.write(
           `${JSON.stringify({
             output: result.output,
+            state: result.state,
             shards: result.shards,
             side_files: result.sideFiles,
             packed_bytes: result.packedBytes,
@@ -55,6 +56,7 @@ Example:
         );
         return;
       }
+      if (sayFinished(result)) return;
       const { originalBytes, packedBytes, seconds } = result;
       process.stdout.write(
         `${printable(result.output)}: ${bytes(originalBytes)} from ${bytes(packedBytes)}, every band checked (${seconds.toFixed(1)} s, ${rate(originalBytes, seconds)})\n`,

@@ -1,317 +1,227 @@
-import { basename, dirname, join, resolve } from "node:path";
-import {
-  attempt,
-  closeQuietly,
-  closeWritten,
-  type FileLayer,
-  ioError,
-  nodeFiles,
-  writeFully,
-} from "../checkpoint/file-layer.js";
+import { basename, dirname, join } from "node:path";
+import { attempt, closeQuietly, type FileLayer, type OpenFile, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
-import { LEDGER_FILE, RECORD_FOLDER } from "../record/ledger.js";
-import { LOCK_FILE } from "./lock.js";
+import { requireDiskSpace } from "./disk-space.js";
+import { type Lock, takeLock } from "./lock.js";
+import { exists, listOrNothing, type OutputNames, outputNames, refuseOverlap } from "./place.js";
+import { publishFolder, refuseInTheWay, settleReplacement } from "./replacement.js";
+import { openShardLedger, readShardLedger, type ShardLedger, type StoppedRun } from "./shard-ledger.js";
+import { removeTemporaries, syncAndClose, syncFolder, writeSmallFile } from "./small-file.js";
 
-/**
- * Where an output is built and what stands there already. Everything is built in the sibling `<output>.partial` and renamed when
- * whole, so the final name never holds half a model.
- */
-export interface OutputFolder {
-  readonly path: string;
-  readonly partialPath: string;
-  /** Where a replaced output waits until the new one has its name; nothing of the user's may stand there then. */
-  readonly replacedPath: string;
-  /** What the final name holds now. */
-  readonly occupied: "nothing" | "empty" | "operated" | "foreign";
-  readonly partial: "nothing" | "ours" | "foreign";
+export interface StageOptions {
+  /** Files and folders that are read: the output may not touch them. */
+  readonly inputs: readonly string[];
+  readonly output: string;
+  /** The command that writes, as the user calls it. */
+  readonly command: string;
+  /** For commands that resume: what the shards are made from and how. A run with another one cannot go on here. */
+  readonly fingerprint?: unknown;
+  readonly resume?: boolean;
+  readonly neededBytes: number;
+  /** Given where `--overwrite` was: true for a folder that may be replaced, by the names in it; or it throws, saying why not. */
+  readonly mayReplace?: (names: readonly string[], path: string) => boolean | Promise<boolean>;
+  /** For commands that resume: whether the folder that stands at the output is what this run would make. */
+  readonly isFinished?: (path: string) => Promise<boolean>;
+  /** For a stopped run without a ledger (of an earlier version): whether the names in it are ours. */
+  readonly isOwnPartial?: (names: readonly string[], path: string) => boolean | Promise<boolean>;
+  readonly files: FileLayer;
 }
 
 /**
- * Look at an output path and refuse what must never be written to: a place equal to, inside or around the donor by any
- * spelling, symlink or bind mount. Throws `USAGE_OUTPUT_*`.
+ * A folder under construction: built as `<output>.partial` under the lock `<output>.partial.lock`, renamed when whole. Beside it
+ * `<output>.partial.jsonl`, the ledger of finished shards, says that the folder is ours and outlives the rename by a moment: killed at
+ * any point, the next run knows where this one stood.
  */
-export async function inspectOutput(
-  path: string,
-  donorPath: string,
-  files: FileLayer = nodeFiles,
-): Promise<OutputFolder> {
-  const output = await followLink(resolve(path), files);
-  const partialPath = `${output}.partial`;
-  const replacedPath = `${output}.replaced`;
-  // All three names are written to or removed at some time.
-  for (const place of [output, partialPath, replacedPath]) await refuseOverlap(place, donorPath, files);
-  let occupied = await occupation(output, files);
-  const partial = await partialState(partialPath, files);
-  const replaced = await exists(replacedPath, files);
-  const movedAside =
-    replaced &&
-    ((await exists(join(output, RECORD_FOLDER, REPLACES_FILE), files)) ||
-      (await exists(join(partialPath, RECORD_FOLDER, REPLACES_FILE), files)));
-  // Killed between two renames, a run leaves the old output under its waiting name: it is still what the final name holds.
-  if (occupied === "nothing" && movedAside) occupied = "operated";
-  if (occupied === "operated" && replaced && !movedAside) {
-    throw new PhysariumError(
-      "USAGE_OUTPUT_EXISTS",
-      `${replacedPath}: an output that is replaced waits under this name, but something stands there already; move it away`,
-      { path: replacedPath },
-    );
-  }
-  return { path: output, partialPath, replacedPath, occupied, partial };
-}
+export class StagedFolder {
+  private constructor(
+    private readonly names: OutputNames,
+    /** The output is finished already: there is nothing left to do. */
+    readonly isComplete: boolean,
+    /** Shards that an earlier run finished, by file name: what `record` was given. */
+    readonly finished: ReadonlyMap<string, Record<string, unknown>>,
+    private readonly replaces: boolean,
+    private readonly lock: Lock,
+    private readonly ledger: ShardLedger,
+    private readonly files: FileLayer,
+  ) {}
 
-/** A folder cannot be renamed onto a symbolic link: the output is built beside what the link points to. */
-async function followLink(output: string, files: FileLayer): Promise<string> {
-  let isLink: boolean;
-  try {
-    isLink = (await files.lstat(output)).isSymbolicLink();
-  } catch (error) {
-    if (["ENOENT", "ENOTDIR"].includes((error as NodeJS.ErrnoException).code ?? "")) return output;
-    throw ioError("examining", output, error);
-  }
-  if (!isLink) return output;
-  try {
-    return await files.realpath(output);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code !== "ENOENT" && code !== "ELOOP") throw ioError("examining", output, error);
-    throw new PhysariumError(
-      "USAGE_OUTPUT_EXISTS",
-      `${output}: a symbolic link of that name ${code === "ELOOP" ? "leads in a circle" : "points to nothing"}; remove it or choose another name`,
-      { path: output },
-      error,
-    );
-  }
-}
-
-/**
- * Folders are compared by device and inode along both chains of parents: that sees through symlinks, spellings and bind mounts. A donor
- * mounted inside the output is on no chain; an output has few sub-folders, so those are looked at one by one.
- */
-async function refuseOverlap(output: string, donorPath: string, files: FileLayer): Promise<void> {
-  const { donor, place } = await refuseInside(output, donorPath, files);
-  const around =
-    place.exists &&
-    (donor.chain.includes(place.chain[0]) || (await subFolders(output, files)).some((id) => donor.chain.includes(id)));
-  if (around) throw overlap(output, "around", donorPath);
-}
-
-/** Throws `USAGE_OUTPUT_OVERLAP` where `output` is the donor's folder or within it; returns where both lie. */
-export async function refuseInside(
-  output: string,
-  donorPath: string,
-  files: FileLayer = nodeFiles,
-): Promise<{ donor: Place; place: Place }> {
-  const donor = await identify(donorPath, files);
-  const place = await identify(output, files);
-  if (place.chain.includes(donor.chain[0])) throw overlap(output, "equal to or inside", donorPath);
-  return { donor, place };
-}
-
-function overlap(output: string, where: string, donorPath: string): PhysariumError {
-  return new PhysariumError(
-    "USAGE_OUTPUT_OVERLAP",
-    `${output}: the output is ${where} the donor (${donorPath}); the donor is never written to, choose another folder`,
-    { output, donor: donorPath },
-  );
-}
-
-/** Device and inode of a folder (or of its nearest parent that exists) and of all its parents. */
-interface Place {
-  readonly exists: boolean;
-  readonly chain: readonly string[];
-}
-
-/** Device and inode of the folders directly in a folder. */
-async function subFolders(path: string, files: FileLayer): Promise<string[]> {
-  const ids: string[] = [];
-  for (const name of (await listOrNothing(path, files)) ?? []) {
-    const file = join(path, name);
-    const { dev, ino, isFolder } = await attempt("examining", file, async () => {
-      const stat = await files.lstat(file, { bigint: true });
-      return { dev: stat.dev, ino: stat.ino, isFolder: stat.isDirectory() };
-    });
-    if (isFolder) ids.push(`${dev}:${ino}`);
-  }
-  return ids;
-}
-
-async function identify(path: string, files: FileLayer): Promise<Place> {
-  let real = resolve(path);
-  let found = true;
-  for (;;) {
+  /** All refusals come before the first write. Throws `USAGE_*`, `IO_*`. */
+  static async open(options: StageOptions): Promise<StagedFolder> {
+    const { files, neededBytes } = options;
+    const names = await outputNames(options.output, files);
+    await refuseOverlap(names, options.inputs, files);
+    const parent = dirname(names.path);
+    if (!(await exists(parent, files))) {
+      await requireDiskSpace(names.path, neededBytes, files);
+      await attempt("creating", parent, () => files.mkdir(parent, { recursive: true }));
+    }
+    const lock = await takeLock(names.partialPath, files);
+    let ledger: ShardLedger | undefined;
     try {
-      real = await files.realpath(real);
-      break;
+      await settleReplacement(names, files);
+      await removeTemporaries(parent, files, basename(names.partialPath));
+      const { stopped, isOccupied, isComplete } = await look(names, options);
+      const finished: StoppedRun["finished"] = stopped?.finished ?? new Map();
+      const doneBytes = [...finished.values()].reduce((sum, entry) => sum + Number(entry.byte_length ?? 0), 0);
+      if (isComplete) return new StagedFolder(names, true, finished, false, lock, NO_LEDGER, files);
+      await requireDiskSpace(names.path, neededBytes - doneBytes, files);
+      let ledgerByteLength = stopped?.ledgerByteLength;
+      if (ledgerByteLength === undefined) {
+        // First, so that what stands under the unfinished name is known to be ours.
+        const record = { record: "run", command: options.command, fingerprint: options.fingerprint ?? null };
+        const line = new TextEncoder().encode(`${JSON.stringify(record)}\n`);
+        await writeSmallFile(names.ledgerPath, line, files);
+        await remove(names.partialPath, files);
+        ledgerByteLength = line.byteLength;
+      }
+      ledger = await openShardLedger(names.ledgerPath, ledgerByteLength, files);
+      await attempt("creating", names.partialPath, () => files.mkdir(names.partialPath, { recursive: true }));
+      if (stopped !== undefined) await removeTemporaries(names.partialPath, files);
+      return new StagedFolder(names, false, finished, isOccupied, lock, ledger, files);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "ENOENT" || dirname(real) === real)
-        throw ioError("examining", real, error);
-      found = false;
-      real = dirname(real);
+      await ledger?.close();
+      await lock.release().catch(() => {});
+      throw error;
     }
   }
-  const chain: string[] = [];
-  for (; ; real = dirname(real)) {
-    const { dev, ino } = await attempt("examining", real, () => files.stat(real, { bigint: true }));
-    chain.push(`${dev}:${ino}`);
-    if (dirname(real) === real) return { exists: found, chain };
+
+  /** The sibling folder in which the files are made. */
+  get path(): string {
+    return this.names.partialPath;
   }
-}
 
-async function occupation(path: string, files: FileLayer): Promise<OutputFolder["occupied"]> {
-  const entries = await listOrNothing(path, files);
-  if (entries === undefined) return "nothing";
-  if (entries.length === 0) return "empty";
-  return (await exists(join(path, RECORD_FOLDER, LEDGER_FILE), files)) ? "operated" : "foreign";
-}
-
-async function partialState(path: string, files: FileLayer): Promise<OutputFolder["partial"]> {
-  const entries = await listOrNothing(path, files);
-  if (entries === undefined) return "nothing";
-  // Killed before its first record, a run leaves an empty folder or one that holds our record folder alone.
-  if (entries.length === 0 || (entries.length === 1 && entries[0] === RECORD_FOLDER)) return "ours";
-  return (await exists(join(path, RECORD_FOLDER, LEDGER_FILE), files)) ? "ours" : "foreign";
-}
-
-async function listOrNothing(path: string, files: FileLayer): Promise<string[] | undefined> {
-  try {
-    return await files.readdir(path);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT") return undefined;
-    if (code === "ENOTDIR") {
-      throw new PhysariumError(
-        "USAGE_OUTPUT_EXISTS",
-        `${path}: there is a file of that name, expected a folder to be made; choose another name`,
-        { path },
-        error,
-      );
-    }
-    throw ioError("listing", path, error);
+  /** Append a finished shard to the ledger and wait until it is on the disk. */
+  record(entry: { file: string } & Record<string, unknown>): Promise<void> {
+    return this.ledger.append({ record: "shard", ...entry });
   }
-}
 
-export async function exists(path: string, files: FileLayer = nodeFiles): Promise<boolean> {
-  try {
-    await files.lstat(path);
-    return true;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT" || (error as NodeJS.ErrnoException).code === "ENOTDIR")
-      return false;
-    throw ioError("examining", path, error);
-  }
-}
-
-/** Bytes a user may still write near `path`. */
-export async function freeBytes(path: string, files: FileLayer = nodeFiles): Promise<number> {
-  let current = resolve(path);
-  while (!(await exists(current, files))) current = dirname(current);
-  const { bavail, bsize } = await attempt("examining the disk of", current, () => files.statfs(current));
-  return bavail * bsize;
-}
-
-/** Flush a folder's entries, so that a rename in it survives a power cut. */
-export async function syncFolder(path: string, files: FileLayer = nodeFiles): Promise<void> {
-  const folder = await attempt("opening", path, () => files.open(path, "r"));
-  try {
-    await folder.sync();
-  } catch (error) {
-    // Some file systems cannot flush folders; everything else about the write has been flushed by then.
-    if (!["EINVAL", "EPERM", "ENOTSUP"].includes((error as NodeJS.ErrnoException).code ?? ""))
-      throw ioError("flushing", path, error);
-  } finally {
-    await closeQuietly(folder);
-  }
-}
-
-/** Ends the names of files that are being written; nothing of the kind stands in a finished output. */
-const TEMPORARY = ".tmp";
-
-/** Write a small file whole: to a temporary sibling, flushed, then renamed. */
-export async function writeSmallFile(
-  path: string,
-  content: Uint8Array | string,
-  files: FileLayer = nodeFiles,
-): Promise<void> {
-  const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
-  const temporary = join(dirname(path), `.${basename(path)}.${process.pid}${TEMPORARY}`);
-  const file = await attempt("creating", temporary, () => files.open(temporary, "w"));
-  try {
+  /** Write one new file, flushed; `body` gets it open and the path for messages. */
+  async write(name: string, body: (file: OpenFile, path: string) => Promise<void>): Promise<void> {
+    const path = join(this.path, name);
+    const file = await attempt("creating", path, () => this.files.open(path, "wx"));
     try {
-      await writeFully(file, bytes, 0, temporary);
-      await attempt("flushing", temporary, () => file.sync());
+      await body(file, path);
     } catch (error) {
       await closeQuietly(file);
       throw error;
     }
-    await closeWritten(file, temporary);
-    await attempt("renaming", temporary, () => files.rename(temporary, path));
-  } catch (error) {
-    await files.rm(temporary, { force: true }).catch(() => {});
-    throw error;
+    await syncAndClose(file, path);
+  }
+
+  writeBytes(name: string, bytes: Uint8Array): Promise<void> {
+    return this.write(name, (file, path) => writeFully(file, bytes, 0, path));
+  }
+
+  writeText(name: string, text: string): Promise<void> {
+    return this.writeBytes(name, new TextEncoder().encode(text));
+  }
+
+  /** Give the folder its final name, replacing what stood there if that was allowed, and drop the ledger. */
+  async commit(): Promise<void> {
+    const { names, files } = this;
+    if (!this.isComplete) {
+      await syncTree(names.partialPath, files);
+      await this.ledger.append({ record: "whole" });
+      await publishFolder(names, this.replaces, files);
+    }
+    await this.ledger.close();
+    await remove(names.ledgerPath, files);
+    await this.lock.release();
+  }
+
+  /** Let go of the folder without finishing it; a later run may resume. */
+  async release(): Promise<void> {
+    await this.ledger.close();
+    await this.lock.release();
+  }
+
+  /** Throw the unfinished folder away. What cannot be removed is left to the next run. */
+  async discard(): Promise<void> {
+    await this.ledger.close();
+    // The ledger goes last: while it stands, what is left of the folder is known to be ours.
+    await remove(this.names.partialPath, this.files)
+      .then(() => remove(this.names.ledgerPath, this.files))
+      .catch(() => {});
+    await this.lock.release().catch(() => {});
   }
 }
 
-/** Remove what killed runs left half-written in a record folder. */
-export async function removeTemporaries(recordFolder: string, files: FileLayer = nodeFiles): Promise<void> {
-  for (const name of await attempt("listing", recordFolder, () => files.readdir(recordFolder))) {
-    if (!name.endsWith(TEMPORARY) && !name.startsWith(`${LOCK_FILE}.stale-`)) continue;
-    const path = join(recordFolder, name);
-    await attempt("removing", path, () => files.rm(path, { force: true }));
+/** Of a run that has nothing to do. */
+const NO_LEDGER: ShardLedger = { append: async () => {}, close: async () => {} };
+
+/** What stands at the names of an output, or the refusal it deserves. */
+async function look(names: OutputNames, options: StageOptions) {
+  const { files, resume = false, mayReplace, fingerprint = null, command } = options;
+  const { path, partialPath } = names;
+  const standing = await listOrNothing(path, files);
+  const isOccupied = standing !== undefined && standing.length > 0;
+  const left = await readShardLedger(names.ledgerPath, files);
+  const partialNames = await listOrNothing(partialPath, files);
+  if (left === undefined || left === "empty") await refuseForeignPartial(partialPath, partialNames ?? [], options);
+  let stopped = left === "empty" ? undefined : left;
+  if (stopped !== undefined && partialNames === undefined && !(resume && stopped.isWhole)) {
+    // Killed before it made anything, or behind its rename: that run is over.
+    await remove(names.ledgerPath, files);
+    stopped = undefined;
   }
+  if (stopped !== undefined && partialNames !== undefined) refuseUnfinished(stopped, partialPath, options);
+  if (!resume) stopped = undefined;
+  if (stopped !== undefined && JSON.stringify(stopped.fingerprint) !== JSON.stringify(fingerprint)) {
+    throw new PhysariumError(
+      "USAGE_RESUME_MISMATCH",
+      `${partialPath}: the stopped run (physarium ${stopped.command}) was made from other files or settings than this ${command}; start anew with --overwrite`,
+      { path: partialPath },
+    );
+  }
+  const isOver = isOccupied && partialNames === undefined;
+  const isComplete = isOver && (stopped !== undefined || (resume && ((await options.isFinished?.(path)) ?? false)));
+  if (isOccupied && !isComplete) {
+    if (!((await mayReplace?.(standing, path)) ?? false)) {
+      const hint =
+        mayReplace === undefined
+          ? "choose another, or replace it with --overwrite where the command has that"
+          : "it holds other files than this command makes, and --overwrite replaces no such folder; choose another";
+      throw new PhysariumError("USAGE_OUTPUT_EXISTS", `${path}: the output folder exists and is not empty; ${hint}`, {
+        path,
+      });
+    }
+    await refuseInTheWay(names, files);
+  }
+  return { stopped, isOccupied, isComplete };
 }
 
-/**
- * Rename the finished folder to its final name. An operated output that is replaced steps aside first and goes last; a marker in
- * the finished folder says so, so that a run killed in between can tell our old output from somebody's folder of that name.
- */
-export async function publish(output: OutputFolder, files: FileLayer = nodeFiles): Promise<void> {
-  const { path, partialPath, replacedPath } = output;
-  const replaces = (await occupation(path, files)) === "operated";
-  if (replaces && output.occupied !== "operated") throw takenMeanwhile(path);
-  if (replaces) {
-    await writeSmallFile(join(partialPath, RECORD_FOLDER, REPLACES_FILE), `${replacedPath}\n`, files);
-    await syncFolder(join(partialPath, RECORD_FOLDER), files);
-    await attempt("renaming", path, () => files.rename(path, replacedPath));
-  }
-  try {
-    await files.rename(partialPath, path);
-  } catch (error) {
-    if (replaces) await files.rename(replacedPath, path).catch(() => {});
-    throw ioError("renaming", partialPath, error);
-  }
-  await syncFolder(dirname(path), files);
-  await removeReplaced(output, files);
-}
-
-export function takenMeanwhile(path: string): PhysariumError {
-  return new PhysariumError(
+async function refuseForeignPartial(path: string, names: readonly string[], options: StageOptions): Promise<void> {
+  if (names.length === 0 || ((await options.isOwnPartial?.(names, path)) ?? false)) return;
+  throw new PhysariumError(
     "USAGE_OUTPUT_EXISTS",
-    `${path}: another run finished there meanwhile; see what it is, then replace it with --overwrite or choose another folder`,
+    `${path}: the output is built there, but the folder exists and is no stopped run of ours; move it away`,
     { path },
   );
 }
 
-/** After publishing: the output that stepped aside goes, if there is one. */
-export async function removeReplaced(
-  { path, replacedPath }: OutputFolder,
-  files: FileLayer = nodeFiles,
-): Promise<void> {
-  const marker = join(path, RECORD_FOLDER, REPLACES_FILE);
-  if (!(await exists(marker, files))) return;
-  await attempt("removing", replacedPath, () => files.rm(replacedPath, { recursive: true, force: true }));
-  await attempt("removing", marker, () => files.rm(marker, { force: true }));
+/** A stopped run is thrown away only by the same command, and where that one can resume only on request. */
+function refuseUnfinished(stopped: StoppedRun, path: string, options: StageOptions): void {
+  const { resume, mayReplace, command, fingerprint } = options;
+  const isResumable = fingerprint !== undefined;
+  if (resume || mayReplace !== undefined) return;
+  if (!isResumable && stopped.command === command) return;
+  const advice =
+    stopped.command !== command
+      ? `go on with that command, or remove the folder and ${path}.jsonl`
+      : "continue that run with --resume, or start anew with --overwrite";
+  throw new PhysariumError("USAGE_UNFINISHED", `${path}: a stopped physarium ${stopped.command} left it; ${advice}`, {
+    path,
+  });
 }
 
-/** Before publishing, in a folder this run has locked: an output that a killed run moved aside gets its name back. */
-export async function restoreReplaced(output: OutputFolder, files: FileLayer = nodeFiles): Promise<void> {
-  const { path, partialPath, replacedPath } = output;
-  const marker = join(partialPath, RECORD_FOLDER, REPLACES_FILE);
-  if (!(await exists(marker, files))) return;
-  if (!(await exists(path, files)) && (await exists(replacedPath, files))) {
-    await attempt("renaming", replacedPath, () => files.rename(replacedPath, path));
+async function syncTree(path: string, files: FileLayer): Promise<void> {
+  for (const name of await attempt("listing", path, () => files.readdir(path))) {
+    const inner = join(path, name);
+    if ((await attempt("examining", inner, () => files.lstat(inner))).isDirectory()) await syncTree(inner, files);
   }
-  await attempt("removing", marker, () => files.rm(marker, { force: true }));
+  await syncFolder(path, files);
 }
 
-/** Stands in the record folder of a new output while the one it replaces waits under another name. */
-const REPLACES_FILE = "replaces";
+function remove(path: string, files: FileLayer): Promise<void> {
+  return attempt("removing", path, () => files.rm(path, { recursive: true, force: true }));
+}

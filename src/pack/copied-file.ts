@@ -1,10 +1,8 @@
 import { dirname, join } from "node:path";
 import type { Donor } from "../checkpoint/donor.js";
-import { attempt, type FileLayer, FileSource, writeFully } from "../checkpoint/file-layer.js";
+import { attempt, type FileLayer } from "../checkpoint/file-layer.js";
+import { copyFile as copyWhole } from "../output/copy.js";
 import type { Checksum } from "./checksum.js";
-import { syncAndClose } from "./staged-folder.js";
-
-const PIECE_BYTES = 4 << 20;
 
 /** Copy a file byte for byte, a piece at a time. Returns its length and checksum. */
 export async function copyFile(
@@ -13,24 +11,10 @@ export async function copyFile(
   checksum: Checksum,
   files: FileLayer,
 ): Promise<{ byteLength: number; checksum: bigint }> {
-  const source = await FileSource.open(from, files);
-  try {
-    await attempt("creating", dirname(to), () => files.mkdir(dirname(to), { recursive: true }));
-    const file = await attempt("creating", to, () => files.open(to, "w"));
-    checksum.start();
-    try {
-      for (let at = 0; at < source.byteLength; at += PIECE_BYTES) {
-        const piece = await source.read(at, Math.min(at + PIECE_BYTES, source.byteLength));
-        checksum.add(piece);
-        await writeFully(file, piece, at, to);
-      }
-    } finally {
-      await syncAndClose(file, to);
-    }
-    return { byteLength: source.byteLength, checksum: checksum.value() };
-  } finally {
-    await source.close();
-  }
+  await attempt("creating", dirname(to), () => files.mkdir(dirname(to), { recursive: true }));
+  checksum.start();
+  const byteLength = await copyWhole(from, to, files, (piece) => checksum.add(piece));
+  return { byteLength, checksum: checksum.value() };
 }
 
 /**

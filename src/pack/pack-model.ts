@@ -2,7 +2,9 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { type Donor, openDonor, type Shard } from "../checkpoint/donor.js";
 import { attempt, type FileLayer, FileSource, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
-import { PhysariumError } from "../errors.js";
+import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
+import { writeSmallFile } from "../output/small-file.js";
+import { StagedFolder } from "../output/staged-folder.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
 import type { Pool } from "../threads/pool.js";
 import { PHYSARIUM_VERSION } from "../version.js";
@@ -13,6 +15,7 @@ import { bandByteLength } from "./bands.js";
 import { Checksum, checksumText } from "./checksum.js";
 import { copyFile, filesToKeep } from "./copied-file.js";
 import { isPackedFolder, MANIFEST_FILE, type Manifest, readManifest } from "./manifest.js";
+import { openPacked } from "./packed-model.js";
 import {
   frontByteLength,
   PACK_FORMAT,
@@ -22,8 +25,8 @@ import {
   reservedHeaderBytes,
   serializeFront,
 } from "./packed-shard.js";
+import { holdsModel } from "./same-bytes.js";
 import { SequentialWriter } from "./sequential-writer.js";
-import { type StagedFolder, stageFolder, syncAndClose } from "./staged-folder.js";
 import { estimateTensors } from "./worth.js";
 
 export interface Progress {
@@ -49,6 +52,8 @@ export interface PackOptions {
 
 export interface PackResult {
   readonly output: string;
+  /** `already finished`: `resume` found the whole output and did nothing. */
+  readonly state: "finished" | "already finished";
   readonly shards: Manifest["shards"];
   readonly keptFiles: readonly string[];
   readonly leftOut: Donor["leftOut"];
@@ -92,13 +97,15 @@ export async function packModel(donorPath: string, output: string, options: Pack
   const rows = await estimateTensors(donor);
   const headers = donor.shards.reduce((sum, shard) => sum + shard.dataByteOffset, 0);
   const estimate = rows.reduce((sum, row) => sum + row.packedByteLength, headers);
-  const staged = await stageFolder({
-    source: donorPath,
+  const staged = await StagedFolder.open({
+    inputs: [donorPath],
     output,
+    command: "pack",
     fingerprint: fingerprintOf(donor, bandElements),
     // Two per cent for headers, tables and the error of the estimate.
     neededBytes: Math.ceil(1.02 * estimate),
     resume,
+    isFinished: (path) => isPackOf(path, donor, bandElements, files),
     ...(overwrite ? { mayReplace: (names: readonly string[]) => names.includes(MANIFEST_FILE) } : {}),
     files,
   });
@@ -110,6 +117,7 @@ export async function packModel(donorPath: string, output: string, options: Pack
     const sum = (key: "byte_length" | "original_byte_length") => shards.reduce((total, shard) => total + shard[key], 0);
     return {
       output,
+      state: staged.isComplete ? "already finished" : "finished",
       shards,
       keptFiles: manifest.side_files.map((side) => side.file),
       leftOut: donor.leftOut.filter((entry) => entry.file !== "physarium/"),
@@ -122,8 +130,47 @@ export async function packModel(donorPath: string, output: string, options: Pack
     };
   } catch (error) {
     await staged.release().catch(() => {});
+    throw withResumeAdvice(error, staged.path);
+  }
+}
+
+/** True for a packed folder that holds this donor, byte for byte: `--resume` has nothing to do then. */
+async function isPackOf(path: string, donor: Donor, bandElements: number, files: FileLayer): Promise<boolean> {
+  try {
+    const packed = await openPacked(path, files);
+    await packed.close();
+    const shardFiles = packed.shards.map(({ original }) => original.file).join("/");
+    if (shardFiles !== donor.shards.map(({ file }) => file).join("/")) return false;
+    if (packed.shards.some((shard) => shard.bandElements !== bandElements)) return false;
+    const kept = packed.manifest.side_files.map(({ file }) => file).join("/");
+    if (kept !== (await filesToKeep(donor, files)).join("/")) return false;
+    return await holdsModel(packed, donor.path, files);
+  } catch (error) {
+    if (isPhysariumError(error, "DONOR_") || isPhysariumError(error, "USAGE_")) return false;
     throw error;
   }
+}
+
+async function readHeaderBytes(path: string, shard: Shard, files: FileLayer): Promise<Uint8Array> {
+  const source = await FileSource.open(path, files);
+  try {
+    return await source.read(0, shard.dataByteOffset);
+  } finally {
+    await source.close();
+  }
+}
+
+/** What stopped a run of pack or unpack, with what is kept and how to go on. */
+export function withResumeAdvice(error: unknown, partialPath: string): unknown {
+  if (!isPhysariumError(error)) return error;
+  if (error.code !== "STOPPED" && error.code !== "IO_DISK_FULL") return error;
+  const message = error.code === "STOPPED" ? "stopped" : error.message;
+  return new PhysariumError(
+    error.code,
+    `${message}; what is done is kept in ${partialPath}; go on with --resume`,
+    error.details,
+    error,
+  );
 }
 
 type BandThreads = Pool<BandTask, EncodedBand | undefined>;
@@ -158,7 +205,7 @@ class PackRun {
       shards: await this.packShards(),
       side_files: await this.copySideFiles(),
     };
-    await writeManifest(join(this.staged.path, MANIFEST_FILE), manifest, this.files);
+    await writeSmallFile(join(this.staged.path, MANIFEST_FILE), `${JSON.stringify(manifest, null, 2)}\n`, this.files);
     return manifest;
   }
 
@@ -207,7 +254,7 @@ class PackRun {
     const { bandElements, checksum, fileChecksum } = this;
     const from = join(this.donor.path, shard.file);
     const path = join(this.staged.path, packedFileName(shard.file));
-    const headerBytes = await this.readOriginalHeader(shard, from);
+    const headerBytes = await readHeaderBytes(from, shard, this.files);
     const reserved = reservedHeaderBytes(shard, headerBytes, bandElements);
     const dataOffset = reserved + frontByteLength(shard, headerBytes, bandElements);
     this.advance(shard.dataByteOffset);
@@ -284,16 +331,7 @@ class PackRun {
   }
 
   private refuseStopped(): void {
-    if (this.options.signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request; go on with --resume");
-  }
-
-  private async readOriginalHeader(shard: Shard, path: string): Promise<Uint8Array> {
-    const source = await FileSource.open(path, this.files);
-    try {
-      return await source.read(0, shard.dataByteOffset);
-    } finally {
-      await source.close();
-    }
+    refuseStopped(this.options.signal);
   }
 
   private async refuseChanged(shard: Shard, path: string): Promise<void> {
@@ -341,13 +379,4 @@ function fingerprintOf(donor: Donor, bandElements: number): unknown {
     band_elements: bandElements,
     shards: donor.shards.map(({ file, byteLength, modifiedNs }) => [file, byteLength, String(modifiedNs)]),
   };
-}
-
-async function writeManifest(path: string, manifest: Manifest, files: FileLayer): Promise<void> {
-  const file = await attempt("creating", path, () => files.open(path, "w"));
-  try {
-    await writeFully(file, new TextEncoder().encode(`${JSON.stringify(manifest, null, 2)}\n`), 0, path);
-  } finally {
-    await syncAndClose(file, path);
-  }
 }

@@ -1,6 +1,7 @@
 import { join } from "node:path";
-import { attempt, type FileLayer, FileSource, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
+import { attempt, type FileLayer, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
+import { StagedFolder } from "../output/staged-folder.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
 import type { Pool } from "../threads/pool.js";
 import { runJobs } from "../threads/run-jobs.js";
@@ -8,10 +9,10 @@ import type { BandTask, EncodedBand } from "./band-protocol.js";
 import { bandPool } from "./band-tasks.js";
 import { Checksum, checksumText } from "./checksum.js";
 import { copyFile } from "./copied-file.js";
-import { defaultWorkers, type Progress } from "./pack-model.js";
+import { defaultWorkers, type Progress, withResumeAdvice } from "./pack-model.js";
 import { openPacked, type PackedModel } from "./packed-model.js";
-import { bandRange, damaged, type PackedShard, type PackedTensor } from "./packed-shard.js";
-import { stageFolder } from "./staged-folder.js";
+import { bandRange, damaged, type PackedShard } from "./packed-shard.js";
+import { bandsOf, holdsModel, holdsShard } from "./same-bytes.js";
 
 export interface UnpackOptions {
   readonly workers?: number;
@@ -28,6 +29,8 @@ export interface UnpackOptions {
 
 export interface UnpackResult {
   readonly output: string;
+  /** `already finished`: `resume` found the whole output and did nothing. */
+  readonly state: "finished" | "already finished";
   readonly shards: readonly string[];
   readonly sideFiles: readonly string[];
   readonly packedBytes: number;
@@ -57,12 +60,14 @@ export async function unpackModel(
   const { manifest, shards } = model;
   const originalBytes = manifest.shards.reduce((sum, shard) => sum + shard.original_byte_length, 0);
   const sideBytes = manifest.side_files.reduce((sum, side) => sum + side.byte_length, 0);
-  const staged = await stageFolder({
-    source: packedPath,
+  const staged = await StagedFolder.open({
+    inputs: [packedPath],
     output,
+    command: "unpack",
     fingerprint: fingerprintOf(model),
     neededBytes: originalBytes + sideBytes,
     resume,
+    isFinished: (path) => holdsModel(model, path, files),
     ...(overwrite ? { mayReplace: (names: readonly string[]) => names.every((name) => isOurs(name, model)) } : {}),
     files,
   });
@@ -78,7 +83,7 @@ export async function unpackModel(
     let resumedShards = 0;
     for (const shard of staged.isComplete ? [] : shards) {
       const path = join(staged.path, shard.original.file);
-      if (staged.finished.has(shard.original.file) && (await isWhole(shard, path, checksum, files))) {
+      if (staged.finished.has(shard.original.file) && (await holdsShard(shard, path, checksum, files))) {
         resumedShards++;
         advance(shard.original.byteLength);
         continue;
@@ -96,6 +101,7 @@ export async function unpackModel(
     await staged.commit();
     return {
       output,
+      state: staged.isComplete ? "already finished" : "finished",
       shards: shards.map((shard) => shard.original.file),
       sideFiles: manifest.side_files.map((side) => side.file),
       packedBytes: shards.reduce((sum, shard) => sum + shard.byteLength, 0),
@@ -106,7 +112,7 @@ export async function unpackModel(
   } catch (error) {
     await pool?.close();
     await staged.release().catch(() => {});
-    throw error;
+    throw withResumeAdvice(error, staged.path);
   }
 }
 
@@ -147,31 +153,6 @@ function* decodeJobs(shard: PackedShard, packedPath: string, outputPath: string,
       where: `${shard.file}: tensor "${name}", band ${band}`,
     };
     yield { job, done: () => advance(range.rawByteLength) };
-  }
-}
-
-function* bandsOf(shard: PackedShard): Generator<{ tensor: PackedTensor; band: number }> {
-  for (const tensor of shard.tensors.values()) {
-    for (let band = 0; 2 * band < tensor.table.length; band++) yield { tensor, band };
-  }
-}
-
-/** True where a file of an earlier run is what the packed shard's checksums say. */
-async function isWhole(shard: PackedShard, path: string, checksum: Checksum, files: FileLayer): Promise<boolean> {
-  const source = await FileSource.open(path, files).catch(() => undefined);
-  if (source === undefined) return false;
-  try {
-    if (source.byteLength !== shard.original.byteLength) return false;
-    const header = await source.read(0, shard.headerBytes.byteLength);
-    if (Buffer.compare(header, shard.headerBytes) !== 0) return false;
-    for (const { tensor, band } of bandsOf(shard)) {
-      const range = bandRange(tensor, band);
-      const begin = tensor.info.byteOffset + range.rawBegin;
-      if (checksum.of(await source.read(begin, begin + range.rawByteLength)) !== range.checksum) return false;
-    }
-    return true;
-  } finally {
-    await source.close();
   }
 }
 

@@ -17,9 +17,7 @@ import type { Figures } from "./surgery-report.js";
  * order and times; what differs between runs (workers, memory, starts) stands in runs.jsonl.
  */
 export const LEDGER_VERSION = 1;
-export const LEDGER_FILE = "ledger.jsonl";
-/** The folder in an output that holds everything of ours; loaders ignore it. */
-export const RECORD_FOLDER = "physarium";
+export { LEDGER_FILE, RECORD_FOLDER } from "../output/record-folder.js";
 
 /** What must agree for a stopped run to be resumed: donor, flow and parameters, but no path, worker count or display flag. */
 export interface Fingerprint {

@@ -1,7 +1,8 @@
 import { join } from "node:path";
 import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
-import { exists, writeSmallFile } from "../output/staged-folder.js";
+import { exists } from "../output/place.js";
+import { writeSmallFile } from "../output/small-file.js";
 import { LEDGER_FILE, type Ledger, RECORD_FOLDER } from "./ledger.js";
 import { readJson } from "./read-json.js";
 import { parseLedger, readLedger, readLedgerBytes } from "./read-ledger.js";

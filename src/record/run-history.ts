@@ -2,7 +2,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
-import { writeSmallFile } from "../output/staged-folder.js";
+import { writeSmallFile } from "../output/small-file.js";
 import { RECORD_FOLDER } from "./ledger.js";
 import { Count, NotNegative, readJson, Time } from "./read-json.js";
 

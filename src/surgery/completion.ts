@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import type { FileLayer } from "../checkpoint/file-layer.js";
 import type { FlowParams } from "../flow/params.js";
-import { syncFolder, writeSmallFile } from "../output/staged-folder.js";
+import { syncFolder, writeSmallFile } from "../output/small-file.js";
 import type { Digester } from "../record/digest.js";
 import { type LedgerWriter, RECORD_FOLDER } from "../record/ledger.js";
 import { readLedgerText, recordPath } from "../record/open-record.js";

@@ -1,6 +1,6 @@
 import type { FileLayer } from "../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
-import { freeBytes } from "../output/staged-folder.js";
+import { freeBytes } from "../output/disk-space.js";
 import type { Plan } from "./plan.js";
 import { bytesWritten, resumeFlagsOf, type Workspace } from "./workspace.js";
 
@@ -26,9 +26,11 @@ export async function explain(
     const written = await bytesWritten(plan, folder, files).catch(() => 0);
     const free = await freeBytes(folder, files).catch(() => 0);
     const missing = Math.max(1, plan.bytesToWrite - written - free);
+    const { path: file, operation, errno, byteOffset } = error.details;
+    const where = byteOffset === undefined ? file : `${file}: byte ${byteOffset}`;
     return new PhysariumError(
       error.code,
-      `${error.message.split("; free some")[0]}; about ${missing} more bytes are needed; free them, then run again with ${resumeFlags} (${tensorsDone} of ${plan.donor.tensorCount} tensors are done)`,
+      `${where}: ${operation} failed, the disk is full (${errno}); about ${missing} more bytes are needed; free them, then run again with ${resumeFlags} (${tensorsDone} of ${plan.donor.tensorCount} tensors are done)`,
       { ...error.details, missingBytes: missing },
       error,
     );

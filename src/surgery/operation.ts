@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
 import { isPhysariumError, refuseStopped } from "../errors.js";
 import type { FlowParams } from "../flow/params.js";
-import { publish } from "../output/staged-folder.js";
+import { publish } from "../output/operated-folder.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import type { ActivationRecord, LedgerRecord, LedgerWriter, ShardRecord, TensorRecord } from "../record/ledger.js";
 import { readReport } from "../record/open-record.js";
@@ -138,7 +138,7 @@ class Operation {
       throw await explain(error, plan, workspace, this.records.size, files);
     } finally {
       await this.ledger?.close().catch(() => {});
-      if (keep) await releaseWorkspace(workspace, files).catch(() => {});
+      if (keep) await releaseWorkspace(workspace).catch(() => {});
       else await discardWorkspace(workspace, files).catch(() => {});
     }
   }

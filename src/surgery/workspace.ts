@@ -1,18 +1,12 @@
 import { dirname, join } from "node:path";
 import { attempt, type FileLayer } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
-import { LOCK_FILE, type Lock, refuseLocked, removeLock, takeLock } from "../output/lock.js";
-import {
-  exists,
-  freeBytes,
-  inspectOutput,
-  type OutputFolder,
-  removeReplaced,
-  removeTemporaries,
-  restoreReplaced,
-  takenMeanwhile,
-  writeSmallFile,
-} from "../output/staged-folder.js";
+import { freeBytes } from "../output/disk-space.js";
+import { type Lock, refuseLocked, takeLock } from "../output/lock.js";
+import { inspectOutput, type OutputFolder } from "../output/operated-folder.js";
+import { exists } from "../output/place.js";
+import { isReplacing, settleReplacement, takenMeanwhile } from "../output/replacement.js";
+import { removeTemporaries, writeSmallFile } from "../output/small-file.js";
 import type { Digester } from "../record/digest.js";
 import {
   type HeaderRecord,
@@ -65,18 +59,17 @@ export async function openWorkspace(
   files: FileLayer,
   onEvent: OnEvent,
 ): Promise<Opened> {
-  const output = await inspectOutput(options.outputPath, plan.donor.path, files);
+  const inputs = inputsOf(plan);
+  const output = await inspectOutput(options.outputPath, inputs, files);
   const fingerprint = await fingerprintOf(plan, digester, files);
   // Before anything is said about what stands there: it may be growing just now.
-  if (output.partial === "ours") await refuseLocked(output.partialPath, files);
+  await refuseLocked(output.partialPath, files);
   refuseOccupied(output, options);
 
   if (output.occupied === "operated" && options.resume && output.partial === "nothing") {
     const finished = await readLedger(recordPath(output.path, "ledger"), files);
     if (finished !== undefined) checkSameOperation(finished.header.fingerprint, fingerprint, output.path);
-    await removeReplaced(output, files);
-    await removeLock(output.path, files);
-    await removeTemporaries(join(output.path, RECORD_FOLDER), files);
+    await clearRemains(output, files);
     return { state: "already finished", output };
   }
   if (options.resume && output.partial === "nothing") {
@@ -88,14 +81,15 @@ export async function openWorkspace(
   if (resumes) checkSameOperation(before.header.fingerprint, fingerprint, output.path);
   await checkDiskSpace(plan, output, resumes, files);
 
-  const recordFolder = join(output.partialPath, RECORD_FOLDER);
-  await attempt("creating", recordFolder, () => files.mkdir(recordFolder, { recursive: true }));
+  const parent = dirname(output.path);
+  await attempt("creating", parent, () => files.mkdir(parent, { recursive: true }));
   const lock = await takeLock(output.partialPath, files);
   try {
-    const { occupied } = await inspectOutput(options.outputPath, plan.donor.path, files);
+    const { occupied } = await inspectOutput(options.outputPath, inputs, files);
     if (occupied !== output.occupied) throw takenMeanwhile(output.path);
-    await restoreReplaced(output, files);
-    await removeReplaced(output, files);
+    await settleReplacement(output, files);
+    const recordFolder = join(output.partialPath, RECORD_FOLDER);
+    await attempt("creating", recordFolder, () => files.mkdir(recordFolder, { recursive: true }));
     // Read again under the lock: another run may have gone on, or finished, in between.
     const ledgerPath = recordPath(output.partialPath, "ledger");
     let stopped = options.resume ? await readLedger(ledgerPath, files, true) : undefined;
@@ -114,6 +108,23 @@ export async function openWorkspace(
   } catch (error) {
     await lock.release().catch(() => {});
     throw error;
+  }
+}
+
+/** What is read: nothing of it may be written to. */
+function inputsOf({ donor, options: { activation } }: Plan): string[] {
+  return [donor.path, ...(activation?.calibration === undefined ? [] : [activation.calibration])];
+}
+
+/** Killed behind its last rename, a run leaves its lock and perhaps the output that it replaced. */
+async function clearRemains(output: OutputFolder, files: FileLayer): Promise<void> {
+  if (!(await exists(output.lockPath, files)) && !(await isReplacing(output, files))) return;
+  const lock = await takeLock(output.partialPath, files);
+  try {
+    await settleReplacement(output, files);
+    await removeTemporaries(join(output.path, RECORD_FOLDER), files);
+  } finally {
+    await lock.release();
   }
 }
 
@@ -236,14 +247,14 @@ function forget(stopped: Ledger, touched: ReadonlySet<string>, now: HeaderRecord
   };
 }
 
-/** Remove what a discarded run left, but not our lock. The ledger goes last: while it stands the folder is known to be ours. */
+/** Remove what a discarded run left. The ledger goes last: while it stands the folder is known to be ours. */
 async function clearPartial(partialPath: string, files: FileLayer): Promise<void> {
   const recordFolder = join(partialPath, RECORD_FOLDER);
   for (const name of await attempt("listing", partialPath, () => files.readdir(partialPath))) {
     if (name !== RECORD_FOLDER) await remove(join(partialPath, name), files);
   }
   for (const name of await attempt("listing", recordFolder, () => files.readdir(recordFolder))) {
-    if (name !== LOCK_FILE && name !== LEDGER_FILE) await remove(join(recordFolder, name), files);
+    if (name !== LEDGER_FILE) await remove(join(recordFolder, name), files);
   }
   await remove(join(recordFolder, LEDGER_FILE), files);
 }
@@ -252,17 +263,19 @@ async function remove(path: string, files: FileLayer): Promise<void> {
   await attempt("removing", path, () => files.rm(path, { recursive: true, force: true }));
 }
 
-/** Let go of the lock, wherever the folder stands by now. */
-export async function releaseWorkspace({ output, lock }: Workspace, files: FileLayer): Promise<void> {
-  await lock.release();
-  if (!(await exists(output.partialPath, files))) await removeLock(output.path, files);
+/** Let go of the lock; what is done stays. */
+export function releaseWorkspace({ lock }: Workspace): Promise<void> {
+  return lock.release();
 }
 
 /** Throw an unfinished operation away, lock and all. */
 export async function discardWorkspace({ output, lock }: Workspace, files: FileLayer): Promise<void> {
-  await clearPartial(output.partialPath, files);
-  await lock.release();
-  await remove(output.partialPath, files);
+  try {
+    await clearPartial(output.partialPath, files);
+    await remove(output.partialPath, files);
+  } finally {
+    await lock.release();
+  }
 }
 
 /** Begin the ledger, or rewrite it to what still holds, whole and flushed before any weight is written. */

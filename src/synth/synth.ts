@@ -1,5 +1,4 @@
-import { constants } from "node:fs";
-import { basename, dirname, join, resolve, sep } from "node:path";
+import { join, resolve } from "node:path";
 import {
   attempt,
   type FileLayer,
@@ -8,7 +7,9 @@ import {
   readSmallFile,
   writeFully,
 } from "../checkpoint/file-layer.js";
-import { PhysariumError } from "../errors.js";
+import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
+import { nothingKept } from "../output/nothing-kept.js";
+import { StagedFolder } from "../output/staged-folder.js";
 import type { TensorInfo } from "../safetensors/header.js";
 import { serializeHeader } from "../safetensors/writer.js";
 import { type Distribution, quantileBits } from "./distribution.js";
@@ -27,6 +28,8 @@ export interface SynthRunOptions extends SynthOptions {
   readonly overwrite?: boolean;
   /** Called after every write of up to 1 MiB. */
   readonly onProgress?: (progress: SynthProgress) => void;
+  /** Aborted, the run stops after the pieces in flight and leaves nothing. */
+  readonly signal?: AbortSignal;
   readonly files?: FileLayer;
 }
 
@@ -56,30 +59,36 @@ export async function synthesize(source: string, output: string, options: SynthR
   const started = performance.now();
   const files = options.files ?? nodeFiles;
   const target = resolve(output);
-  const partial = `${target}.partial`;
   const plan = await planSynth(source, options, files);
-  await checkApart(source, target, files);
-  const replaced = await checkOutput(target, options.overwrite ?? false, files);
-  await checkSpace(dirname(target), plan, files);
-
-  await clearOwn(partial, files);
-  await attempt("creating", partial, () => files.mkdir(partial, { recursive: true }));
-  // The marker stands first: what a stopped run leaves behind can be told from somebody's folder.
-  for (const [file, bytes] of [...plan.texts].reverse()) await writeFile(join(partial, file), bytes, files);
-  for (const file of plan.sideFiles) {
-    await writeFile(join(partial, file), await readSmallFile(join(source, file), files), files);
-  }
-  const writer = new ShardWriter(plan, files, options.onProgress);
+  const folder = await StagedFolder.open({
+    inputs: [source],
+    output,
+    command: "synth",
+    // Headers, index and side files are small beside the weights; a hundredth covers them and the file system's own needs.
+    neededBytes: Math.ceil(weightBytes(plan) * 1.01),
+    ...(options.overwrite ? { mayReplace: (names, path) => refuseForeign(path, names, files) } : {}),
+    isOwnPartial: (names, path) => refuseForeign(path, names, files),
+    files,
+  });
   try {
-    for (const shard of plan.shards) await writer.write(join(partial, shard.file), shard);
-  } finally {
-    await writer.close();
+    // The marker stands first: what a stopped run leaves behind can be told from somebody's folder.
+    for (const [file, bytes] of [...plan.texts].reverse()) await folder.writeBytes(file, bytes);
+    for (const file of plan.sideFiles) {
+      await folder.writeBytes(file, await readSmallFile(join(source, file), files));
+    }
+    const writer = new ShardWriter(plan, files, options);
+    try {
+      for (const shard of plan.shards) await writer.write(join(folder.path, shard.file), shard);
+    } finally {
+      await writer.close();
+    }
+    refuseStopped(options.signal);
+    await folder.commit();
+  } catch (error) {
+    // The next run clears what is left.
+    await (isPhysariumError(error, "STOPPED") ? folder.discard() : folder.release().catch(() => {}));
+    throw nothingKept(error, output);
   }
-
-  const old = `${target}.replaced`;
-  if (replaced) await attempt("renaming", target, () => files.rename(target, old));
-  await attempt("renaming", partial, () => files.rename(partial, target));
-  if (replaced) await attempt("removing", old, () => files.rm(old, { recursive: true }));
   return {
     output: target,
     totalSize: plan.totalSize,
@@ -102,12 +111,12 @@ class ShardWriter {
   constructor(
     private readonly plan: SynthPlan,
     private readonly files: FileLayer,
-    private readonly onProgress: ((progress: SynthProgress) => void) | undefined,
+    private readonly options: Pick<SynthRunOptions, "onProgress" | "signal">,
   ) {}
 
   async write(path: string, shard: ShardLayout): Promise<void> {
     const header = serializeHeader(shard.tensors, new Map([["format", "pt"]]));
-    const file = await create(path, this.files);
+    const file = await attempt("creating", path, () => this.files.open(path, "wx"));
     try {
       await writeFully(file, header.bytes, 0, path);
       for (const tensor of header.tensors) await this.writeTensor(file, path, tensor, shard.file);
@@ -132,6 +141,7 @@ class ShardWriter {
     for (let byte = 0; byte < tensor.byteLength; byte += CHUNK_BYTES) {
       const turn = this.turn++ % CHUNKS_IN_FLIGHT;
       await this.pending[turn];
+      refuseStopped(this.options.signal);
       const byteLength = Math.min(CHUNK_BYTES, tensor.byteLength - byte);
       // F32 is filled in pairs, so a lone last element needs the room of two words.
       const words = this.chunks[turn].subarray(0, Math.ceil(byteLength / 8) * 2);
@@ -139,7 +149,7 @@ class ShardWriter {
       const bytes = new Uint8Array(words.buffer, 0, byteLength);
       this.pending[turn] = writeFully(file, bytes, tensor.byteOffset + byte, path).then(() => {
         this.bytesDone += byteLength;
-        this.onProgress?.({ bytesDone: this.bytesDone, bytesTotal: this.plan.totalSize, shard });
+        this.options.onProgress?.({ bytesDone: this.bytesDone, bytesTotal: this.plan.totalSize, shard });
       });
       // A failure is thrown where the chunk is awaited; without this line Node would call it unhandled in between.
       this.pending[turn].catch(() => {});
@@ -170,70 +180,12 @@ class ShardWriter {
   }
 }
 
-function create(path: string, files: FileLayer): Promise<OpenFile> {
-  const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
-  return attempt("creating", path, () => files.open(path, flags, 0o644));
-}
-
-async function writeFile(path: string, bytes: Uint8Array, files: FileLayer): Promise<void> {
-  const file = await create(path, files);
-  try {
-    await writeFully(file, bytes, 0, path);
-    await attempt("syncing", path, () => file.datasync());
-  } finally {
-    await file.close();
-  }
-}
-
-/** The new donor must not stand in, on or around the config folder. */
-async function checkApart(source: string, target: string, files: FileLayer): Promise<void> {
-  const from = await attempt("resolving", source, () => files.realpath(source));
-  const to = await realpathOfNew(target, files);
-  if (from === to || `${to}${sep}`.startsWith(`${from}${sep}`) || `${from}${sep}`.startsWith(`${to}${sep}`)) {
-    throw new PhysariumError(
-      "USAGE_OUTPUT_OVERLAPS",
-      `${target}: the output lies in, on or around the config folder ${source}; choose a folder apart from it`,
-      { output: target, source },
-    );
-  }
-}
-
-/** Where a path that may not exist yet will be, with the symlinks of its existing part followed. */
-async function realpathOfNew(path: string, files: FileLayer): Promise<string> {
-  try {
-    return await files.realpath(path);
-  } catch {
-    const parent = dirname(path);
-    return parent === path ? path : join(await realpathOfNew(parent, files), basename(path));
-  }
-}
-
-/** True when there is an output of synth to replace. Refuses what is not empty and not ours. */
-async function checkOutput(target: string, overwrite: boolean, files: FileLayer): Promise<boolean> {
-  const entries = await entriesOf(target, files);
-  if (entries === undefined) return false;
-  if (entries.length === 0) return true;
-  if (!overwrite) {
-    throw new PhysariumError(
-      "USAGE_OUTPUT_EXISTS",
-      `${target}: the folder exists and is not empty; choose another, or replace a synth output with --overwrite`,
-      { output: target },
-    );
-  }
-  await checkOwn(target, entries, files);
-  return true;
-}
-
-/** Remove what a stopped run left; refuse if it is anything else. */
-async function clearOwn(partial: string, files: FileLayer): Promise<void> {
-  const entries = await entriesOf(partial, files);
-  if (entries === undefined) return;
-  if (entries.length > 0) await checkOwn(partial, entries, files);
-  await attempt("removing", partial, () => files.rm(partial, { recursive: true }));
+function weightBytes({ shards }: SynthPlan): number {
+  return shards.flatMap(({ tensors }) => tensors).reduce((sum, tensor) => sum + byteLengthOf(tensor), 0);
 }
 
 /** Every entry must be one that the marker lists: a donor of synth that was operated on or added to is not ours to delete. */
-async function checkOwn(folder: string, entries: readonly string[], files: FileLayer): Promise<void> {
+async function refuseForeign(folder: string, entries: readonly string[], files: FileLayer): Promise<true> {
   let listed: unknown;
   try {
     const text = new TextDecoder().decode(await readSmallFile(join(folder, MARKER_FILE), files));
@@ -250,34 +202,5 @@ async function checkOwn(folder: string, entries: readonly string[], files: FileL
       { folder, foreign: foreign.slice(0, 20) },
     );
   }
-}
-
-async function entriesOf(folder: string, files: FileLayer): Promise<string[] | undefined> {
-  try {
-    return await files.readdir(folder);
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT") return undefined;
-    if (code === "ENOTDIR") {
-      throw new PhysariumError("USAGE_OUTPUT_EXISTS", `${folder}: a file stands there; choose a folder`, { folder });
-    }
-    return attempt("listing", folder, () => Promise.reject(error));
-  }
-}
-
-async function checkSpace(parent: string, plan: SynthPlan, files: FileLayer): Promise<void> {
-  let folder = parent;
-  while ((await entriesOf(folder, files)) === undefined && dirname(folder) !== folder) folder = dirname(folder);
-  const { bavail, bsize } = await attempt("measuring", folder, () => files.statfs(folder));
-  // Headers, index and side files are small beside the weights; a hundredth covers them and the file system's own needs.
-  const needed = Math.ceil(
-    plan.shards.flatMap(({ tensors }) => tensors).reduce((sum, t) => sum + byteLengthOf(t), 0) * 1.01,
-  );
-  if (bavail * bsize < needed) {
-    throw new PhysariumError(
-      "USAGE_DISK_SPACE",
-      `${folder}: ${bavail * bsize} bytes are free, the donor needs ${needed}; free some space or shrink it with --scale`,
-      { folder, freeBytes: bavail * bsize, neededBytes: needed },
-    );
-  }
+  return true;
 }

@@ -279,7 +279,7 @@ describe("refusals leave nothing behind", () => {
       code: "USAGE_OUTPUT_EXISTS",
     });
     await expect(exportGguf(donor, join(donor, "x.gguf"), { type: "F16" })).rejects.toMatchObject({
-      code: "USAGE_OUTPUT_IN_DONOR",
+      code: "USAGE_OUTPUT_OVERLAP",
     });
     const output = fresh(".gguf");
     const first = await exportGguf(donor, output, { type: "F16" });

@@ -171,6 +171,6 @@ describe("folders", () => {
     await exportSparse(donor, compressed);
     await expect(exportSparse(compressed, fresh())).rejects.toMatchObject({ code: "DONOR_QUANTISED" });
     await expect(exportSparse(donor, compressed)).rejects.toMatchObject({ code: "USAGE_OUTPUT_EXISTS" });
-    await expect(exportSparse(donor, join(donor, "inside"))).rejects.toMatchObject({ code: "USAGE_OUTPUT_IN_DONOR" });
+    await expect(exportSparse(donor, join(donor, "inside"))).rejects.toMatchObject({ code: "USAGE_OUTPUT_OVERLAP" });
   });
 });

@@ -90,6 +90,7 @@ export function faultyFiles({ before = () => {}, limit = (_call, _n, byteLength)
     realpath: pass("realpath"),
     mkdir: pass("mkdir"),
     rename: pass("rename"),
+    link: pass("link"),
     rm: pass("rm"),
   };
 }

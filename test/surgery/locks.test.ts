@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -68,7 +68,7 @@ describe("two runs on one output", () => {
     console.log(`Ctrl-C to the end of the process: ${seconds.toFixed(2)} s`);
     expect(seconds).toBeLessThan(1);
     expect(existsSync(output)).toBe(false);
-    expect(existsSync(`${output}.partial/physarium/lock`)).toBe(false);
+    expect(existsSync(`${output}.partial.lock`)).toBe(false);
 
     const resumed = await physarium(["surgery", donor, output, ...SLOW, "--resume"]);
     expect(resumed.status, resumed.stderr.slice(-500)).toBe(0);
@@ -98,8 +98,7 @@ describe("the lock", () => {
   let places = 0;
   const place = () => {
     const partial = join(folder, `lock-${places++}.partial`);
-    mkdirSync(join(partial, "physarium"), { recursive: true });
-    return { partial, path: join(partial, "physarium/lock") };
+    return { partial, path: `${partial}.lock` };
   };
   const codeOf = (promise: Promise<unknown>) =>
     promise.then(

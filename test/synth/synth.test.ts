@@ -204,7 +204,7 @@ describe("refusals come before the first byte", () => {
 
   test("an output in, on or around the config folder", async () => {
     for (const output of [small, join(small, "sub"), scratch]) {
-      expect(await code(synthesize(small, output))).toBe("USAGE_OUTPUT_OVERLAPS");
+      expect(await code(synthesize(small, output))).toBe("USAGE_OUTPUT_OVERLAP");
     }
   });
 

@@ -17,6 +17,8 @@ export interface CollectOptions extends RunnerOptions {
   readonly batchTokens?: number;
   /** Ends the collection soon, with `STOPPED`. */
   readonly signal?: AbortSignal;
+  /** Files read besides the model, the text for one: `writeGrams` does not write over them. */
+  readonly inputs?: readonly string[];
   readonly onProgress?: (layersDone: number, layers: number) => void;
 }
 
@@ -91,12 +93,12 @@ export async function writeGrams(
       STEPS.map((step: Step) => ({ layer, step, width: inputWidth(runner.architecture, step, layer) })),
     ).flat();
     const kind = options.kind ?? "gram";
-    const writer = await GramFileWriter.create(path, entries, {
-      kind,
-      sequences: sequences.length,
-      tokens,
-      ...provenance,
-    });
+    const writer = await GramFileWriter.create(
+      path,
+      entries,
+      { kind, sequences: sequences.length, tokens, ...provenance },
+      [modelPath, ...(options.inputs ?? [])],
+    );
     try {
       for await (const gram of collectGrams(runner, sequences, options)) await writer.write(gram, gram.mean);
       await writer.finish();

@@ -1,9 +1,11 @@
 import { createHash } from "node:crypto";
 import type { Donor } from "../../checkpoint/donor.js";
-import { attempt, FileSource, nodeFiles, type OpenFile, writeFully } from "../../checkpoint/file-layer.js";
+import { FileSource } from "../../checkpoint/file-layer.js";
 import { readWhole } from "../../checkpoint/model-source.js";
-import { PhysariumError } from "../../errors.js";
+import { isPhysariumError, PhysariumError } from "../../errors.js";
 import type { Step } from "../../model/steps.js";
+import { requireDiskSpace } from "../../output/disk-space.js";
+import { OutputFile } from "../../output/output-file.js";
 import { readHeader, type SafetensorsHeader, type TensorInfo } from "../../safetensors/header.js";
 import { serializeHeader } from "../../safetensors/writer.js";
 import type { GramKind } from "./gram.js";
@@ -37,13 +39,12 @@ export function gramTensorName({ layer, step }: Omit<GramEntry, "width">, kind: 
   return `layers.${layer}.${step}.${kind === "gram" ? "gram" : "mean_square"}`;
 }
 
-/** Writes a Gram file entry by entry, in any order; the file takes its name when all are there. */
+/** Writes a Gram file entry by entry, in any order; the file takes its name when all are there. `inputs` are the files and folders read. */
 export class GramFileWriter {
   private readonly missing: Set<string>;
 
   private constructor(
-    private readonly path: string,
-    private readonly file: OpenFile,
+    private readonly output: OutputFile,
     private readonly header: ReturnType<typeof serializeHeader>,
     private readonly kind: GramKind,
   ) {
@@ -54,6 +55,7 @@ export class GramFileWriter {
     path: string,
     entries: readonly GramEntry[],
     provenance: GramProvenance,
+    inputs: readonly string[],
   ): Promise<GramFileWriter> {
     const { kind } = provenance;
     const metadata = new Map([["format", FORMAT], ...Object.entries(provenance).map(toMetadata)]);
@@ -65,10 +67,15 @@ export class GramFileWriter {
       })),
       metadata,
     );
-    const file = await attempt("creating", `${path}.new`, () => nodeFiles.open(`${path}.new`, "w"));
-    const writer = new GramFileWriter(path, file, header, kind);
-    await writeFully(file, header.bytes, 0, `${path}.new`);
-    return writer;
+    const output = await OutputFile.create(path, { inputs, mayReplace: mayReplaceGrams });
+    try {
+      await requireDiskSpace(path, header.fileByteLength);
+      await output.write(header.bytes, 0);
+    } catch (error) {
+      await output.discard();
+      throw error;
+    }
+    return new GramFileWriter(output, header, kind);
   }
 
   async write(entry: Omit<GramEntry, "width">, mean: Float32Array): Promise<void> {
@@ -79,7 +86,7 @@ export class GramFileWriter {
     }
     // Typed arrays are little-endian on every machine that Node runs on.
     const bytes = new Uint8Array(mean.buffer, mean.byteOffset, mean.byteLength);
-    await writeFully(this.file, bytes, tensor.byteOffset, `${this.path}.new`);
+    await this.output.write(bytes, tensor.byteOffset);
     this.missing.delete(name);
   }
 
@@ -88,15 +95,24 @@ export class GramFileWriter {
     if (this.missing.size > 0) {
       throw new PhysariumError("INTERNAL", `the Gram file misses ${[...this.missing].slice(0, 3).join(", ")}`);
     }
-    await attempt("syncing", this.path, () => this.file.sync());
-    await this.file.close();
-    await attempt("renaming", this.path, () => nodeFiles.rename(`${this.path}.new`, this.path));
+    await this.output.commit();
   }
 
   /** Leave nothing behind. */
-  async abandon(): Promise<void> {
-    await this.file.close();
-    await attempt("removing", this.path, () => nodeFiles.rm(`${this.path}.new`, { force: true }));
+  abandon(): Promise<void> {
+    return this.output.discard();
+  }
+}
+
+/** An earlier Gram file gives way, nothing else. */
+async function mayReplaceGrams(path: string): Promise<true | string> {
+  const advice = "it is no file of Gram matrices, which alone is replaced; choose another name";
+  try {
+    await (await GramFile.open(path)).close();
+    return true;
+  } catch (error) {
+    if (isPhysariumError(error, "DONOR_")) return advice;
+    throw error;
   }
 }
 

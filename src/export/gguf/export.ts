@@ -1,10 +1,10 @@
-import { basename, dirname, resolve } from "node:path";
 import { elementCount } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles } from "../../checkpoint/file-layer.js";
-import { PhysariumError } from "../../errors.js";
+import { PhysariumError, refuseStopped } from "../../errors.js";
 import { ModelConfig as ModelFields } from "../../model/config.js";
 import { refuseImpossibleCounts } from "../../model/counts.js";
-import { requireDiskSpace, whatStandsAt, writeOutputFile } from "../../output/output-file.js";
+import { requireDiskSpace } from "../../output/disk-space.js";
+import { writeOutputFile } from "../../output/output-file.js";
 import { bytesPerFloat, type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
 import { decodeFloats, encodeFloats } from "../../safetensors/float-bits.js";
 import { type ModelConfig, parseModelConfig } from "../model-config.js";
@@ -40,6 +40,8 @@ export interface GgufExportOptions {
   /** Replace an existing file, if it is a GGUF file. */
   readonly overwrite?: boolean;
   readonly files?: FileLayer;
+  /** Aborted, the run stops after the band in hand and leaves nothing. */
+  readonly signal?: AbortSignal;
   /** Called before each tensor. */
   readonly onTensor?: (name: string, position: number, total: number) => void;
 }
@@ -99,38 +101,32 @@ export async function exportGguf(
   const folder = await ModelFolder.open(donorPath, files);
   try {
     const plan = await planGguf(folder, options.type);
-    await checkOutput(donorPath, outputPath, options.overwrite === true, files);
-    await requireDiskSpace(dirname(resolve(outputPath)), plan.header.fileByteLength, files);
-    const tensors = await writeOutputFile(
-      outputPath,
-      async (output) => {
-        await output.write(plan.header.bytes, 0);
-        const written: ExportedTensor[] = [];
-        const quantiser = new Quantiser();
-        for (const [position, tensor] of plan.tensors.entries()) {
-          options.onTensor?.(tensor.spec.name, position, plan.tensors.length);
-          const { byteOffset, byteLength } = plan.header.places[position];
-          const tally = newTally();
-          let at = byteOffset;
-          for await (const bytes of convertTensor(folder, tensor, plan.config, quantiser, tally)) {
-            await output.write(bytes, at);
-            at += bytes.byteLength;
-          }
-          if (at !== byteOffset + byteLength) {
-            throw new PhysariumError(
-              "INTERNAL",
-              `${tensor.spec.name}: wrote ${at - byteOffset} of ${byteLength} bytes`,
-            );
-          }
-          // Padding is written out, so that the last tensor too ends on the alignment.
-          const end = plan.header.places[position + 1]?.byteOffset ?? plan.header.fileByteLength;
-          if (end > at) await output.write(new Uint8Array(end - at), at);
-          written.push(describeTensor(tensor, byteLength, tally));
+    const mayReplace = (path: string) => mayReplaceGguf(path, options.overwrite === true, files);
+    const tensors = await writeOutputFile(outputPath, { inputs: [donorPath], mayReplace, files }, async (output) => {
+      await requireDiskSpace(outputPath, plan.header.fileByteLength, files);
+      await output.write(plan.header.bytes, 0);
+      const written: ExportedTensor[] = [];
+      const quantiser = new Quantiser();
+      for (const [position, tensor] of plan.tensors.entries()) {
+        options.onTensor?.(tensor.spec.name, position, plan.tensors.length);
+        const { byteOffset, byteLength } = plan.header.places[position];
+        const tally = newTally();
+        let at = byteOffset;
+        for await (const bytes of convertTensor(folder, tensor, plan.config, quantiser, tally)) {
+          refuseStopped(options.signal);
+          await output.write(bytes, at);
+          at += bytes.byteLength;
         }
-        return written;
-      },
-      files,
-    );
+        if (at !== byteOffset + byteLength) {
+          throw new PhysariumError("INTERNAL", `${tensor.spec.name}: wrote ${at - byteOffset} of ${byteLength} bytes`);
+        }
+        // Padding is written out, so that the last tensor too ends on the alignment.
+        const end = plan.header.places[position + 1]?.byteOffset ?? plan.header.fileByteLength;
+        if (end > at) await output.write(new Uint8Array(end - at), at);
+        written.push(describeTensor(tensor, byteLength, tally));
+      }
+      return written;
+    });
     return {
       path: outputPath,
       architecture: architectureOf(plan.config.modelType),
@@ -316,24 +312,10 @@ async function* convertTensor(
   }
 }
 
-/** The output must be a new file, or with `overwrite` a GGUF file to replace, and never part of the donor. */
-async function checkOutput(donorPath: string, outputPath: string, overwrite: boolean, files: FileLayer): Promise<void> {
-  if (dirname(resolve(outputPath)) === resolve(donorPath)) {
-    throw new PhysariumError(
-      "USAGE_OUTPUT_IN_DONOR",
-      `${outputPath}: this lies in the donor's own folder, which is read-only here; give another folder`,
-    );
-  }
-  const there = await whatStandsAt(outputPath, files);
-  if (there === "nothing") {
-    if ((await whatStandsAt(dirname(resolve(outputPath)), files)) === "nothing") {
-      throw new PhysariumError("USAGE_OUTPUT", `${dirname(outputPath)}: there is no such folder; create it first`);
-    }
-    return;
-  }
-  if (there === "file" && overwrite && (await isGguf(outputPath, files))) return;
-  const advice = there !== "file" ? "give the path of a file" : overwrite ? "it is no GGUF file" : "use --overwrite";
-  throw new PhysariumError("USAGE_OUTPUT_EXISTS", `${outputPath}: ${basename(outputPath)} exists already; ${advice}`);
+/** With `--overwrite` a GGUF file gives way; where it may not, what to do. */
+async function mayReplaceGguf(path: string, overwrite: boolean, files: FileLayer): Promise<true | string> {
+  if (!overwrite) return "use --overwrite";
+  return (await isGguf(path, files)) || "it is no GGUF file";
 }
 
 async function isGguf(path: string, files: FileLayer): Promise<boolean> {

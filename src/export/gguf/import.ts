@@ -1,15 +1,15 @@
-import { basename, dirname, resolve } from "node:path";
+import { basename } from "node:path";
 import { elementCount } from "../../checkpoint/donor.js";
 import { attempt, type FileLayer, FileSource, nodeFiles, writeFully } from "../../checkpoint/file-layer.js";
-import { PhysariumError } from "../../errors.js";
-import { requireDiskSpace } from "../../output/output-file.js";
+import { PhysariumError, refuseStopped } from "../../errors.js";
+import { nothingKept } from "../../output/nothing-kept.js";
+import { StagedFolder } from "../../output/staged-folder.js";
 import type { FloatDtype } from "../../safetensors/dtypes.js";
 import { decodeFloats, encodeFloats } from "../../safetensors/float-bits.js";
 import type { ByteSource } from "../../safetensors/source.js";
 import { serializeHeader } from "../../safetensors/writer.js";
 import { dequantise } from "../dequantise.js";
 import { type ModelConfig, parseModelConfig } from "../model-config.js";
-import { OutputFolder } from "../output-folder.js";
 import { BAND_WEIGHTS } from "../weight-band.js";
 import { rebuildConfig } from "./config-rebuild.js";
 import { layoutTensors, permuteRows, ROPE_FACTORS_TENSOR, type TensorPair } from "./layout.js";
@@ -21,6 +21,8 @@ export interface GgufImportOptions {
   /** The dtype of every tensor of the new folder; BF16 where not given. */
   readonly dtype?: FloatDtype;
   readonly files?: FileLayer;
+  /** Aborted, the run stops after the band in hand and leaves nothing. */
+  readonly signal?: AbortSignal;
   /** Called before each tensor. */
   readonly onTensor?: (name: string, position: number, total: number) => void;
 }
@@ -75,9 +77,10 @@ export async function importGguf(
       plan.pairs.map(({ pair }) => ({ name: pair.name, dtype, shape: pair.shape })),
       new Map([["format", "pt"]]),
     );
-    const folder = await OutputFolder.create(outputPath, [ggufPath], files);
+    const neededBytes = header.fileByteLength;
+    const place = { inputs: [ggufPath], output: outputPath, command: "import", neededBytes, files };
+    const folder = await StagedFolder.open(place);
     try {
-      await requireDiskSpace(dirname(resolve(outputPath)), header.fileByteLength, files);
       const tensors: ImportedTensor[] = [];
       await folder.write(WEIGHTS_FILE, async (file, path) => {
         await writeFully(file, header.bytes, 0, path);
@@ -86,6 +89,7 @@ export async function importGguf(
           let at = header.tensors[position].byteOffset;
           const tally = { zeros: 0, rounded: 0 };
           for await (const weights of readWeights(source, info, pair, plan.config.headLength)) {
+            refuseStopped(options.signal);
             const bytes = narrow(weights, dtype, pair.name, tally);
             await writeFully(file, bytes, at, path);
             at += bytes.byteLength;
@@ -100,7 +104,7 @@ export async function importGguf(
       return { path: outputPath, modelType, dtype, files: written, tensors, warnings: plan.tokenizer.warnings };
     } catch (error) {
       await folder.discard();
-      throw error;
+      throw nothingKept(error, outputPath);
     }
   } finally {
     await attempt("closing", ggufPath, () => source.close());
@@ -216,7 +220,7 @@ function narrow(
   return bytes;
 }
 
-async function writeSideFiles(folder: OutputFolder, plan: ImportPlan): Promise<string[]> {
+async function writeSideFiles(folder: StagedFolder, plan: ImportPlan): Promise<string[]> {
   const { tokenizerJson, tokenizerConfig } = plan.tokenizer;
   const written: string[] = ["config.json"];
   await folder.writeText("config.json", `${JSON.stringify(plan.configJson, null, 2)}\n`);

@@ -4,18 +4,21 @@ import { elementCount, openDonor, type Shard } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles, type OpenFile, writeFully } from "../../checkpoint/file-layer.js";
 import { classifyTensor } from "../../checkpoint/projections.js";
 import { refuseQuantised } from "../../checkpoint/quantised.js";
-import { PhysariumError } from "../../errors.js";
-import { requireDiskSpace } from "../../output/output-file.js";
+import { PhysariumError, refuseStopped } from "../../errors.js";
+import { copyFile, copyRange } from "../../output/copy.js";
+import { nothingKept } from "../../output/nothing-kept.js";
+import { StagedFolder } from "../../output/staged-folder.js";
 import { bitsPerElement, bytesPerFloat, type FloatDtype } from "../../safetensors/dtypes.js";
 import type { TensorInfo } from "../../safetensors/header.js";
 import { INDEX_FILE } from "../../safetensors/shard-index.js";
 import { type SerializedHeader, serializeHeader, type TensorSpec } from "../../safetensors/writer.js";
-import { copyFile, copyRange, OutputFolder } from "../output-folder.js";
 import { BAND_WEIGHTS } from "../weight-band.js";
 import { bitmaskRowBytes, countSurvivors, moduleOf, packBand } from "./bitmask.js";
 
 export interface SparseExportOptions {
   readonly files?: FileLayer;
+  /** Aborted, the run stops after the band in hand and leaves nothing. */
+  readonly signal?: AbortSignal;
   /** Called before each tensor of the second pass. */
   readonly onTensor?: (name: string, position: number, total: number) => void;
 }
@@ -64,13 +67,13 @@ export async function exportSparse(
   for (const shard of donor.shards) plans.push(await planShard(donor.path, shard, donor.structure, files));
   const weights = plans.flatMap((plan) => [...plan.weights.values()]);
 
-  const folder = await OutputFolder.create(outputPath, [donorPath], files);
+  const bytesAfter = plans.reduce((sum, { header }) => sum + header.fileByteLength, 0);
+  const place = { inputs: [donorPath], output: outputPath, command: "export", neededBytes: bytesAfter, files };
+  const folder = await StagedFolder.open(place);
   try {
-    let bytesAfter = 0;
-    for (const { header } of plans) bytesAfter += header.fileByteLength;
-    await requireDiskSpace(folder.parentPath, bytesAfter, files);
     const written: string[] = [];
     let position = 0;
+    const checkSignal = () => refuseStopped(options.signal);
     for (const { shard, weights: planned, header } of plans) {
       const source = await FileSource.open(join(donor.path, shard.file), files);
       try {
@@ -78,11 +81,14 @@ export async function exportSparse(
           await writeFully(file, header.bytes, 0, path);
           const placeOf = new Map(header.tensors.map((tensor) => [tensor.name, tensor]));
           for (const info of shard.tensors) {
+            refuseStopped(options.signal);
             options.onTensor?.(info.name, position++, donor.tensorCount);
             const weight = planned.get(info.name);
-            if (weight?.compressed) await writeWeight(source, weight, placeOf, file, path);
-            else
-              await copyRange(source, info.byteOffset, info.byteLength, file, placeOf.get(info.name)!.byteOffset, path);
+            if (weight?.compressed) await writeWeight(source, weight, placeOf, file, path, checkSignal);
+            else {
+              const to = placeOf.get(info.name)!.byteOffset;
+              await copyRange(source, info.byteOffset, info.byteLength, file, to, path, checkSignal);
+            }
           }
         });
       } finally {
@@ -92,7 +98,7 @@ export async function exportSparse(
     }
     for (const { file } of donor.sideFiles) {
       if (file === INDEX_FILE || file === "config.json") continue;
-      await copyFile(join(donor.path, file), folder, file, files);
+      await copyFile(join(donor.path, file), join(folder.path, file), files);
       written.push(file);
     }
     await folder.writeText("config.json", `${JSON.stringify({ ...config, ...describe(weights) }, null, 2)}\n`);
@@ -126,7 +132,7 @@ export async function exportSparse(
     };
   } catch (error) {
     await folder.discard();
-    throw error;
+    throw nothingKept(error, outputPath);
   }
 }
 
@@ -245,6 +251,7 @@ async function writeWeight(
   placeOf: ReadonlyMap<string, TensorInfo>,
   file: OpenFile,
   path: string,
+  checkSignal: () => void,
 ): Promise<void> {
   const module = moduleOf(weight.name);
   const placeOfPart = (part: string): TensorInfo => placeOf.get(`${module}.${part}`)!;
@@ -252,6 +259,7 @@ async function writeWeight(
   let valuesAt = values.byteOffset;
   let bitmaskAt = placeOfPart("bitmask").byteOffset;
   for await (const { bytes } of readBands(source, weight.info)) {
+    checkSignal();
     const band = packBand(bytes, weight.info.dtype as FloatDtype, weight.cols);
     await writeFully(file, band.values, valuesAt, path);
     await writeFully(file, band.bitmask, bitmaskAt, path);

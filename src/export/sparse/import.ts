@@ -8,18 +8,21 @@ import {
   readSmallFile,
   writeFully,
 } from "../../checkpoint/file-layer.js";
-import { PhysariumError } from "../../errors.js";
-import { requireDiskSpace } from "../../output/output-file.js";
+import { PhysariumError, refuseStopped } from "../../errors.js";
+import { copyFile, copyRange } from "../../output/copy.js";
+import { nothingKept } from "../../output/nothing-kept.js";
+import { StagedFolder } from "../../output/staged-folder.js";
 import { bytesPerFloat, type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
 import type { TensorInfo } from "../../safetensors/header.js";
 import { INDEX_FILE } from "../../safetensors/shard-index.js";
 import { serializeHeader, type TensorSpec } from "../../safetensors/writer.js";
-import { copyFile, copyRange, OutputFolder } from "../output-folder.js";
 import { BAND_WEIGHTS } from "../weight-band.js";
 import { bitmaskRowBytes, countBits, PART_NAMES, type PartName, unpackBand } from "./bitmask.js";
 
 export interface SparseImportOptions {
   readonly files?: FileLayer;
+  /** Aborted, the run stops after the band in hand and leaves nothing. */
+  readonly signal?: AbortSignal;
   readonly onTensor?: (name: string, position: number, total: number) => void;
 }
 
@@ -54,32 +57,34 @@ export async function importSparse(
   const plans: { shard: Shard; weights: CompressedWeight[]; others: TensorInfo[] }[] = [];
   for (const shard of donor.shards) plans.push(await planShard(inputPath, shard, files));
 
-  const folder = await OutputFolder.create(outputPath, [inputPath], files);
+  const shards = plans.map(({ shard, weights, others }) => {
+    const dense = weights.map(({ name, dtype, rows, cols }): TensorSpec => ({ name, dtype, shape: [rows, cols] }));
+    return { shard, weights, others, header: serializeHeader([...others, ...dense], shard.metadata) };
+  });
+  const neededBytes = shards.reduce((sum, { header }) => sum + header.fileByteLength, 0);
+  const place = { inputs: [inputPath], output: outputPath, command: "import", neededBytes, files };
+  const checkSignal = () => refuseStopped(options.signal);
+  const folder = await StagedFolder.open(place);
   try {
     const written: string[] = [];
     const weightMap: [string, string][] = [];
     let totalSize = 0;
     let position = 0;
-    for (const { shard, weights, others } of plans) {
-      const specs: TensorSpec[] = [
-        ...others,
-        ...weights.map(({ name, dtype, rows, cols }) => ({ name, dtype, shape: [rows, cols] })),
-      ];
-      const header = serializeHeader(specs, shard.metadata);
-      await requireDiskSpace(folder.parentPath, header.fileByteLength, files);
+    for (const { shard, weights, others, header } of shards) {
       totalSize += header.fileByteLength - header.bytes.byteLength;
       const source = await FileSource.open(join(inputPath, shard.file), files);
       try {
         await folder.write(shard.file, async (file, path) => {
           await writeFully(file, header.bytes, 0, path);
           for (const [index, place] of header.tensors.entries()) {
+            checkSignal();
             options.onTensor?.(place.name, position++, donor.tensorCount);
             weightMap.push([place.name, shard.file]);
             const other = others[index];
             if (other !== undefined) {
-              await copyRange(source, other.byteOffset, other.byteLength, file, place.byteOffset, path);
+              await copyRange(source, other.byteOffset, other.byteLength, file, place.byteOffset, path, checkSignal);
             } else {
-              await writeDense(source, weights[index - others.length], file, place.byteOffset, path);
+              await writeDense(source, weights[index - others.length], file, place.byteOffset, path, checkSignal);
             }
           }
         });
@@ -90,7 +95,7 @@ export async function importSparse(
     }
     for (const { file } of donor.sideFiles) {
       if (file === INDEX_FILE || file === "config.json") continue;
-      await copyFile(join(inputPath, file), folder, file, files);
+      await copyFile(join(inputPath, file), join(folder.path, file), files);
       written.push(file);
     }
     await folder.writeText("config.json", `${JSON.stringify(config, null, 2)}\n`);
@@ -108,7 +113,7 @@ export async function importSparse(
     };
   } catch (error) {
     await folder.discard();
-    throw error;
+    throw nothingKept(error, outputPath);
   }
 }
 
@@ -201,6 +206,7 @@ async function writeDense(
   file: OpenFile,
   byteOffset: number,
   path: string,
+  checkSignal: () => void,
 ): Promise<void> {
   const { name, dtype, rows, cols, parts } = weight;
   const width = bytesPerFloat(dtype);
@@ -209,6 +215,7 @@ async function writeDense(
   const bandRows = Math.max(1, Math.floor(BAND_WEIGHTS / cols));
   let survivors = 0;
   for (let row = 0; row < rows; row += bandRows) {
+    checkSignal();
     const end = Math.min(rows, row + bandRows);
     const maskAt = parts.bitmask.byteOffset;
     const bitmask = await source.read(maskAt + row * rowBytes, maskAt + end * rowBytes);

@@ -1,0 +1,153 @@
+import { spawnSync } from "node:child_process";
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { OutputFile } from "../../dist/output/output-file.js";
+import { MAIN, physarium } from "../physarium.js";
+import { filesOf } from "../surgery/operate.js";
+import { temporaryFolder } from "../temporary.js";
+
+const folder = temporaryFolder();
+const at = (name: string) => join(folder, name);
+const donor = at("shelf/loam");
+const text = at("text.txt");
+let before: Map<string, string>;
+
+beforeAll(() => {
+  cpSync("examples/donors/loam", donor, { recursive: true });
+  mkdirSync(join(donor, "physarium"));
+  symlinkSync(donor, at("link"));
+  symlinkSync(join(donor, "model-00001-of-00004.safetensors"), at("link.gguf"));
+  writeFileSync(text, readFileSync("examples/texts/loam-stories.txt").subarray(0, 4000));
+  before = filesOf(donor);
+});
+beforeEach(() => () => {
+  expect(filesOf(donor)).toEqual(before);
+  expect(readdirSync(join(donor, "physarium"))).toEqual([]);
+});
+
+/** The code of the refusal, as the command line says it. */
+async function codeOf(...args: string[]): Promise<string> {
+  const { status, stderr } = await physarium(args);
+  return `${status} ${/\[([A-Z_]+)\]\s*$/.exec(stderr)?.[1] ?? stderr}`;
+}
+
+describe("no command writes where it reads: one code", () => {
+  test.each([
+    ["export into the donor's record", ["export", donor, join(donor, "physarium/x.gguf")]],
+    ["export through a link", ["export", donor, at("link/x.gguf")]],
+    ["export over a shard, by a link", ["export", donor, at("link.gguf"), "--overwrite"]],
+    ["export of a folder through a link", ["export", donor, at("link/sparse"), "--format", "compressed-tensors"]],
+    ["pack through a link", ["pack", donor, at("link/packed")]],
+    ["synth around its donor", ["synth", donor, at("shelf"), "--overwrite"]],
+    ["surgery through a link", ["surgery", donor, at("link/operated")]],
+    ["compare into the donor", ["compare", donor, "--text", text, "--out", at("link/record")]],
+  ])("%s", async (_, args) => {
+    expect(await codeOf(...args)).toBe("2 USAGE_OUTPUT_OVERLAP");
+  });
+
+  test.each([
+    ["a shard", join(donor, "model-00001-of-00004.safetensors")],
+    ["the configuration", join(donor, "config.json")],
+    ["its own text", text],
+    ["a new file in the donor", join(donor, "grams.safetensors")],
+  ])("calibrate --out over %s", async (_, out) => {
+    const options = ["--text", text, "--samples", "1", "--window", "16", "--norms-only"];
+    const result = await codeOf("calibrate", donor, ...options, "--out", out);
+    if (/ENGINE/.test(result)) return;
+    expect(result).toBe("2 USAGE_OUTPUT_OVERLAP");
+  });
+});
+
+describe("an unfinished file", () => {
+  const options = { inputs: [], mayReplace: async () => true as const };
+
+  test("is not written through a link that was laid there", async () => {
+    writeFileSync(at("victim"), "years of work");
+    symlinkSync(at("victim"), at("trap.bin.partial"));
+    await expect(OutputFile.create(at("trap.bin"), options)).rejects.toMatchObject({ code: "USAGE_OUTPUT_EXISTS" });
+    expect(readFileSync(at("victim"), "utf8")).toBe("years of work");
+  });
+
+  test("belongs to one run; the second is refused", async () => {
+    const first = await OutputFile.create(at("one.bin"), options);
+    await expect(OutputFile.create(at("one.bin"), options)).rejects.toMatchObject({ code: "USAGE_LOCKED" });
+    await first.discard();
+    expect(readdirSync(folder).filter((name) => name.includes("one.bin"))).toEqual([]);
+  });
+});
+
+describe("pack and unpack", () => {
+  test("--resume on a finished output exits 0 in the words of surgery; another donor's is refused", async () => {
+    expect((await physarium(["pack", donor, at("packed"), "--quiet"])).status).toBe(0);
+    const again = await physarium(["pack", donor, at("packed"), "--resume"]);
+    expect(again.status, again.stderr).toBe(0);
+    expect(again.stdout).toContain("the operation is finished already; nothing was done");
+    expect((await physarium(["unpack", at("packed"), at("back"), "--quiet"])).status).toBe(0);
+    const back = await physarium(["unpack", at("packed"), at("back"), "--resume"]);
+    expect(back.status, back.stderr).toBe(0);
+    expect(back.stdout).toContain("the operation is finished already; nothing was done");
+    writeFileSync(join(at("back"), "config.json"), "{}");
+    expect(await codeOf("unpack", at("packed"), at("back"), "--resume")).toBe("2 USAGE_OUTPUT_EXISTS");
+  });
+});
+
+test.skipIf(!existsSync("/dev/full"))("a result that cannot be written is no success", () => {
+  const { status } = spawnSync("sh", ["-c", `"$0" "$@" > /dev/full`, process.execPath, MAIN, "plan", donor]);
+  expect(status).toBe(5);
+});
+
+const namespaces = spawnSync("unshare", ["--pid", "--fork", "--mount-proc", "true"]).status === 0;
+if (!namespaces) console.warn("pid namespaces are not allowed here: the tests of containers are skipped");
+
+describe.skipIf(!namespaces)("in a fresh pid namespace, where pids repeat", () => {
+  /** Run the command as a container would; with `preload`, loaded before it. */
+  const contained = (args: readonly string[], preload?: string) =>
+    spawnSync(
+      "unshare",
+      [
+        ...["--pid", "--fork", "--kill-child", "--mount-proc", process.execPath],
+        ...(preload === undefined ? [] : ["--import", `data:text/javascript,${encodeURIComponent(preload)}`]),
+        ...[MAIN, ...args],
+      ],
+      { encoding: "utf8" },
+    );
+  /** Exits at the n-th flush, without a word or a handler: what stands then is what a kill leaves. The first process of a namespace cannot be killed from within. */
+  const dies = `import fs from "node:fs/promises"; import { syncBuiltinESMExports } from "node:module";
+    import { isMainThread } from "node:worker_threads";
+    const { open } = fs;
+    if (isMainThread) fs.open = async (...args) => { const file = await open(...args);
+      if (String(args[0]).includes(".partial") && /safetensors|gguf/.test(String(args[0])) && args[1] !== "r")
+        file.write = () => process.reallyExit(9);
+      return file; };
+    syncBuiltinESMExports();`;
+
+  test.each([
+    ["surgery", [donor], "--overwrite"],
+    ["pack", [donor], "--resume"],
+    ["synth", [donor], undefined],
+    ["export", [donor], undefined],
+  ])("a killed %s does not block the next", (command, input, flag) => {
+    const place = mkdtempSync(at("place-"));
+    const output = join(place, command === "export" ? "out.gguf" : "out");
+    const args = [command, ...input, output, "--quiet"];
+    const workers = command === "surgery" || command === "pack" ? ["--workers", "0"] : [];
+    const killed = contained([...args, ...workers], dies);
+    expect(killed.status, killed.stderr).toBe(9);
+    expect(readdirSync(place).some((name) => name.endsWith(".partial.lock"))).toBe(true);
+    const next = contained([...args, ...(flag === undefined ? [] : [flag])]);
+    expect(next.status, next.stderr).toBe(0);
+    expect(readdirSync(place)).toEqual([command === "export" ? "out.gguf" : "out"]);
+    rmSync(place, { recursive: true });
+  });
+});
