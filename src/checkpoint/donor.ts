@@ -1,10 +1,11 @@
-import { join } from "node:path";
 import { PhysariumError } from "../errors.js";
 import { readHeader, type TensorInfo } from "../safetensors/header.js";
 import { INDEX_FILE, parseShardIndex, type ShardIndex } from "../safetensors/shard-index.js";
 import { type ConfigFacts, configFacts, DecoderStructure, NO_FACTS } from "./decoder-structure.js";
 import { type FileLayer, nodeFiles } from "./file-layer.js";
 import { sourceOf } from "./folder-source.js";
+import { chooseLayout, type Layout, mayBePointer, refusePointer } from "./layout.js";
+import { modelFolder } from "./model-path.js";
 import { type ModelSource, readWhole } from "./model-source.js";
 import { parsePythonJson } from "./python-json.js";
 
@@ -46,6 +47,8 @@ export interface Donor {
   /** Copied byte for byte, the index among them. */
   readonly sideFiles: readonly SideFile[];
   readonly leftOut: readonly LeftOut[];
+  /** What is to be said of the folder before anything is read of it. */
+  readonly warnings: Layout["warnings"];
   /** What names, shapes and config.json say of the decoder as a whole. */
   readonly structure: DecoderStructure;
   readonly tensorCount: number;
@@ -76,7 +79,7 @@ const WEIGHT_FILE = /\.(safetensors|bin|pth?|ckpt|gguf|ggml|h5|msgpack|onnx|onnx
  */
 export async function openDonor(model: Model, files: FileLayer = nodeFiles): Promise<Donor> {
   if (typeof model === "object" && "shards" in model) return model;
-  const source = sourceOf(model, files);
+  const source = sourceOf(typeof model === "string" ? await modelFolder(model, files) : model, files);
   const path = source.place;
   const entries = await source.list();
   const present = new Set(entries.filter((entry) => entry.kind === "file").map((entry) => entry.name));
@@ -87,8 +90,13 @@ export async function openDonor(model: Model, files: FileLayer = nodeFiles): Pro
       { path },
     );
   }
-  const index = present.has(INDEX_FILE) ? parseShardIndex(await readWhole(source, INDEX_FILE), INDEX_FILE) : undefined;
-  const shardFiles = index === undefined ? [findSingleFile(path, present)] : listShards(index, present, path);
+  const read = (file: string) => readWhole(source, file);
+  for (const { name, kind, byteLength } of entries) {
+    if (kind === "file" && mayBePointer(byteLength)) refusePointer(await read(name), path, name);
+  }
+  const readIndex = async () => parseShardIndex(await read(INDEX_FILE), INDEX_FILE);
+  const layout = await chooseLayout({ path, present, read, readIndex });
+  const { index, shardFiles } = layout;
   const shards = await readShards(source, shardFiles);
   if (index !== undefined) checkIndexAgainstHeaders(index, shards);
 
@@ -97,7 +105,9 @@ export async function openDonor(model: Model, files: FileLayer = nodeFiles): Pro
   const isShard = new Set(shardFiles);
   for (const entry of entries) {
     if (isShard.has(entry.name)) continue;
-    if (entry.kind === "folder") leftOut.push({ file: `${entry.name}/`, reason: "a sub-folder" });
+    const other = layout.leftOut.get(entry.name);
+    if (other !== undefined) leftOut.push({ file: entry.name, reason: other });
+    else if (entry.kind === "folder") leftOut.push({ file: `${entry.name}/`, reason: "a sub-folder" });
     else if (entry.name.toLowerCase() === "physarium")
       leftOut.push({ file: entry.name, reason: "the output keeps its records in a folder of that name" });
     else if (WEIGHT_FILE.test(entry.name))
@@ -115,7 +125,19 @@ export async function openDonor(model: Model, files: FileLayer = nodeFiles): Pro
     totalSize += shard.byteLength - shard.dataByteOffset;
     for (const tensor of shard.tensors) modelWeights += elementCount(tensor.shape);
   }
-  return { source, path, index, shards, sideFiles, leftOut, structure, tensorCount, totalSize, modelWeights };
+  return {
+    source,
+    path,
+    index,
+    shards,
+    sideFiles,
+    leftOut,
+    warnings: layout.warnings,
+    structure,
+    tensorCount,
+    totalSize,
+    modelWeights,
+  };
 }
 
 const CONFIG_FILE = "config.json";
@@ -138,44 +160,6 @@ export function structureOf(shards: readonly Shard[], facts: ConfigFacts): Decod
 
 export function elementCount(shape: readonly number[]): number {
   return shape.reduce((product, dimension) => product * dimension, 1);
-}
-
-function findSingleFile(path: string, present: ReadonlySet<string>): string {
-  if (present.has("model.safetensors")) return "model.safetensors";
-  const candidates = [...present].filter((name) => name.endsWith(".safetensors"));
-  if (candidates.length === 1 && !/-\d{5}-of-\d{5}\./.test(candidates[0])) return candidates[0];
-  if (candidates.length === 0) {
-    throw new PhysariumError(
-      "DONOR_NO_WEIGHTS",
-      `${path}: found no model.safetensors and no ${INDEX_FILE}; give the folder of a model in safetensors format`,
-      { path },
-    );
-  }
-  throw new PhysariumError(
-    "DONOR_INDEX_MISSING",
-    `${path}: found ${candidates.length} safetensors files (${candidates.slice(0, 3).join(", ")}${candidates.length > 3 ? ", …" : ""}) but no ${INDEX_FILE} to say how they belong together; download the index`,
-    { path, candidates },
-  );
-}
-
-function listShards(index: ShardIndex, present: ReadonlySet<string>, path: string): string[] {
-  const shards = [...new Set(index.weightMap.values())].sort();
-  if (shards.length === 0) {
-    throw new PhysariumError(
-      "DONOR_NO_WEIGHTS",
-      `${join(path, INDEX_FILE)}: its weight_map is empty; there is nothing to operate on`,
-      { path },
-    );
-  }
-  const missing = shards.filter((shard) => !present.has(shard));
-  if (missing.length > 0) {
-    throw new PhysariumError(
-      "DONOR_SHARD_MISSING",
-      `${path}: the index names ${missing.length} of ${shards.length} shards that are not there: ${missing.slice(0, 5).join(", ")}${missing.length > 5 ? ", …" : ""}; finish the download`,
-      { path, missing },
-    );
-  }
-  return shards;
 }
 
 async function readShards(source: ModelSource, shardFiles: readonly string[]): Promise<Shard[]> {

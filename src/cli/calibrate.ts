@@ -9,6 +9,7 @@ import { openTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { toInteger } from "./arguments.js";
+import { modelArgument } from "./model-argument.js";
 import {
   addEngineOptions,
   addProtocolOptions,
@@ -48,7 +49,7 @@ export function registerCalibrate(program: Command): void {
     )
     .action(async (modelPath: string, flags: CalibrateFlags) => {
       const { text, out, normsOnly, samples, seed, json, device, threads, memory, ...protocol } = flags;
-      const { donor, architecture } = await inspectModel(resolve(modelPath));
+      const { donor, architecture } = await inspectModel(resolve(await modelArgument(modelPath)));
       const file = await openTextFile(resolve(text));
       const options = toProtocolOptions(protocol);
       const prepared = await TextTokenizer.with(donor.path, {}, (tokenizer) =>

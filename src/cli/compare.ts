@@ -16,6 +16,7 @@ import type { ComparisonRecord } from "../record/comparison.js";
 import { comparisonCsv, renderComparison, targetOf } from "../report/comparison.js";
 import { comparisonPicture } from "../report/pictures/comparison.js";
 import { toInteger } from "./arguments.js";
+import { modelArgument } from "./model-argument.js";
 import {
   addDeviceOptions,
   addProtocolOptions,
@@ -69,7 +70,7 @@ Example:
   physarium compare ./model --text wiki.test.raw --calibration wiki.train.raw --sparsity 0.5,0.6 --pattern 2:4 --out ./comparison
   physarium compare ./model --text stories.txt --calibration stories.txt --protocol documents --window 128 --min-tokens 128 --samples 256 --limit 512 --sparsity 0.5`,
     )
-    .action(async (donor: string, flags: Flags) => {
+    .action(async (given: string, flags: Flags) => {
       const said = ["samples", "seed"].filter((name) => command.getOptionValueSource(name) === "cli");
       if (isGramFile(flags.calibration) && said.length > 0) {
         throw new PhysariumError(
@@ -77,6 +78,7 @@ Example:
           `--${said.join(", --")} choose what calibrates, and --calibration is a file of Grams, collected before; leave them out`,
         );
       }
+      const donor = await modelArgument(given);
       const folder = flags.out === undefined ? undefined : resolve(flags.out);
       const titles = Object.fromEntries(METHODS.map(({ name, title }) => [name, title]));
       const say = flags.quiet || flags.json ? () => {} : (words: string) => process.stderr.write(`${words}\n`);

@@ -6,6 +6,7 @@ import { type Evaluation, evaluate } from "../probe/evaluate.js";
 import { isOperated } from "../record/open-record.js";
 import type { QualitySection } from "../record/quality.js";
 import { addSections } from "../report/documents.js";
+import { modelArgument } from "./model-argument.js";
 import { withMappable } from "./packed-argument.js";
 import {
   addEngineOptions,
@@ -51,19 +52,21 @@ Examples:
       const { text, against, record, json, quiet, device, threads, memory, ...protocol } = flags;
       const { signal, whole } = endOnSignal("nothing was written", json);
       const onProgress = countedProgress("eval", flags);
+      const folder = resolve(await modelArgument(modelPath));
+      const donor = against === undefined ? undefined : resolve(await modelArgument(against));
       const say = quiet || json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);
-      const evaluation = await withMappable(resolve(modelPath), say, signal, (mappable) =>
+      const evaluation = await withMappable(folder, say, signal, (mappable) =>
         evaluate(mappable, resolve(text), {
           ...toProtocolOptions(protocol),
           ...toEngineOptions({ device, threads, memory }),
-          ...(against === undefined ? {} : { against: resolve(against) }),
+          ...(donor === undefined ? {} : { against: donor }),
           ...(onProgress === undefined ? {} : { onProgress }),
         }),
       );
       // A packed folder is a pack of what it was made from, report included.
-      const keepsReport = (await isOperated(resolve(modelPath))) && !(await isPackedFolder(resolve(modelPath)));
+      const keepsReport = (await isOperated(folder)) && !(await isPackedFolder(folder));
       if (record && against !== undefined && keepsReport) {
-        await whole(() => addSections(resolve(modelPath), { quality: evaluation.quality }));
+        await whole(() => addSections(folder, { quality: evaluation.quality }));
       }
       process.stdout.write(json ? `${JSON.stringify(toJson(evaluation))}\n` : `${describe(evaluation)}\n`);
     });

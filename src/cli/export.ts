@@ -4,6 +4,7 @@ import { exportGguf, type GgufExport } from "../export/gguf/export.js";
 import { exportSparse, type SparseExport } from "../export/sparse/export.js";
 import type { ExportType } from "../export/weight-band.js";
 import { relativeError, renderGgufExport, totalMatrices } from "../report/export-summary.js";
+import { modelArgument } from "./model-argument.js";
 import { tensorProgress } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 
@@ -47,7 +48,8 @@ Examples:
   physarium export ./operated operated-q8.gguf --format gguf --type q8_0
   physarium export ./operated ./operated-sparse --format compressed-tensors`,
     )
-    .action(async (model: string, output: string, flags: Flags) => {
+    .action(async (given: string, output: string, flags: Flags) => {
+      const model = await modelArgument(given);
       const options = { signal: stopSignal(), ...tensorProgress("export", flags) };
       if (flags.format === "compressed-tensors") {
         if (flags.type !== undefined || flags.overwrite) {

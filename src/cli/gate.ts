@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { printable } from "../errors.js";
 import { type GateReport, gateError, runGate } from "../probe/gate.js";
 import { toInteger, toNumber } from "./arguments.js";
+import { modelArgument } from "./model-argument.js";
 import {
   addEngineOptions,
   addProtocolOptions,
@@ -55,10 +56,10 @@ Examples:
       const { against, text, prompt, maxTokens, maxPerplexityRatio, maxKl, minSameTop, json, ...rest } = flags;
       const { device, threads, memory, ...protocol } = rest;
       endOnSignal("nothing was written", json);
-      const report = await runGate(resolve(modelPath), {
+      const report = await runGate(resolve(await modelArgument(modelPath)), {
         ...toProtocolOptions(protocol),
         ...toEngineOptions({ device, threads, memory }),
-        against: resolve(against),
+        against: resolve(await modelArgument(against)),
         ...(prompt.length === 0 ? {} : { prompts: prompt }),
         ...(text === undefined ? {} : { text: resolve(text) }),
         ...(maxTokens === undefined ? {} : { maxTokens }),

@@ -7,6 +7,7 @@ import { renderChat } from "../probe/text/chat-template.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { openSource } from "../sources.js";
 import { toInteger, toNumber } from "./arguments.js";
+import { modelArgument } from "./model-argument.js";
 import { addEngineOptions, type EngineFlags, toEngineOptions } from "./probe-options.js";
 import { endOnSignal } from "./stop-signal.js";
 
@@ -43,7 +44,7 @@ Examples:
     )
     .action(async (modelPath: string, flags: GenerateFlags) => {
       endOnSignal("nothing was written", flags.json);
-      const source = await openSource(resolve(modelPath));
+      const source = await openSource(resolve(await modelArgument(modelPath)));
       const tokenizer = await TextTokenizer.open(source);
       const prompt = flags.chat
         ? await tokenizer.encode(await renderChat(source, tokenizer, [{ role: "user", content: flags.prompt }]))

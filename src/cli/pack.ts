@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { printable } from "../errors.js";
 import { packModel } from "../pack/pack-model.js";
 import { toInteger } from "./arguments.js";
+import { modelArgument } from "./model-argument.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 
@@ -33,7 +34,8 @@ Example:
   physarium pack ./operated ./packed          half the size
   physarium unpack ./packed ./again           the same bytes as ./operated`,
     )
-    .action(async (model: string, output: string, flags: Flags) => {
+    .action(async (given: string, output: string, flags: Flags) => {
+      const model = await modelArgument(given);
       const progress = createProgress("pack", flags);
       const result = await packModel(model, output, {
         resume: flags.resume ?? false,

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { defaultMemoryBytes, gramModeFor } from "../calibration/memory.js";
 import { openDonor } from "../checkpoint/donor.js";
+import { modelFolder } from "../checkpoint/model-path.js";
 import { jsonLine, printable } from "../errors.js";
 import { checkOptions } from "../surgery/options.js";
 import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
@@ -28,7 +29,7 @@ Examples:
     )
     .action(async (donorPath: string, flags: SurgeryFlags & { json?: boolean }) => {
       endOnSignal("nothing was written", flags.json);
-      const donor = await openDonor(resolve(donorPath));
+      const donor = await openDonor(resolve(await modelFolder(donorPath)));
       const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)), true);
       const rate = await measureReadRate(plan);
       const calibrated = await calibratedOn(plan);

@@ -1,6 +1,7 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
+import { modelFolder } from "../checkpoint/model-path.js";
 import { openRuntime } from "../engine/runtime.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { estimateWorth } from "../pack/worth.js";
@@ -58,7 +59,7 @@ Examples:
         await checkText(resolve(flags.eval));
         await openRuntime(toDeviceOptions(flags));
       }
-      const donor = await openDonor(resolve(donorPath));
+      const donor = await openDonor(resolve(await modelFolder(donorPath)));
       const plan = planSurgery(donor, checkOptions(toSurgeryOptions(forSurgery(flags))));
       const show = createEventPrinter(flags);
       try {

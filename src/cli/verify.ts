@@ -4,6 +4,7 @@ import { InvalidArgumentError, Option } from "commander";
 import type { Guarantee, Verification } from "../audit/verification.js";
 import { verify } from "../audit/verify.js";
 import type { ParityMode } from "../audit/weight-checks.js";
+import { modelFolder } from "../checkpoint/model-path.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { FLOWS } from "../flow/flows.js";
 import { isPackedFolder } from "../pack/manifest.js";
@@ -63,7 +64,8 @@ Examples:
           "USAGE_ARGUMENT",
           `expected a donor and an output, found ${folders.length} folders; see physarium verify --help`,
         );
-      const [outputPath, donorPath] = [...folders].reverse();
+      const [outputPath, given] = [...folders].reverse();
+      const donorPath = given === undefined ? undefined : await modelFolder(given);
       const progress = createProgress("verify", flags);
       // A packed folder is read through a view that decodes it; the view lives in this thread.
       const packed = (await isPackedFolder(outputPath)) ? await unpackedView(outputPath) : undefined;

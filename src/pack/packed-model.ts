@@ -246,6 +246,7 @@ async function describeDonor(
     shards,
     sideFiles,
     leftOut: [],
+    warnings: [],
     structure: structureOf(shards, facts),
     tensorCount: tensors.length,
     totalSize: tensors.reduce((sum, tensor) => sum + tensor.byteLength, 0),

@@ -30,6 +30,8 @@ export class JsonReader {
     private readonly bytes: Uint8Array,
     private readonly where: string,
     private readonly code: string,
+    /** Bare words that may stand for a value nobody keeps. */
+    private readonly literals: readonly string[] = ["true", "false", "null"],
   ) {}
 
   /** Calls `onMember(key)` for each member; the callback must consume the member's value. Keys may repeat: the caller knows which may not. */
@@ -122,10 +124,16 @@ export class JsonReader {
     else if (byte === OPEN_BRACKET) this.readArray("an array", () => this.skipValue());
     else if (byte === QUOTE) this.readString("a string");
     else {
-      const text = this.peekScalarText();
-      if (text === "true" || text === "false" || text === "null") this.position += text.length;
-      else this.readNumber("a value");
+      if (!this.skipLiteral()) this.readNumber("a value");
     }
+  }
+
+  /** Consumes a bare word (`null`, `true` …) where one stands next. */
+  skipLiteral(): boolean {
+    const text = this.peekScalarText();
+    if (!this.literals.includes(text)) return false;
+    this.position += text.length;
+    return true;
   }
 
   /** True when the next value opens an object; consumes nothing. */

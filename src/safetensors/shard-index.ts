@@ -3,6 +3,9 @@ import { JsonReader } from "./json-reader.js";
 
 export const INDEX_FILE = "model.safetensors.index.json";
 
+/** Python's `json` writes numbers that are none as bare words, and reads them. */
+const PYTHON_LITERALS = ["true", "false", "null", "NaN", "Infinity", "-Infinity"];
+
 export interface ShardIndex {
   /** Tensor name → shard file, in the order of the file. */
   readonly weightMap: ReadonlyMap<string, string>;
@@ -14,10 +17,11 @@ export interface ShardIndex {
  * Parse `model.safetensors.index.json`.
  *
  * Shard names must be plain file names: an index is foreign data, and one that names `../x` or `C:\x` would make us read, and a copier
- * write, outside the folder. Throws `DONOR_INDEX_*`.
+ * write, outside the folder. A byte order mark is skipped: editors leave one. Throws `DONOR_INDEX_*`.
  */
 export function parseShardIndex(json: Uint8Array, name: string): ShardIndex {
-  const reader = new JsonReader(json, name, "DONOR_INDEX_JSON");
+  const marked = json[0] === 0xef && json[1] === 0xbb && json[2] === 0xbf;
+  const reader = new JsonReader(marked ? json.subarray(3) : json, name, "DONOR_INDEX_JSON", PYTHON_LITERALS);
   const weightMap = new Map<string, string>();
   const seen = new Set<string>();
   // A string a shard, not a string a tensor: 10^5 tensors name some hundred files.
@@ -39,7 +43,7 @@ export function parseShardIndex(json: Uint8Array, name: string): ShardIndex {
     } else if (key === "metadata" && reader.atObject()) {
       reader.readObject("metadata to be an object", (member) => {
         // Some writers store it as a float ("1.5e10"); it is informative, so any number will do.
-        if (member === "total_size" && !reader.atString() && !reader.skipNull())
+        if (member === "total_size" && !reader.atString() && !reader.skipLiteral())
           totalSize = reader.readNumber("total_size");
         else if (member !== "total_size" || reader.atString()) reader.skipValue();
       });

@@ -20,7 +20,7 @@ export function asDecoderTensor({ name, shape, role, reason, inDecoder }: Planne
 
 /** What is to be said of a plan before it is carried out. */
 export function planWarnings(donor: Donor, decoder: DecoderCoverage, shards: readonly PlannedShard[]): PlanWarning[] {
-  const warnings: PlanWarning[] = [];
+  const warnings: PlanWarning[] = [...donor.warnings];
   const { index, totalSize } = donor;
   if (index?.totalSize !== undefined && index.totalSize !== totalSize) {
     warnings.push({

@@ -1,0 +1,70 @@
+import { basename, join } from "node:path";
+import { PhysariumError } from "../errors.js";
+import { type FileLayer, nodeFiles, readSmallFile } from "./file-layer.js";
+import { ggufRefusal } from "./layout.js";
+
+/**
+ * The folder that a path given as a model means: itself, or the snapshot in the root of a hub cache (`models--org--name`).
+ *
+ * Throws `DONOR_*` for what is no folder, saying what was given instead: a file of a model, a GGUF file, a name on the Hub.
+ */
+export async function modelFolder(path: string, files: FileLayer = nodeFiles): Promise<string> {
+  const stat = await files.stat(path).catch(() => undefined);
+  if (stat === undefined) {
+    refuseHubName(path);
+    return path;
+  }
+  if (stat.isFile()) refuseFile(path);
+  if (!stat.isDirectory()) return path;
+  return (await snapshotOf(path, files)) ?? path;
+}
+
+/** A hub cache keeps `snapshots/<commit>/` under the model's root, which holds no files itself. */
+async function snapshotOf(path: string, files: FileLayer): Promise<string | undefined> {
+  const holds = (name: string) =>
+    files.stat(join(path, name)).then(
+      () => true,
+      () => false,
+    );
+  if (!(await holds("snapshots")) || (await holds("config.json"))) return undefined;
+  if (!basename(path).startsWith("models--") && !(await holds("refs")) && !(await holds("blobs"))) return undefined;
+  const folder = join(path, "snapshots");
+  const snapshots = (await files.readdir(folder).catch((): string[] => []))
+    .filter((name) => !name.startsWith("."))
+    .sort();
+  if (snapshots.length === 1) return join(folder, snapshots[0]);
+  const main = await readSmallFile(join(path, "refs", "main"), files, 1000).then(
+    (bytes) => new TextDecoder().decode(bytes).trim(),
+    () => undefined,
+  );
+  const named = snapshots.map((name) => (name === main ? `${name} (main)` : name));
+  throw new PhysariumError(
+    "DONOR_SNAPSHOTS",
+    `${path}: this is the root of a hub cache with ${snapshots.length} snapshots${named.length === 0 ? "" : ` (${named.slice(0, 5).join(", ")}${named.length > 5 ? ", …" : ""})`}; ${named.length === 0 ? "download the model" : `give one of them, as ${join(folder, main !== undefined && snapshots.includes(main) ? main : snapshots[0])}`}`,
+    { path, snapshots },
+  );
+}
+
+function refuseFile(path: string): void {
+  if (/\.gguf$/i.test(path)) throw ggufRefusal(path, `${path}: this is a GGUF file, no model folder`);
+  if (/\.safetensors(?:\.index\.json)?$|\.(?:bin|pth?|ckpt)$/i.test(path)) {
+    throw new PhysariumError(
+      "DONOR_NOT_A_FOLDER",
+      `${path}: this is one file of a model; give the folder it lies in, with its config.json`,
+      { path },
+    );
+  }
+}
+
+/** `org/name` where there is no such folder: the Hub's way to name a model. */
+function refuseHubName(path: string): void {
+  const match = /^(?:hf:\/\/)?(\w[\w.-]*)\/(\w[\w.-]*)$/.exec(path);
+  if (match === null) return;
+  const [, owner, name] = match;
+  const id = `${owner}/${name}`;
+  throw new PhysariumError(
+    "DONOR_NOT_FOUND",
+    `${path}: there is no such folder; if ${id} is a model on the Hub, download it (hf download ${id} --local-dir ${name}) and give ./${name}`,
+    { path },
+  );
+}
