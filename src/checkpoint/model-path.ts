@@ -1,6 +1,6 @@
 import { basename, join } from "node:path";
 import { PhysariumError } from "../errors.js";
-import { type FileLayer, nodeFiles, readSmallFile } from "./file-layer.js";
+import { attempt, type FileLayer, nodeFiles, readSmallFile } from "./file-layer.js";
 import { ggufRefusal } from "./layout.js";
 
 /**
@@ -9,7 +9,7 @@ import { ggufRefusal } from "./layout.js";
  * Throws `DONOR_*` for what is no folder, saying what was given instead: a file of a model, a GGUF file, a name on the Hub.
  */
 export async function modelFolder(path: string, files: FileLayer = nodeFiles): Promise<string> {
-  const stat = await files.stat(path).catch(() => undefined);
+  const stat = await statOf(path, files);
   if (stat === undefined) {
     refuseHubName(path);
     return path;
@@ -21,15 +21,11 @@ export async function modelFolder(path: string, files: FileLayer = nodeFiles): P
 
 /** A hub cache keeps `snapshots/<commit>/` under the model's root, which holds no files itself. */
 async function snapshotOf(path: string, files: FileLayer): Promise<string | undefined> {
-  const holds = (name: string) =>
-    files.stat(join(path, name)).then(
-      () => true,
-      () => false,
-    );
+  const holds = async (name: string) => (await statOf(join(path, name), files)) !== undefined;
   if (!(await holds("snapshots")) || (await holds("config.json"))) return undefined;
   if (!basename(path).startsWith("models--") && !(await holds("refs")) && !(await holds("blobs"))) return undefined;
   const folder = join(path, "snapshots");
-  const snapshots = (await files.readdir(folder).catch((): string[] => []))
+  const snapshots = (await attempt("listing", folder, () => files.readdir(folder)))
     .filter((name) => !name.startsWith("."))
     .sort();
   if (snapshots.length === 1) return join(folder, snapshots[0]);
@@ -42,6 +38,16 @@ async function snapshotOf(path: string, files: FileLayer): Promise<string | unde
     "DONOR_SNAPSHOTS",
     `${path}: this is the root of a hub cache with ${snapshots.length} snapshots${named.length === 0 ? "" : ` (${named.slice(0, 5).join(", ")}${named.length > 5 ? ", …" : ""})`}; ${named.length === 0 ? "download the model" : `give one of them, as ${join(folder, main !== undefined && snapshots.includes(main) ? main : snapshots[0])}`}`,
     { path, snapshots },
+  );
+}
+
+/** `undefined` where nothing stands, or a link leads nowhere: opening the model says which. Throws `IO_*` for what the system refuses. */
+function statOf(path: string, files: FileLayer) {
+  return attempt("examining", path, () =>
+    files.stat(path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === "ENOENT" || error.code === "ELOOP" || error.code === "ENOTDIR") return undefined;
+      throw error;
+    }),
   );
 }
 
