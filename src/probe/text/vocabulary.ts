@@ -1,5 +1,6 @@
 import { Tokenizer } from "@huggingface/tokenizers";
 import { PhysariumError } from "../../errors.js";
+import { mend } from "./mended.js";
 import type { Json, SpecialToken, TokenizerFacts } from "./tokenizer-protocol.js";
 
 /** The largest vocabularies have a million tokens; tables are as long as the highest id. */
@@ -27,6 +28,7 @@ export class Vocabulary {
   ) {
     this.size = checkIds(json);
     this.tokenizer = new Tokenizer(json, config);
+    mend(this.tokenizer, json);
     this.byteLevel = JSON.stringify(json.decoder ?? null).includes('"ByteLevel"');
     this.special = this.tokenizer.get_added_tokens_decoder();
     const unknown = (json.model as Json | undefined)?.unk_token ?? contentOf(config.unk_token);
