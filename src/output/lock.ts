@@ -57,7 +57,7 @@ export async function takeLock(partialPath: string, files: FileLayer = nodeFiles
       }
       const other = await readOwner(path, files);
       if (other === "gone") continue;
-      if (other !== undefined && (await isAlive(other, folder, files))) throw locked(partialPath, other);
+      if (other !== undefined && (await isAlive(other, path, files))) throw locked(partialPath, other);
       if (await removeStale(path, owner, files)) tookOver = true;
       else await new Promise((wake) => setTimeout(wake, WAIT_MS));
     }
@@ -73,9 +73,12 @@ export async function takeLock(partialPath: string, files: FileLayer = nodeFiles
 }
 
 function held(path: string, line: LifeLine | undefined, tookOver: boolean, files: FileLayer): Lock {
+  locksHeld.add(path);
   return {
     tookOver,
     release: async () => {
+      // Let go of, even where the file cannot be removed: the next run of this process finds it stale.
+      locksHeld.delete(path);
       try {
         await attempt("removing", path, () => files.rm(path, { force: true }));
       } finally {
@@ -84,6 +87,9 @@ function held(path: string, line: LifeLine | undefined, tookOver: boolean, files
     },
   };
 }
+
+/** Locks that this process holds now. */
+const locksHeld = new Set<string>();
 
 /** Killed within the few calls that take a lock, a run leaves its life line or the draft of its lock. */
 async function sweepRemains(folder: string, own: LifeLine | undefined, files: FileLayer): Promise<void> {
@@ -99,7 +105,7 @@ async function sweepRemains(folder: string, own: LifeLine | undefined, files: Fi
     const owner = await readOwner(path, files);
     if (owner === "gone") continue;
     const isOwn = owner !== undefined && owner.pid === process.pid && owner.host === hostname();
-    if (owner !== undefined && !isOwn && (await isAlive(owner, folder, files))) continue;
+    if (owner !== undefined && !isOwn && (await isAlive(owner, path, files))) continue;
     await files.rm(path, { force: true });
   }
 }
@@ -109,7 +115,7 @@ export async function refuseLocked(partialPath: string, files: FileLayer = nodeF
   const path = lockPathOf(partialPath);
   const other = await readOwner(path, files);
   if (other === "gone" || other === undefined) return;
-  if (await isAlive(other, dirname(path), files)) throw locked(partialPath, other);
+  if (await isAlive(other, path, files)) throw locked(partialPath, other);
 }
 
 function locked(partialPath: string, { pid, host, started, at, namespace }: LockOwner): PhysariumError {
@@ -192,14 +198,14 @@ async function removeStale(path: string, owner: LockOwner, files: FileLayer): Pr
   if (!(await createLock(guard, owner, files))) {
     const other = await readOwner(guard, files);
     // Killed in these few calls, a run leaves its guard.
-    if (other === undefined || (other !== "gone" && !(await isAlive(other, dirname(path), files))))
+    if (other === undefined || (other !== "gone" && !(await isAlive(other, path, files))))
       await attempt("removing", guard, () => files.rm(guard, { force: true }));
     return false;
   }
   try {
     const other = await readOwner(path, files);
     if (other === "gone") return false;
-    if (other !== undefined && (await isAlive(other, dirname(path), files))) return false;
+    if (other !== undefined && (await isAlive(other, path, files))) return false;
     if (other?.alive !== undefined && (await isAnswered(dirname(path), other.alive)) === false) {
       const line = join(dirname(path), other.alive);
       await attempt("removing", line, () => files.rm(line, { force: true }));
@@ -245,7 +251,8 @@ function ownerOf(value: unknown): LockOwner | undefined {
 }
 
 /** False only where the owner is known to be gone. */
-async function isAlive(owner: LockOwner, folder: string, files: FileLayer): Promise<boolean> {
+async function isAlive(owner: LockOwner, path: string, files: FileLayer): Promise<boolean> {
+  const folder = dirname(path);
   const ownNamespace = await namespaceOfPids(files);
   const sharesPids = owner.host === hostname() && (owner.namespace === undefined || owner.namespace === ownNamespace);
   if (!sharesPids) {
@@ -261,6 +268,8 @@ async function isAlive(owner: LockOwner, folder: string, files: FileLayer): Prom
     return (error as NodeJS.ErrnoException).code === "EPERM";
   }
   const { started, ended } = await lifeOf(owner.pid, files);
+  const isOwn = owner.pid === process.pid && owner.started === started;
+  if (isOwn && !locksHeld.has(path)) return false;
   // Where either start is unknown the pid alone decides.
   return !ended && (started === "" || owner.started === "" || started === owner.started);
 }

@@ -40,7 +40,8 @@ function apart(name: string, args: readonly string[], env: Record<string, string
   return {
     status,
     stderr,
-    sockets: lines.filter((line) => /\b(?:socket|connect)\(/.test(line)),
+    // A lock's life line is a socket of the file system: no network is behind it.
+    sockets: lines.filter((line) => /\b(?:socket|connect)\(/.test(line) && !/AF_UNIX/.test(line)),
     files: [home, temporary].flatMap((path) => readdirSync(path, { recursive: true, encoding: "utf8" })),
   };
 }

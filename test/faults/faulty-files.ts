@@ -90,7 +90,11 @@ export function faultyFiles({ before = () => {}, limit = (_call, _n, byteLength)
     realpath: pass("realpath"),
     mkdir: pass("mkdir"),
     rename: pass("rename"),
-    link: pass("link"),
+    // A link is made where it leads from.
+    link: async (existing, path) => {
+      enter("link", path as string);
+      return nodeFiles.link(existing, path);
+    },
     rm: pass("rm"),
   };
 }

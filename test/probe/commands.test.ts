@@ -72,7 +72,7 @@ describe.skipIf(!hasEngine)("compare", () => {
     [["--skip", "-1"], /--skip -1: expected at least 0/],
     [["--methods", ","], /known are all, .* \[USAGE_METHOD\]/],
     [["--sparsity", ""], /are empty: expected lists/],
-    [["--out", `${LOAM}/inside`], /inside the donor .* \[USAGE_OUTPUT_OVERLAP\]/],
+    [["--out", `${LOAM}/inside`], /equal to or inside .* \[USAGE_OUTPUT_OVERLAP\]/],
     [["--out", "LICENSE"], /LICENSE/],
   ])("is refused at once: %j", (more, message) => {
     const { status, stderr, stdout } = physarium("compare", LOAM, "--text", TEXT, "--window", "64", ...more);

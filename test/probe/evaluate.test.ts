@@ -3,6 +3,7 @@ import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node
 import { join } from "node:path";
 import fc from "fast-check";
 import { describe, expect, test, vi } from "vitest";
+import { openDonor } from "../../dist/checkpoint/donor.js";
 import { quantile } from "../../dist/probe/divergence.js";
 import { type EvaluateOptions, evaluate, runModels } from "../../dist/probe/evaluate.js";
 import { inspectModel } from "../../dist/probe/forward/inspect-model.js";
@@ -10,6 +11,9 @@ import { gateError, runGate } from "../../dist/probe/gate.js";
 import { prepareText } from "../../dist/probe/text/protocols.js";
 import { decodeText } from "../../dist/probe/text/text-file.js";
 import { TextTokenizer } from "../../dist/probe/text/tokenizer.js";
+import { operate } from "../../dist/surgery/operation.js";
+import { checkOptions } from "../../dist/surgery/options.js";
+import { planSurgery } from "../../dist/surgery/plan.js";
 import { hasEngine, LOAM, sharedDonor } from "./engine-present.js";
 import { Oracle } from "./oracle.js";
 import { type TinyModel, temporaryFolder, writeTinyModel } from "./tiny-model.js";
@@ -108,8 +112,12 @@ describe.skipIf(!hasEngine)("scores", () => {
 
   test("killed weights cost something, and the record is consistent", async () => {
     const operated = operatedLoam("killed");
+    // A record as surgery writes it, of another operation.
+    const elsewhere = join(temporaryFolder(), "operated");
+    const { report } = await operate(planSurgery(await openDonor(LOAM), checkOptions({})), { outputPath: elsewhere });
+    const totals = { ...report.totals, killed_of_target: 0.1 };
     mkdirSync(join(operated, "physarium"));
-    writeFileSync(join(operated, "physarium", "surgery.json"), JSON.stringify({ totals: { killed_of_target: 0.1 } }));
+    writeFileSync(join(operated, "physarium", "surgery.json"), JSON.stringify({ ...report, totals }));
     const { quality, model, donor, kl } = await evaluate(operated, textFile(STORY), { against: LOAM, window: 64 });
     const d = quality.divergence!;
     expect(d.kl_mean).toBeGreaterThan(0.001);
@@ -321,15 +329,15 @@ describe("models that cannot be run are refused by name", () => {
     ["unknown architecture", { config: { model_type: "mamba" } }, "DONOR_ARCHITECTURE", /mamba.*known are llama/],
     [
       "rope nobody implemented",
-      { config: { model_type: "phi3", rope_scaling: { type: "longrope" } }, fused: true },
+      { config: { model_type: "phi3", rope_scaling: { type: "spiral" } }, fused: true },
       "DONOR_ROPE",
-      /longrope/,
+      /spiral/,
     ],
     [
       "activation nobody implemented",
-      { config: { model_type: "llama", hidden_act: "relu2" } },
+      { config: { model_type: "llama", hidden_act: "sawtooth" } },
       "DONOR_ARCHITECTURE",
-      /relu2/,
+      /sawtooth/,
     ],
     ["shape against config.json", { config: { model_type: "llama" }, fused: true }, "DONOR_TENSOR_MISSING", /q_proj/],
     [

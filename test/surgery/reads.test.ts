@@ -42,23 +42,24 @@ async function count(options: SurgeryOptions) {
       times.get(role)!.add(bytes / byteLength);
     }
   }
-  const opened = files.calls.filter(({ operation, path }) => operation === "readdir" && path === LOAM).length;
+  // Once to open it, once to see that the output is none of its files.
+  const listed = files.calls.filter(({ operation, path }) => operation === "readdir" && path === LOAM).length;
   // The eight bytes that say how long a header is.
   const headers = reads.filter(({ path, begin, end }) => path.startsWith(LOAM) && begin === 0 && end === 8).length;
   return {
     targets: [...times.get("target")!],
     carried: [...times.get("carried")!],
-    opened,
+    listed,
     headers: headers / plan.shards.length,
   };
 }
 
 test("v1 opens once and reads every tensor once; a search reads the targets once more", async () => {
-  expect(await count({})).toEqual({ targets: [1], carried: [1], opened: 1, headers: 1 });
-  expect(await count({ targetSparsity: 0.5 })).toEqual({ targets: [2], carried: [1], opened: 1, headers: 1 });
+  expect(await count({})).toEqual({ targets: [1], carried: [1], listed: 2, headers: 1 });
+  expect(await count({ targetSparsity: 0.5 })).toEqual({ targets: [2], carried: [1], listed: 2, headers: 1 });
 });
 
 test.skipIf(!hasEngine)("v2 opens once and reads every target once, beside the engine's mapping", async () => {
   const v2: SurgeryOptions = { flow: "activation", targetSparsity: 0.5, samples: 2, window: 32, include: "[kv]_proj" };
-  expect(await count(v2)).toEqual({ targets: [1], carried: [1], opened: 1, headers: 1 });
+  expect(await count(v2)).toEqual({ targets: [1], carried: [1], listed: 2, headers: 1 });
 });
