@@ -1,4 +1,5 @@
-// What verify counts: a donor's target beside what surgery wrote. Specification: test/audit/compare.test.ts holds it to a readable loop.
+// What verify counts: a donor's target beside what surgery wrote. Specification: test/audit/compare.test.ts holds it to
+// a readable loop.
 
 /** Counts of one comparison, as three u32 at `out`: zeros now, killed (non-zero before), already zero (±0 before). */
 // @ts-ignore: decorator
@@ -17,7 +18,8 @@ function sum16(lanes: v128): u32 {
 }
 
 /**
- * Compares `count` 16-bit weights: each must be the donor's bits, or +0. Adds to the counts at `out`; returns the weights that
+ * Compares `count` 16-bit weights: each must be the donor's bits, or +0. Adds to the counts at `out`; returns the
+ * weights that
  * are neither (a −0 in the output counts as one: the dead are +0).
  */
 export function compare16(donor: usize, output: usize, count: i32, out: usize): u32 {

@@ -1,5 +1,7 @@
-// Encoder of one band of the lossless pack. The layout and the readable spec: src/pack/band-format.ts and src/pack/reference.ts.
-// Pure functions over pointers; the host owns the memory layout (src/pack/band-encoder.ts). Every function writes only the bytes it names.
+// Encoder of one band of the lossless pack. The layout and the readable spec: src/pack/band-format.ts and
+// src/pack/reference.ts.
+// Pure functions over pointers; the host owns the memory layout (src/pack/band-encoder.ts). Every function writes only
+// the bytes it names.
 
 let compressAt: usize = 0;
 
@@ -23,7 +25,8 @@ export function init(table: usize): void {
  * dense       all elements survive, zero words too
  * src         u8[n × element bytes], and zeros up to the next multiple of 8 elements
  * masks       u8[ceil(n / 8)]: element 8i + k survives where bit k of byte i is set
- * exponents, rest, mid, low   u8[n + 8] each: a byte a survivor, the last 8 bytes scratch; mid is untouched for BF16, low for all but F32
+ * exponents, rest, mid, low   u8[n + 8] each: a byte a survivor, the last 8 bytes scratch; mid is untouched for BF16,
+ * low for all but F32
  * maskCounts  u32[256]
  * result      u32[3]: survivors, OR of all mid bytes, OR of all low bytes
  */
@@ -171,7 +174,10 @@ export function pairUp(
   return <u32>(out - escapes);
 }
 
-/** Three bits a byte of src, count of them, to a little-endian bit stream at dst: u8[ceil(3 × count / 8)], then up to 8 bytes of scratch. */
+/**
+ * Three bits a byte of src, count of them, to a little-endian bit stream at dst: u8[ceil(3 × count / 8)], then up to 8
+ * bytes of scratch.
+ */
 export function packThreeBits(src: usize, count: u32, dst: usize): void {
   let bits: u64 = 0;
   let held: u64 = 0;

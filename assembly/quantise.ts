@@ -1,8 +1,11 @@
-// Quantisation to GGUF's block types, as llama.cpp's reference functions do it: the same f32 operations in the same order, so the
-// blocks are equal to the bit (tests hold them to digests that llama.cpp's own library made). Each function reads `count` f32 weights
+// Quantisation to GGUF's block types, as llama.cpp's reference functions do it: the same f32 operations in the same
+// order, so the
+// blocks are equal to the bit (tests hold them to digests that llama.cpp's own library made). Each function reads
+// `count` f32 weights
 // at `source` and writes whole blocks at `target`; `count` is a multiple of the block length, weights are finite.
 //
-// source: ggml-org/llama.cpp ggml/src/ggml-quants.c quantize_row_{q8_0,q4_0,q4_K,q6_K}_ref, make_qx_quants, make_qkx2_quants (MIT);
+// source: ggml-org/llama.cpp ggml/src/ggml-quants.c quantize_row_{q8_0,q4_0,q4_K,q6_K}_ref, make_qx_quants,
+// make_qkx2_quants (MIT);
 // block layouts: ggml/src/ggml-common.h
 
 /** Groups of weights all smaller than this are stored as zeros (GROUP_MAX_EPS). */
@@ -117,7 +120,8 @@ export function quantiseQ4_0(source: usize, target: usize, count: i32): void {
 }
 
 /**
- * The scale of 16 weights on the grid −32 … 31 that loses least, weights counting by their square: 19 scales near the obvious one are
+ * The scale of 16 weights on the grid −32 … 31 that loses least, weights counting by their square: 19 scales near the
+ * obvious one are
  * tried, each corrected by least squares.
  *
  * chosen  16 bytes: the levels + 32; they stay where the rounded scale turns out to be nothing
@@ -214,7 +218,8 @@ export function quantiseQ6_K(source: usize, target: usize, count: i32): void {
 }
 
 /**
- * Scale and minimum of 32 weights on the grid min + scale · (0 … 15) that lose least under the given importance: 21 scales are tried, each
+ * Scale and minimum of 32 weights on the grid min + scale · (0 … 15) that lose least under the given importance: 21
+ * scales are tried, each
  * with scale and minimum corrected by weighted least squares. The minimum never lies above zero.
  *
  * returns the scale; `fittedMin` holds minus the minimum

@@ -1,6 +1,8 @@
 // The element-wise work of the activation flow, on whole blocks of rows: what stands between two matrix products.
-// All matrices are f32 row-major (rows, cols) at any 4-byte aligned address; masks are u8 (1 living), sums f64, one a row.
-// Sums run in four lanes of f32 by four columns, then in f64 by lane, then over the columns left: the same on every machine.
+// All matrices are f32 row-major (rows, cols) at any 4-byte aligned address; masks are u8 (1 living), sums f64, one a
+// row.
+// Sums run in four lanes of f32 by four columns, then in f64 by lane, then over the columns left: the same on every
+// machine.
 // spec: src/methods/stages/reference.ts; callers: src/methods/stages/tube-arena.ts
 
 // @ts-ignore: decorator
@@ -41,7 +43,10 @@ export function healBegin(rows: i32, cols: i32, pressure: usize, alive: usize, d
   }
 }
 
-/** One conjugate-gradient step, product = direction · C being known. Rows whose norm is not above their floor are left alone. */
+/**
+ * One conjugate-gradient step, product = direction · C being known. Rows whose norm is not above their floor are left
+ * alone.
+ */
 export function healStep(
   rows: i32,
   cols: i32,
@@ -103,7 +108,8 @@ export function healStep(
 }
 
 /**
- * The direction of one step of the flow at β = 2, where √D = |Q| and z = sign Q: r = |Q|g − λ sign Q, step r/(Q² + λ), direction |Q|·step.
+ * The direction of one step of the flow at β = 2, where √D = |Q| and z = sign Q: r = |Q|g − λ sign Q, step r/(Q² + λ),
+ * direction |Q|·step.
  * gains ← r·step, stiffnesses ← λ|step|² by row. Tubes under `starved` take no part.
  */
 export function flowDirection(

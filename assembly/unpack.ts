@@ -1,6 +1,8 @@
-// Decoder of one band of the lossless pack. The layout and the readable spec: src/pack/band-format.ts and src/pack/reference.ts.
+// Decoder of one band of the lossless pack. The layout and the readable spec: src/pack/band-format.ts and
+// src/pack/reference.ts.
 //
-// The bytes are foreign: every count is checked against the bytes there are before it moves a pointer, every table is complete,
+// The bytes are foreign: every count is checked against the bytes there are before it moves a pointer, every table is
+// complete,
 // so no input writes outside dst and scratch. Loads may pass the end of src by up to 16 bytes (the host leaves room);
 // what they find there never reaches dst.
 
@@ -151,7 +153,10 @@ function countBits(src: usize, count: u32): u32 {
   return i32x4.extract_lane(sum, 0) + i32x4.extract_lane(sum, 1) + i32x4.extract_lane(sum, 2) + i32x4.extract_lane(sum, 3);
 }
 
-/** PAIRS to EXPONENTS through the band's fifteen exponents; nibble 15 takes its own from the escapes. False where there are too few. */
+/**
+ * PAIRS to EXPONENTS through the band's fifteen exponents; nibble 15 takes its own from the escapes. False where there
+ * are too few.
+ */
 function exponentsOf(ranked: usize, inPairs: u32): bool {
   // Entry 15 is a reserved zero byte of the head.
   const table = v128.load(ranked);

@@ -1,7 +1,10 @@
-// What each constant and each part of the activation flow is worth: damage (ln perplexity − ln dense perplexity) with one thing changed at a
+// What each constant and each part of the activation flow is worth: damage (ln perplexity − ln dense perplexity) with
+// one thing changed at a
 // time. Usage:
-//   node bench/ablation.mjs <donor> --text FILE [--targets 0.5,2:4] [--seeds 1,2,3] [--samples 256] [--limit 512] [--window 128] [--only REGEXP]
-// The text holds documents separated by <|endoftext|>; those of at least a window are cut to it, and split into scored and calibrating ones.
+//   node bench/ablation.mjs <donor> --text FILE [--targets 0.5,2:4] [--seeds 1,2,3] [--samples 256] [--limit 512]
+// [--window 128] [--only REGEXP]
+// The text holds documents separated by <|endoftext|>; those of at least a window are cut to it, and split into scored
+// and calibrating ones.
 import { parseArgs } from "node:util";
 import { activationFlow } from "../dist/methods/activation.js";
 import { compareOnce, DAMAGE_FLAGS, meanAndSpread, seedsOf, targetsOf } from "./damage.mjs";
@@ -62,7 +65,8 @@ for (const [name, { method, pipeline, allocation, share = 1 }] of cases) {
     const { rows } = await compareOnce(positionals[0], flags, seed, {
       methods: [method],
       targets: asked,
-      // The scored sequences follow `samples`, so a smaller calibration is a part of the same one and the score stays comparable.
+      // The scored sequences follow `samples`, so a smaller calibration is a part of the same one and the score stays
+      // comparable.
       calibrate: Math.round(Number(flags.samples) * share),
       ...(pipeline === undefined ? {} : { pipeline }),
       ...(allocation === undefined ? {} : { allocation }),

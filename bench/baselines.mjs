@@ -1,6 +1,8 @@
-// v2 beside every baseline, over several draws of calibration samples: damage (ln perplexity − ln dense perplexity), mean ± standard deviation, and
+// v2 beside every baseline, over several draws of calibration samples: damage (ln perplexity − ln dense perplexity),
+// mean ± standard deviation, and
 // v2's mean damage relative to SparseGPT's and to ALPS's selecting per row. Usage:
-//   node bench/baselines.mjs <donor> --text FILE [--targets 0.25,0.5,0.6,2:4] [--methods all] [--seeds 1,2,3] [--samples 256] [--limit 512] [--window 128]
+//   node bench/baselines.mjs <donor> --text FILE [--targets 0.25,0.5,0.6,2:4] [--methods all] [--seeds 1,2,3]
+// [--samples 256] [--limit 512] [--window 128]
 import { parseArgs } from "node:util";
 import { chooseMethods } from "../dist/methods/registry.js";
 import { compareOnce, DAMAGE_FLAGS, mean, meanAndSpread, seedsOf } from "./damage.mjs";

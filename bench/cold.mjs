@@ -14,7 +14,10 @@ export function dropCaches() {
   }
 }
 
-/** Run a command to its end: wall seconds, CPU seconds and peak resident memory of it and its threads, sampled from /proc. */
+/**
+ * Run a command to its end: wall seconds, CPU seconds and peak resident memory of it and its threads, sampled from
+ * /proc.
+ */
 export function timed(command, args, options = {}) {
   return new Promise((resolve, reject) => {
     const start = performance.now();

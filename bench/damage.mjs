@@ -24,7 +24,10 @@ export function targetsOf(text) {
     );
 }
 
-/** The record of `compare` for one seed. Documents of the text that are at least a window long are cut to it and split into scored and calibrating ones. */
+/**
+ * The record of `compare` for one seed. Documents of the text that are at least a window long are cut to it and split
+ * into scored and calibrating ones.
+ */
 export function compareOnce(donor, flags, seed, more) {
   const window = Number(flags.window);
   return compareMethods(donor, {

@@ -2,8 +2,10 @@
 //
 //   node bench/llama-agreement.mjs [--tokens 4096] [--only loam,stories260K] [--types f32,f16,…]
 //
-// perplexity "ours" is our forward pass over the donor, or for quantised types over what the file holds (imported back as F32).
-// Exit 1 where F32, F16 or BF16 differ by more than 0.2 % (stories260K F32: 0.1 %), where tokens differ, or where F32's greedy text does.
+// perplexity "ours" is our forward pass over the donor, or for quantised types over what the file holds (imported back
+// as F32).
+// Exit 1 where F32, F16 or BF16 differ by more than 0.2 % (stories260K F32: 0.1 %), where tokens differ, or where F32's
+// greedy text does.
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -152,7 +154,8 @@ const donors = {
       rope_scaling: { rope_type: "linear", factor: 4 },
     }),
   "phi3 (synthetic)": () =>
-    // The folder's name goes into general.name, and of a model called phi3 llama.cpp expects that vocabulary's special tokens.
+    // The folder's name goes into general.name, and of a model called phi3 llama.cpp expects that vocabulary's special
+    // tokens.
     synthetic("fused", { model_type: "phi3", architectures: ["Phi3ForCausalLM"] }),
 };
 

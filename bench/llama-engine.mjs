@@ -1,6 +1,8 @@
-// llama.cpp through node-llama-cpp, as an engine nobody here wrote. It is no dependency of this package (90 MB): install it beside it with
+// llama.cpp through node-llama-cpp, as an engine nobody here wrote. It is no dependency of this package (90 MB):
+// install it beside it with
 //
-//   npm i --prefix .llama-engine --ignore-scripts --omit=optional node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1
+//   npm i --prefix .llama-engine --ignore-scripts --omit=optional node-llama-cpp@3.22.1
+// @node-llama-cpp/linux-x64@3.22.1
 //
 // (another platform: its own @node-llama-cpp/… package). LLAMA_ENGINE names another folder that holds node_modules.
 import { existsSync } from "node:fs";
@@ -19,7 +21,8 @@ export async function openLlama() {
 }
 
 /**
- * Open a GGUF file. One thread: on a busy machine llama.cpp's threads wait for each other in busy loops and take minutes for what one
+ * Open a GGUF file. One thread: on a busy machine llama.cpp's threads wait for each other in busy loops and take
+ * minutes for what one
  * does in a second. Keys and values are kept in F32, so that only the weights' type makes a difference.
  */
 export async function openModel(llama, path, contextSize) {

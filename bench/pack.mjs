@@ -1,12 +1,17 @@
 // Size and speed of the lossless pack beside what a user has today, in one run, on the same bytes.
 //
-//   node bench/pack.mjs [MiB a sample, default 64] [--quick: without the slow tools | --slow: with them on every sample]
+//   node bench/pack.mjs [MiB a sample, default 64] [--quick: without the slow tools | --slow: with them on every
+// sample]
 //
-// zstd -19 and xz take about a minute for 64 MiB each: without a flag they are run on the sample with 22.2 % zeros and on loam.
+// zstd -19 and xz take about a minute for 64 MiB each: without a flag they are run on the sample with 22.2 % zeros and
+// on loam.
 //
-// Samples: Gaussian BF16 weights with the smallest set to zero, and the trained donor loam before and after surgery. Our own figures are for
-// one thread, kernel, tables and checksum included. Speeds are bytes of weights by processor time (user + system), so that a busy machine
-// does not count against anybody; command-line tools read from and write to files or /dev/null. Every packed sample is unpacked and compared.
+// Samples: Gaussian BF16 weights with the smallest set to zero, and the trained donor loam before and after surgery.
+// Our own figures are for
+// one thread, kernel, tables and checksum included. Speeds are bytes of weights by processor time (user + system), so
+// that a busy machine
+// does not count against anybody; command-line tools read from and write to files or /dev/null. Every packed sample is
+// unpacked and compared.
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";
@@ -128,7 +133,10 @@ function statisticsOf(raw) {
   return sums;
 }
 
-/** Bits of one Huffman code for all exponents, and of one for all sign-and-mantissa bytes: what those two tools build on. */
+/**
+ * Bits of one Huffman code for all exponents, and of one for all sign-and-mantissa bytes: what those two tools build
+ * on.
+ */
 function planeBits(words) {
   const exponents = new Uint32Array(256);
   const rests = new Uint32Array(256);

@@ -1,6 +1,7 @@
 // Is surgery as fast as copying the folder? Cold caches, everything flushed at the end, alternating rounds.
 //   node bench/surgery-vs-copy.mjs --shapes <config folder> --folder <scratch> [--scale 0.13] [--rounds 3]
-// Synthesises the donor once (kept in the scratch folder); the full 7B shapes need 46 GB of scratch, --scale 0.13 about 6 GB.
+// Synthesises the donor once (kept in the scratch folder); the full 7B shapes need 46 GB of scratch, --scale 0.13 about
+// 6 GB.
 import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";

@@ -93,7 +93,10 @@ function filesUnder(path) {
     .sort();
 }
 
-/** One digest of a file or folder: names and bytes of everything outside physarium/, and of its records what is no accident. */
+/**
+ * One digest of a file or folder: names and bytes of everything outside physarium/, and of its records what is no
+ * accident.
+ */
 function digestOf(path) {
   const hash = createHash("sha256");
   for (const file of filesUnder(path)) {

@@ -69,14 +69,18 @@ function clip(message: string): string {
   return `${message.slice(0, MAX_MESSAGE_CHARACTERS - end)} … ${message.slice(-end)}`;
 }
 
-/** A value as one line of JSON for a terminal or a pipe: characters that JSON allows but a terminal obeys are escaped, too. */
+/**
+ * A value as one line of JSON for a terminal or a pipe: characters that JSON allows but a terminal obeys are escaped,
+ * too.
+ */
 export function jsonLine(value: unknown): string {
   return `${printable(JSON.stringify(value))}\n`;
 }
 
 /**
  * Text that is safe to print: names in a donor are foreign data, and a raw escape sequence could rewrite the terminal.
- * C0 and C1 controls, bidirectional overrides and line separators become `\u001b` and the like; newlines stay only with `keepNewlines`.
+ * C0 and C1 controls, bidirectional overrides and line separators become `\u001b` and the like; newlines stay only with
+ * `keepNewlines`.
  */
 export function printable(text: string, keepNewlines = false): string {
   // biome-ignore lint/suspicious/noControlCharactersInRegex: finding control characters is the point

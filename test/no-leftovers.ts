@@ -3,7 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 /**
- * The whole suite has a temporary folder of its own, and what tests or commands leave in it fails the run: nothing of physarium stays in the temporary
+ * The whole suite has a temporary folder of its own, and what tests or commands leave in it fails the run: nothing of
+ * physarium stays in the temporary
  * folder, ever.
  */
 export default function setup(): () => void {

@@ -5,7 +5,10 @@ import { expect, test } from "vitest";
 
 const SRC = fileURLToPath(new URL("../src/", import.meta.url));
 
-/** Which rooms a room may import from, types included. Every room may import the leaves; only the command line imports all. */
+/**
+ * Which rooms a room may import from, types included. Every room may import the leaves; only the command line imports
+ * all.
+ */
 const MAY_IMPORT: Record<string, readonly string[]> = {
   safetensors: [],
   flow: ["safetensors"],

@@ -4,7 +4,10 @@
 /** Exact scale from a half's bits, shifted to a single's place, to its value; subnormals included. */
 const F16_SCALE: f32 = reinterpret<f32>(0x77800000); // 2^112
 
-/** |w| of four weights at `ptr` as f32x4, exact. Infinities and NaN of F16 come out as large numbers: see `hasNonFinite`. */
+/**
+ * |w| of four weights at `ptr` as f32x4, exact. Infinities and NaN of F16 come out as large numbers: see
+ * `hasNonFinite`.
+ */
 // @ts-ignore: decorator
 @inline
 export function magnitudes4<T>(ptr: usize): v128 {

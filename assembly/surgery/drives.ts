@@ -1,5 +1,7 @@
-// Histograms of drives: what `--target-sparsity` searches and the report draws. Bins are the leading bits of the drive as f64:
-// index = (bits >> 41) − DRIVE_BIN_BASE, so a bin is 2^-11 wide relative to its edge; src/flow/drive-histogram.ts has the edges.
+// Histograms of drives: what `--target-sparsity` searches and the report draws. Bins are the leading bits of the drive
+// as f64:
+// index = (bits >> 41) − DRIVE_BIN_BASE, so a bin is 2^-11 wide relative to its edge; src/flow/drive-histogram.ts has
+// the edges.
 
 import { infinityOf, pattern1, valueOf } from "../shared/weights";
 

@@ -74,7 +74,10 @@ function sumChunk<T>(ptr: usize, count: i32, nonFinite: usize): f64 {
   return finite ? sum : sumExactly<T>(ptr, count, nonFinite);
 }
 
-/** Adds every tile column's magnitudes to `sums` (f64 a tile); NaN and infinities are counted in `nonFinite` (u32 a tile). */
+/**
+ * Adds every tile column's magnitudes to `sums` (f64 a tile); NaN and infinities are counted in `nonFinite` (u32 a
+ * tile).
+ */
 // @ts-ignore: decorator
 @inline
 function sumTiles<T>(data: usize, rows: i32, cols: i32, blockSize: i32, sums: usize, nonFinite: usize): void {

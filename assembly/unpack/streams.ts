@@ -5,7 +5,10 @@ import { BAD_LENGTH, BAD_STREAM, OK } from "./status";
 const WINDOW_BITS: u32 = 12;
 const WINDOW_MASK: u64 = 4095;
 
-/** Within a decoding table: u32[4096], up to three bytes, their bits << 24, their count << 28; then u16[4096], one byte | its length << 8. */
+/**
+ * Within a decoding table: u32[4096], up to three bytes, their bits << 24, their count << 28; then u16[4096], one byte
+ * | its length << 8.
+ */
 const SINGLE: usize = 16384;
 
 /** Bytes of a block's four streams, whose lengths stand at `lengths`, u16[4]. */

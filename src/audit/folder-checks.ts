@@ -112,7 +112,9 @@ async function compareHeader(
   }
 }
 
-/** Every tensor of the donor has its dtype and shape in the output; every tensor of the output is one of the donor's. */
+/**
+ * Every tensor of the donor has its dtype and shape in the output; every tensor of the output is one of the donor's.
+ */
 export function checkShapes(donor: Donor, headers: ReadonlyMap<string, SafetensorsHeader>, findings: Findings): void {
   let compared = 0;
   for (const shard of donor.shards) {

@@ -7,11 +7,15 @@ import type { Findings } from "./verification.js";
 
 const CHECK = "nothing added";
 
-/** What a run of an earlier version that was killed at its last step may have left beside the record; nothing reads them. */
+/**
+ * What a run of an earlier version that was killed at its last step may have left beside the record; nothing reads
+ * them.
+ */
 const LEFTOVERS = ["lock", "replaces"];
 
 /**
- * Every entry of the output, hidden ones and those of its `physarium/` folder too, is one that belongs there, and a regular file:
+ * Every entry of the output, hidden ones and those of its `physarium/` folder too, is one that belongs there, and a
+ * regular file:
  * what is added may be read by a loader, or run. A link leads where nobody verified.
  */
 export async function checkListing(

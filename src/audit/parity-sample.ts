@@ -20,7 +20,8 @@ const TILES_PER_BAND = 4;
 const MAX_BAND_BYTES = 48 << 20;
 
 /**
- * The bands to probe, all of them or a sample that nobody who wrote the output could know: it is drawn from `seed`. Yields one after
+ * The bands to probe, all of them or a sample that nobody who wrote the output could know: it is drawn from `seed`.
+ * Yields one after
  * another, since small tiles make many.
  */
 export function* chooseBands(

@@ -42,8 +42,10 @@ const MAX_WORKERS = 4;
 /**
  * Re-read an output (and its donor) from disk and list everything that is not as it should be.
  *
- * Nothing of the run's state is used: folders, headers, roles and counts are derived again. Read-only. Throws `DONOR_*` for a
- * donor that cannot be opened and `VERIFY_OUTPUT` where there is no finished output to look at; differences are returned.
+ * Nothing of the run's state is used: folders, headers, roles and counts are derived again. Read-only. Throws `DONOR_*`
+ * for a
+ * donor that cannot be opened and `VERIFY_OUTPUT` where there is no finished output to look at; differences are
+ * returned.
  */
 export async function verify(outputPath: string, options: VerifyOptions = {}): Promise<Verification> {
   const started = performance.now();
@@ -127,7 +129,8 @@ function checkFlow(ledger: Ledger, expect: string | undefined, findings: Finding
   const { blockSize, nIter, beta, survival } = paramsOf(ledger);
   findings.check(
     "flow",
-    `${flow} ${flow_version}, block size ${blockSize}, ${nIter} steps, beta ${beta}${survival === 0 ? "" : `, survival ${survival}`}`,
+    `${flow} ${flow_version}, block size ${blockSize}, ${nIter} steps, beta ` +
+      `${beta}${survival === 0 ? "" : `, survival ${survival}`}`,
   );
   const known = findFlow(flow)!.version;
   if (flow_version !== known)

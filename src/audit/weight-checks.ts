@@ -19,7 +19,8 @@ import { TensorRecount } from "./tensor-recount.js";
 import type { Findings, Verification } from "./verification.js";
 
 /**
- * How the zeros are held to the flow: `full` does the operation over again with the kernels, every tile, and the readable reference on
+ * How the zeros are held to the flow: `full` does the operation over again with the kernels, every tile, and the
+ * readable reference on
  * a drawn sample; `reference` runs that on every tile, too; `sample` on the sample alone.
  */
 export type ParityMode = "full" | "sample" | "reference" | "none";
@@ -59,7 +60,10 @@ export interface WeightAudit {
 }
 
 const SLOTS = 2;
-/** Read at once, at least and at most (as surgery does, which turns a band in one slot); a larger piece is gone through in stretches. */
+/**
+ * Read at once, at least and at most (as surgery does, which turns a band in one slot); a larger piece is gone through
+ * in stretches.
+ */
 const MIN_STRETCH_BYTES = 1 << 20;
 const MAX_STRETCH_BYTES = 24 << 20;
 
@@ -252,7 +256,9 @@ class WeightChecks {
         place(tensor),
         recount.wrong === 0
           ? `no weight is healed, the ledger counts ${healed}`
-          : `${recount.wrong} weights are neither the donor's nor +0${this.heals ? `, the ledger counts ${healed} healed ones` : ""}, the first at row ${row}, column ${element % target.cols}`,
+          : `${recount.wrong} weights are neither the donor's nor ` +
+              `+0${this.heals ? `, the ledger counts ${healed} healed ones` : ""}, the first at row ${row}, column ` +
+              `${element % target.cols}`,
       );
     }
   }
@@ -264,7 +270,9 @@ class WeightChecks {
     if (unlike === 0) return;
     const { cols, rows, dtype } = tensor.target!;
     const element = (firstUnlike - tensor.info.byteOffset) / bytesPerFloat(dtype);
-    const where = `matrix ${Math.floor(element / cols / rows)}, row ${Math.floor(element / cols) % rows}, column ${element % cols}`;
+    const where =
+      `matrix ${Math.floor(element / cols / rows)}, row ${Math.floor(element / cols) % rows}, column ` +
+      `${element % cols}`;
     this.findings.differ(
       RECOUNT,
       place(tensor),
@@ -332,7 +340,8 @@ class WeightChecks {
           this.findings.differ(
             REFERENCE,
             place(tensor),
-            `${disagreements} weights of ${count} tiles are not what the reference iteration gives, the first at ${where}`,
+            `${disagreements} weights of ${count} tiles are not what the reference iteration gives, the first at ` +
+              `${where}`,
           );
         },
       };

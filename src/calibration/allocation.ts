@@ -5,7 +5,8 @@ import { batchesOf } from "../probe/text/batches.js";
 /**
  * How a sparsity for the whole model is shared between its tensors.
  *
- * `uniform`: every tensor the same. `owl`: layers with more outliers lose less (Yin et al. 2024, https://arxiv.org/abs/2310.05175). `emergent`: one
+ * `uniform`: every tensor the same. `owl`: layers with more outliers lose less (Yin et al. 2024,
+ * https://arxiv.org/abs/2310.05175). `emergent`: one
  * load λ for all tubes of the model, in units of their row's output energy; where more tubes are weak, more starve.
  */
 export type Allocation = "uniform" | "owl" | "emergent";
@@ -14,7 +15,9 @@ export type Allocation = "uniform" | "owl" | "emergent";
 const OUTLIER_FACTOR = 5;
 /** Layers' sparsities span twice this; the authors' λ. */
 const OWL_SPREAD = 0.08;
-/** The same for tensors under `emergent`: further away the relative error of a tensor says too little about the model's. */
+/**
+ * The same for tensors under `emergent`: further away the relative error of a tensor says too little about the model's.
+ */
 const EMERGENT_SPREAD = 0.08;
 
 /** log2 of relative drives: 2^-32 … 2^8 in bins of a 64th of a doubling. */
@@ -152,7 +155,10 @@ function shareByLoad(profiles: readonly TensorProfile[], sparsity: number): Map<
   return shiftTo(profiles, sparsity, (name) => starved.get(name)!, EMERGENT_SPREAD);
 }
 
-/** Sparsities `offset + wanted`, kept within the spread around the target, with the offset that meets the target over all weights. */
+/**
+ * Sparsities `offset + wanted`, kept within the spread around the target, with the offset that meets the target over
+ * all weights.
+ */
 function shiftTo(
   profiles: readonly TensorProfile[],
   sparsity: number,

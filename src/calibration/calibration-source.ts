@@ -46,7 +46,8 @@ export interface CalibrationSource {
 export const DEFAULT_SAMPLES = 128;
 
 /**
- * Look for calibration sequences of a model, from a text or to be written by itself. Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_CALIBRATION`,
+ * Look for calibration sequences of a model, from a text or to be written by itself. Throws `USAGE_TEXT_*`,
+ * `USAGE_WINDOW`, `USAGE_CALIBRATION`,
  * `USAGE_BOS`, `DONOR_TOKENIZER_*`.
  */
 export async function openCalibration(runner: LayerRunner, request: CalibrationRequest): Promise<CalibrationSource> {

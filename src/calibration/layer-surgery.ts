@@ -201,7 +201,8 @@ function checkTargets(runner: LayerRunner, targets: ReadonlySet<string> | undefi
   if (unknown.length === 0) return;
   throw new PhysariumError(
     "USAGE_TARGET",
-    `the activation flow operates on the projections of the forward pass only, and ${unknown.length} targets are none: ${unknown.slice(0, 3).join(", ")}; change --include`,
+    `the activation flow operates on the projections of the forward pass only, and ${unknown.length} targets are ` +
+      `none: ${unknown.slice(0, 3).join(", ")}; change --include`,
     { unknown },
   );
 }

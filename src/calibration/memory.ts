@@ -90,7 +90,8 @@ export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: nu
   if (room <= 0) {
     throw new PhysariumError(
       "USAGE_MEMORY",
-      `the layer in work takes ${(weights / 2 ** 30).toFixed(1)} GiB of weights, which leaves nothing of --memory for activations; give more --memory`,
+      `the layer in work takes ${(weights / 2 ** 30).toFixed(1)} GiB of weights, which leaves nothing of --memory ` +
+        "for activations; give more --memory",
       { weights, memoryBytes },
     );
   }
@@ -98,7 +99,9 @@ export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: nu
   const fit = Math.floor((tokens * room) / needed);
   throw new PhysariumError(
     "USAGE_MEMORY",
-    `${tokens} calibration tokens take ${(needed / 2 ** 30).toFixed(1)} GiB of activations, and ${(room / 2 ** 30).toFixed(1)} GiB of --memory are for them; take at most ${fit} tokens with --samples and --window, or give more --memory`,
+    `${tokens} calibration tokens take ${(needed / 2 ** 30).toFixed(1)} GiB of activations, and ` +
+      `${(room / 2 ** 30).toFixed(1)} GiB of --memory are for them; take at most ${fit} tokens with --samples and ` +
+      "--window, or give more --memory",
     { needed, memoryBytes, tokens },
   );
 }

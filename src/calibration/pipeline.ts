@@ -88,7 +88,8 @@ const CHUNK_TOKENS = 4096;
  * Operate on a model layer by layer, each on the inputs that the already operated part produces; yields a layer's
  * tensors when it is done.
  *
- * calibration  token ids of the calibration text (those of one length are run together), or Grams collected before: then nothing is run, and
+ * calibration  token ids of the calibration text (those of one length are run together), or Grams collected before:
+ *              then nothing is run, and
  *              every layer is operated on the donor's own inputs
  * Layers behind the last one with a target are not run.
  * Two streams (the donor's and the operated model's activations) run side by side where the method asks for both. The
@@ -224,7 +225,8 @@ class LayerWork {
     if (Number.isFinite(size)) return;
     throw new PhysariumError(
       "DONOR_NON_FINITE",
-      `layer ${this.layer}: the inputs of ${step} are NaN or infinite on the calibration tokens; a weight the forward pass reads before them is damaged (NaN, infinite), or the activations overflow`,
+      `layer ${this.layer}: the inputs of ${step} are NaN or infinite on the calibration tokens; a weight the ` +
+        "forward pass reads before them is damaged (NaN, infinite), or the activations overflow",
       { layer: this.layer, step },
     );
   }
@@ -314,7 +316,8 @@ async function finiteWeight(runner: LayerRunner, projection: Projection): Promis
   const { tensor, cols } = projection;
   throw new PhysariumError(
     "DONOR_NON_FINITE",
-    `${shard}: tensor "${tensor}" holds ${values[bad]} at row ${Math.floor(bad / cols)}, column ${bad % cols}; the activation flow needs finite weights`,
+    `${shard}: tensor "${tensor}" holds ${values[bad]} at row ${Math.floor(bad / cols)}, column ${bad % cols}; the ` +
+      "activation flow needs finite weights",
     { tensor, element: bad },
   );
 }

@@ -1,7 +1,10 @@
 import type { MatrixEngine } from "../engine/products.js";
 import type { InputStatistics, StatisticsStrip, TiledStatistics } from "../methods/method.js";
 
-/** Gathers the Gram of one place in the model, chunk by chunk of tokens, and the cross-Gram with the donor's inputs where asked for. */
+/**
+ * Gathers the Gram of one place in the model, chunk by chunk of tokens, and the cross-Gram with the donor's inputs
+ * where asked for.
+ */
 export class StatisticsCollector {
   private readonly gram: Float32Array;
   private readonly cross: Float32Array | undefined;

@@ -17,7 +17,10 @@ export const NO_FACTS: ConfigFacts = {
   quantMethod: undefined,
 };
 
-/** A tensor's place in a decoder: `prefix` before the numbered layer, `path` inside it, numbers of experts and `.weight` included. */
+/**
+ * A tensor's place in a decoder: `prefix` before the numbered layer, `path` inside it, numbers of experts and `.weight`
+ * included.
+ */
 export interface LayerPlace {
   readonly prefix: string;
   readonly layer: number;
@@ -25,7 +28,8 @@ export interface LayerPlace {
 }
 
 /**
- * The numbered stacks that decoders on the hub are made of: `layers.N` (most), `h.N` (GPT-2, Falcon, BLOOM), `blocks.N` (MPT, OLMo 1, RWKV),
+ * The numbered stacks that decoders on the hub are made of: `layers.N` (most), `h.N` (GPT-2, Falcon, BLOOM), `blocks.N`
+ * (MPT, OLMo 1, RWKV),
  * `block.N` (T5). Linear in the name's length: names are foreign data.
  */
 const LAYER = /(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,9})\./;
@@ -48,10 +52,15 @@ const TOWER =
 /** Heads that guess tokens ahead for speculative decoding. */
 const DRAFT = /(?:^|[._])(?:mtp|eagle\d*|medusa|hydra|nextn|draft|speculator)(?:[._]|$)/i;
 
-/** What only a draft layer holds: the joint of the last hidden state and the next token (DeepSeek-V3, GLM-4.5, MiMo). */
+/**
+ * What only a draft layer holds: the joint of the last hidden state and the next token (DeepSeek-V3, GLM-4.5, MiMo).
+ */
 const DRAFT_PART = /^(?:eh_proj|enorm|hnorm|shared_head|mtp_\w+)(?:\.|$)/;
 
-/** Families whose weights of some modules are stored (inputs, outputs); everything else is (outputs, inputs). source: transformers 5.24, `modeling_*.py` */
+/**
+ * Families whose weights of some modules are stored (inputs, outputs); everything else is (outputs, inputs). source:
+ * transformers 5.24, `modeling_*.py`
+ */
 const STORED_BY_INPUT: Readonly<Record<string, RegExp>> = {
   gpt2: /^(?:attn|crossattention|mlp)\.(?:c_attn|q_attn|c_proj|c_fc)$/,
   "openai-gpt": /^(?:attn|mlp)\.(?:c_attn|c_proj|c_fc)$/,
@@ -63,12 +72,16 @@ const STORED_BY_INPUT: Readonly<Record<string, RegExp>> = {
   dbrx: /\.experts\.mlp\.w2$/,
 };
 
-/** Stacks of expert matrices that the configuration's family does not decide: the side of the hidden state shows how they lie. */
+/**
+ * Stacks of expert matrices that the configuration's family does not decide: the side of the hidden state shows how
+ * they lie.
+ */
 const EXPERT_STACK_IN = /\.experts\.(?:gate_up_proj|gate_proj|up_proj)$/;
 const EXPERT_STACK_OUT = /\.experts\.down_proj$/;
 
 /**
- * What the names and shapes of a whole model say that one tensor alone does not: which layers are draft heads, which `gate` chooses
+ * What the names and shapes of a whole model say that one tensor alone does not: which layers are draft heads, which
+ * `gate` chooses
  * experts, which matrices are stored (inputs, outputs).
  */
 export class DecoderStructure {
@@ -117,7 +130,10 @@ export class DecoderStructure {
     return this === UNKNOWN_STRUCTURE || /moe|expert/i.test(module) || this.modulesWithExperts.has(module);
   }
 
-  /** Is a matrix stored as (inputs, outputs), which a product would write (outputs, inputs)? `path` without `.weight` and expert numbers. */
+  /**
+   * Is a matrix stored as (inputs, outputs), which a product would write (outputs, inputs)? `path` without `.weight`
+   * and expert numbers.
+   */
   isStoredByInput({ name, shape }: Pick<TensorInfo, "name" | "shape">, path: string): boolean {
     const module = name.replace(/\.weight$/, "");
     const outputs = this.biases.get(module);
@@ -140,7 +156,9 @@ export class DecoderStructure {
 /** For a tensor looked at alone. */
 export const UNKNOWN_STRUCTURE = new DecoderStructure([]);
 
-/** The facts in a `config.json` that may be of any family, nested or not, or no JSON at all: nothing is refused here. */
+/**
+ * The facts in a `config.json` that may be of any family, nested or not, or no JSON at all: nothing is refused here.
+ */
 export function configFacts(config: unknown): ConfigFacts {
   const top = asObject(config);
   const text = asObject(

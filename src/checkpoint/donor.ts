@@ -73,7 +73,8 @@ const WEIGHT_FILE = /\.(safetensors|bin|pth?|ckpt|gguf|ggml|h5|msgpack|onnx|onnx
 /**
  * Open a Hugging Face model: its index or single file, all headers, side files and what is left out.
  *
- * model  a source, or the path of a folder, which is read through `files`; a donor that is open already comes back as it is
+ * model  a source, or the path of a folder, which is read through `files`; a donor that is open already comes back as
+ *        it is
  *
  * Nothing is written. Throws `DONOR_*` for what is wrong with the model and `IO_*` for what the system refuses.
  */
@@ -171,7 +172,8 @@ async function readShards(source: ModelSource, shardFiles: readonly string[]): P
     if (headerBytes <= MAX_TOTAL_HEADER_BYTES) return;
     throw new PhysariumError(
       "DONOR_HEADERS_TOO_LARGE",
-      `${source.place}: the headers of its ${shardFiles.length} shards take over ${MAX_TOTAL_HEADER_BYTES} bytes; that is more than Physarium keeps in memory`,
+      `${source.place}: the headers of its ${shardFiles.length} shards take over ${MAX_TOTAL_HEADER_BYTES} bytes; ` +
+        "that is more than Physarium keeps in memory",
       { path: source.place },
     );
   };
@@ -227,7 +229,8 @@ function checkIndexAgainstHeaders(index: ShardIndex, shards: readonly Shard[]): 
     if (!shardOf.has(name)) {
       throw new PhysariumError(
         "DONOR_INDEX_MISMATCH",
-        `${INDEX_FILE}: tensor "${name}" should stand in ${file}, but that shard does not hold it; download the shard again`,
+        `${INDEX_FILE}: tensor "${name}" should stand in ${file}, but that shard does not hold it; download the ` +
+          "shard again",
         {
           tensor: name,
           shard: file,

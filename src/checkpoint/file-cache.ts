@@ -6,7 +6,8 @@ interface CachedFile {
 }
 
 /**
- * A few files kept open between uses, the least recently used closed first: handles stay bounded with any number of shards. A file is
+ * A few files kept open between uses, the least recently used closed first: handles stay bounded with any number of
+ * shards. A file is
  * never closed while somebody reads or writes it, so the bound may be passed by the number of uses under way.
  */
 export class FileCache {
@@ -18,7 +19,10 @@ export class FileCache {
     private readonly maxOpen: number,
   ) {}
 
-  /** Call `work` with the open file; the same path is always opened with the same flags. Throws `IO_*` when it cannot be opened. */
+  /**
+   * Call `work` with the open file; the same path is always opened with the same flags. Throws `IO_*` when it cannot be
+   * opened.
+   */
   async use<T>(path: string, flags: string | number, work: (file: OpenFile) => Promise<T>): Promise<T> {
     const entry = this.cached.get(path) ?? { file: this.files.open(path, flags), users: 0 };
     this.cached.delete(path);

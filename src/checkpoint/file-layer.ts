@@ -70,7 +70,10 @@ export async function attempt<T>(operation: string, path: string, call: () => Pr
   }
 }
 
-/** Fill `buffer` from `byteOffset`. A read may return less than asked; missing bytes would look like pruned weights, so we loop. */
+/**
+ * Fill `buffer` from `byteOffset`. A read may return less than asked; missing bytes would look like pruned weights, so
+ * we loop.
+ */
 export async function readFully(file: OpenFile, buffer: Uint8Array, byteOffset: number, path: string): Promise<void> {
   let done = 0;
   while (done < buffer.byteLength) {
@@ -84,7 +87,8 @@ export async function readFully(file: OpenFile, buffer: Uint8Array, byteOffset: 
     if (bytesRead === 0) {
       throw new PhysariumError(
         "IO_SHORT_READ",
-        `${path}: the file ends at byte ${position}, expected ${buffer.byteLength - done} more; it was shortened while being read`,
+        `${path}: the file ends at byte ${position}, expected ${buffer.byteLength - done} more; it was shortened ` +
+          "while being read",
         { path, byteOffset: position, missingBytes: buffer.byteLength - done },
       );
     }
@@ -92,7 +96,10 @@ export async function readFully(file: OpenFile, buffer: Uint8Array, byteOffset: 
   }
 }
 
-/** Write all of `buffer` at `byteOffset`, looping over short writes. On a full disk the error says how many bytes were left. */
+/**
+ * Write all of `buffer` at `byteOffset`, looping over short writes. On a full disk the error says how many bytes were
+ * left.
+ */
 export async function writeFully(file: OpenFile, buffer: Uint8Array, byteOffset: number, path: string): Promise<void> {
   let done = 0;
   while (done < buffer.byteLength) {

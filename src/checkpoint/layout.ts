@@ -26,7 +26,8 @@ const SINGLE_FILE = "model.safetensors";
 const ADAPTER_CONFIG = "adapter_config.json";
 
 /**
- * Decide which safetensors files are the model, as the reference loader decides it: `model.safetensors` comes before an index of other files.
+ * Decide which safetensors files are the model, as the reference loader decides it: `model.safetensors` comes before an
+ * index of other files.
  * source: transformers 5.24, `_get_resolved_checkpoint_files` in modeling_utils.py
  *
  * Throws `DONOR_*` where there are none, too many, or files of another kind, with the command that helps.
@@ -40,7 +41,9 @@ export async function chooseLayout(folder: LayoutFolder): Promise<Layout> {
   const index = await folder.readIndex();
   const shardFiles = [...new Set(index.weightMap.values())].sort();
   if (present.has(SINGLE_FILE) && shardFiles.length > 0 && !shardFiles.includes(SINGLE_FILE)) {
-    const message = `${path}: ${SINGLE_FILE} lies beside an index of ${shardFiles.length} other shards; loaders take ${SINGLE_FILE}, and so does Physarium: remove it if the shards are meant`;
+    const message =
+      `${path}: ${SINGLE_FILE} lies beside an index of ${shardFiles.length} other shards; loaders take ` +
+      `${SINGLE_FILE}, and so does Physarium: remove it if the shards are meant`;
     return {
       shardFiles: [SINGLE_FILE],
       index: undefined,
@@ -69,7 +72,8 @@ function checkShards(shards: readonly string[], { path, present }: LayoutFolder)
   if (missing.length === 0) return;
   throw new PhysariumError(
     "DONOR_SHARD_MISSING",
-    `${path}: the index names ${missing.length} of ${shards.length} shards that are not there: ${missing.slice(0, 5).join(", ")}${missing.length > 5 ? ", …" : ""}; finish the download`,
+    `${path}: the index names ${missing.length} of ${shards.length} shards that are not there: ` +
+      `${missing.slice(0, 5).join(", ")}${missing.length > 5 ? ", …" : ""}; finish the download`,
     { path, missing },
   );
 }
@@ -89,7 +93,9 @@ async function onlyFile(folder: LayoutFolder): Promise<string> {
   }
   throw new PhysariumError(
     "DONOR_INDEX_MISSING",
-    `${path}: found ${candidates.length} safetensors files (${candidates.slice(0, 3).join(", ")}${candidates.length > 3 ? ", …" : ""}) but no ${INDEX_FILE} to say how they belong together; download the index`,
+    `${path}: found ${candidates.length} safetensors files ` +
+      `(${candidates.slice(0, 3).join(", ")}${candidates.length > 3 ? ", …" : ""}) but no ${INDEX_FILE} to say how ` +
+      "they belong together; download the index",
     { path, candidates },
   );
 }
@@ -107,7 +113,9 @@ async function adapter({ path, present, read }: LayoutFolder): Promise<Physarium
   }
   return new PhysariumError(
     "DONOR_ADAPTER",
-    `${path}: this is a PEFT adapter, not a model: it holds low-rank changes to ${base}; merge it first (Python: AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)) and give the merged folder`,
+    `${path}: this is a PEFT adapter, not a model: it holds low-rank changes to ${base}; merge it first (Python: ` +
+      "AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload().save_pretrained(OUT)) and give the merged " +
+      "folder",
     { path, base },
   );
 }
@@ -122,7 +130,9 @@ function noWeights({ path, present }: LayoutFolder): PhysariumError {
   if (pickled !== undefined) {
     return new PhysariumError(
       "DONOR_PICKLE",
-      `${path}: its weights are PyTorch pickles (${pickled}), which can run code when read; convert them once (Python: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)) and give the folder with the safetensors files`,
+      `${path}: its weights are PyTorch pickles (${pickled}), which can run code when read; convert them once ` +
+        "(Python: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)) and give the folder with the " +
+        "safetensors files",
       { path, file: pickled },
     );
   }

@@ -4,9 +4,11 @@ import { attempt, type FileLayer, nodeFiles, readSmallFile } from "./file-layer.
 import { ggufRefusal } from "./layout.js";
 
 /**
- * The folder that a path given as a model means: itself, or the snapshot in the root of a hub cache (`models--org--name`).
+ * The folder that a path given as a model means: itself, or the snapshot in the root of a hub cache
+ * (`models--org--name`).
  *
- * Throws `DONOR_*` for what is no folder, saying what was given instead: a file of a model, a GGUF file, a name on the Hub.
+ * Throws `DONOR_*` for what is no folder, saying what was given instead: a file of a model, a GGUF file, a name on the
+ * Hub.
  */
 export async function modelFolder(path: string, files: FileLayer = nodeFiles): Promise<string> {
   const stat = await statOf(path, files);
@@ -34,14 +36,20 @@ async function snapshotOf(path: string, files: FileLayer): Promise<string | unde
     () => undefined,
   );
   const named = snapshots.map((name) => (name === main ? `${name} (main)` : name));
+  const likely = main !== undefined && snapshots.includes(main) ? main : snapshots[0];
   throw new PhysariumError(
     "DONOR_SNAPSHOTS",
-    `${path}: this is the root of a hub cache with ${snapshots.length} snapshots${named.length === 0 ? "" : ` (${named.slice(0, 5).join(", ")}${named.length > 5 ? ", …" : ""})`}; ${named.length === 0 ? "download the model" : `give one of them, as ${join(folder, main !== undefined && snapshots.includes(main) ? main : snapshots[0])}`}`,
+    `${path}: this is the root of a hub cache with ${snapshots.length} ` +
+      `snapshots${named.length === 0 ? "" : ` (${named.slice(0, 5).join(", ")}${named.length > 5 ? ", …" : ""})`}; ` +
+      (named.length === 0 ? "download the model" : `give one of them, as ${join(folder, likely)}`),
     { path, snapshots },
   );
 }
 
-/** `undefined` where nothing stands, or a link leads nowhere: opening the model says which. Throws `IO_*` for what the system refuses. */
+/**
+ * `undefined` where nothing stands, or a link leads nowhere: opening the model says which. Throws `IO_*` for what the
+ * system refuses.
+ */
 function statOf(path: string, files: FileLayer) {
   return attempt("examining", path, () =>
     files.stat(path).catch((error: NodeJS.ErrnoException) => {
@@ -70,7 +78,8 @@ function refuseHubName(path: string): void {
   const id = `${owner}/${name}`;
   throw new PhysariumError(
     "DONOR_NOT_FOUND",
-    `${path}: there is no such folder; if ${id} is a model on the Hub, download it (hf download ${id} --local-dir ${name}) and give ./${name}`,
+    `${path}: there is no such folder; if ${id} is a model on the Hub, download it (hf download ${id} --local-dir ` +
+      `${name}) and give ./${name}`,
     { path },
   );
 }

@@ -7,7 +7,9 @@ export interface SourceEntry {
   readonly name: string;
   readonly kind: "file" | "folder";
   readonly byteLength: number;
-  /** Modification time in nanoseconds, 0n where the source knows none: a hint that a look is needed, never an identity. */
+  /**
+   * Modification time in nanoseconds, 0n where the source knows none: a hint that a look is needed, never an identity.
+   */
   readonly modifiedNs: bigint;
 }
 
@@ -34,7 +36,8 @@ export interface SourceRef {
 }
 
 /**
- * Where a model's bytes come from: a folder, a packed folder, later a hub. Only read. Files are named from the model's root, with `/`
+ * Where a model's bytes come from: a folder, a packed folder, later a hub. Only read. Files are named from the model's
+ * root, with `/`
  * between the parts (`physarium/ledger.jsonl`); a name never leads out of it.
  */
 export interface ModelSource {
@@ -42,7 +45,10 @@ export interface ModelSource {
   readonly place: string;
   /** What people call the model. */
   readonly name: string;
-  /** The folder whose files are exactly these, byte for byte: the engine maps them, workers open them. Absent where there is none. */
+  /**
+   * The folder whose files are exactly these, byte for byte: the engine maps them, workers open them. Absent where
+   * there is none.
+   */
   readonly localPath: string | undefined;
   readonly ref: SourceRef;
   /** What stands in the model, or in a folder of it, by name. Throws `DONOR_*` where there is none, `IO_*`. */

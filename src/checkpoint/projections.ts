@@ -10,7 +10,10 @@ export interface TargetShape {
   /** Rows and columns as they lie in the file. */
   readonly rows: number;
   readonly cols: number;
-  /** The file's rows are the inputs of the product, its columns the outputs (GPT-2's Conv1D, some expert stacks); else the other way round. */
+  /**
+   * The file's rows are the inputs of the product, its columns the outputs (GPT-2's Conv1D, some expert stacks); else
+   * the other way round.
+   */
   readonly storedByInput?: true;
 }
 
@@ -40,7 +43,8 @@ export const NOT_INCLUDED = "not matched by --include";
 export const EXCLUDED = "matched by --exclude";
 
 /**
- * Decide by structure, without model classes, whether surgery operates on a tensor: a matrix (or a stack of them) in a layer of the decoder that is
+ * Decide by structure, without model classes, whether surgery operates on a tensor: a matrix (or a stack of them) in a
+ * layer of the decoder that is
  * no embedding, norm, router, convolution, adapter or bare parameter.
  */
 export function classifyTensor(
@@ -123,7 +127,10 @@ function partOf({ name, shape }: TensorInfo, structure: DecoderStructure): Part 
 const BARE_MATRIX = /(?:^|[._])(?:\w*proj|\w*linear|\w*weight|w\d+|v1|fc\d+)$|expert/;
 const CONVOLUTION = "a convolution: a few taps a channel";
 
-/** What a module of a layer is, if no matrix that surgery means; `isMatrix` where it still counts among the layer's matrices. */
+/**
+ * What a module of a layer is, if no matrix that surgery means; `isMatrix` where it still counts among the layer's
+ * matrices.
+ */
 function notMatrix(module: string, structure: DecoderStructure): { reason: string; isMatrix: boolean } | undefined {
   const segments = module.split(".");
   const last = segments[segments.length - 1];

@@ -1,5 +1,6 @@
 /**
- * JSON as Python's `json` module writes and reads it: a byte order mark before it, and the bare words NaN, Infinity and -Infinity
+ * JSON as Python's `json` module writes and reads it: a byte order mark before it, and the bare words NaN, Infinity and
+ * -Infinity
  * for numbers, which become null. Throws `SyntaxError` for what is no JSON even so.
  */
 export function parsePythonJson(bytes: Uint8Array): unknown {

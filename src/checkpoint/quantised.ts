@@ -23,7 +23,10 @@ const CODES: readonly (readonly [scheme: string, name: RegExp])[] = [
   ["Quanto", /\.weight\._(?:data|scale|shift)$/],
 ];
 
-/** Scales and zero points: they tell of codes where they stand beside a matrix of a decoder layer or beside packed codes. */
+/**
+ * Scales and zero points: they tell of codes where they stand beside a matrix of a decoder layer or beside packed
+ * codes.
+ */
 const COMPANION =
   /^(?<base>.+?)(?:\.(?:g_idx|scales|weight_scale|weight_scale_inv|weight_scale_2|weight_global_scale|weight_zero_point|input_scale|meta|absmax|quant_map)|_blocks|_scales)$/s;
 
@@ -31,7 +34,8 @@ const COMPANION =
 const PACKED_DTYPE = /^(?:F4|F6_|F8_|[IU](?:8|16|32)$)/;
 
 /**
- * Refuse donors whose matrices are packed or scaled integers or 8-bit floats, known by what they are rather than by their modules' names: the stored numbers are
+ * Refuse donors whose matrices are packed or scaled integers or 8-bit floats, known by what they are rather than by
+ * their modules' names: the stored numbers are
  * no weights, whatever `--include` says. Throws `DONOR_QUANTISED`.
  */
 export function refuseQuantised(tensors: Iterable<Located>): void {
@@ -63,7 +67,9 @@ function withoutWeight(name: string): string {
 function quantised({ info, shard }: Located, scheme?: string): PhysariumError {
   return new PhysariumError(
     "DONOR_QUANTISED",
-    `${shard}: tensor "${info.name}" (${info.dtype} [${info.shape.join(", ")}]) belongs to a quantised matrix${scheme === undefined ? "" : `, as ${scheme} writes them`}; surgery needs BF16, F16 or F32 weights, use the unquantised model`,
+    `${shard}: tensor "${info.name}" (${info.dtype} [${info.shape.join(", ")}]) belongs to a quantised ` +
+      `matrix${scheme === undefined ? "" : `, as ${scheme} writes them`}; surgery needs BF16, F16 or F32 weights, ` +
+      "use the unquantised model",
     { shard, tensor: info.name, dtype: info.dtype, ...(scheme === undefined ? {} : { scheme }) },
   );
 }

@@ -22,7 +22,8 @@ export async function readTensor(donor: Donor, name: string): Promise<ReadTensor
       if (bad >= 0) {
         throw new PhysariumError(
           "DONOR_NON_FINITE",
-          `${shard.file}: tensor "${name}" holds ${values[bad]} at element ${bad}; the activation flow needs finite weights`,
+          `${shard.file}: tensor "${name}" holds ${values[bad]} at element ${bad}; the activation flow needs ` +
+            "finite weights",
           { tensor: name, element: bad },
         );
       }

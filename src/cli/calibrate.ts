@@ -90,7 +90,9 @@ export function registerCalibrate(program: Command): void {
         seconds: (performance.now() - started) / 1000,
         peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
       };
-      const words = `${found.out}: ${kind} of ${found.layers} layers from ${found.tokens} tokens in ${found.sequences} sequences, ${found.seconds.toFixed(1)} s, peak memory ${(found.peak_rss_bytes / 2 ** 20).toFixed(0)} MiB`;
+      const words =
+        `${found.out}: ${kind} of ${found.layers} layers from ${found.tokens} tokens in ${found.sequences} ` +
+        `sequences, ${found.seconds.toFixed(1)} s, peak memory ${(found.peak_rss_bytes / 2 ** 20).toFixed(0)} MiB`;
       process.stdout.write(`${json ? JSON.stringify(found) : printable(words)}\n`);
     });
 }

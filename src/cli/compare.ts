@@ -52,7 +52,8 @@ export function registerCompare(program: Command): void {
     .requiredOption("--text <file>", "UTF-8 text to score")
     .option(
       "--calibration <file>",
-      "UTF-8 text to calibrate on (default: the donor writes its own); the scored file itself is split in two; or a file of calibrate (.safetensors)",
+      "UTF-8 text to calibrate on (default: the donor writes its own); the scored file itself is split in two; or " +
+        "a file of calibrate (.safetensors)",
     )
     .option("--sparsity <list>", "fractions of zeros, as 0.25,0.5,0.6")
     .option("--pattern <list>", "N:M patterns that keep N of each M inputs, as 2:4")
@@ -67,15 +68,17 @@ export function registerCompare(program: Command): void {
       "after",
       `
 Example:
-  physarium compare ./model --text wiki.test.raw --calibration wiki.train.raw --sparsity 0.5,0.6 --pattern 2:4 --out ./comparison
-  physarium compare ./model --text stories.txt --calibration stories.txt --protocol documents --window 128 --min-tokens 128 --samples 256 --limit 512 --sparsity 0.5`,
+  physarium compare ./model --text wiki.test.raw --calibration wiki.train.raw --sparsity 0.5,0.6 --out ./comparison
+  physarium compare ./model --text stories.txt --calibration stories.txt --protocol documents --window 128 \\
+    --min-tokens 128 --samples 256 --limit 512 --sparsity 0.5`,
     )
     .action(async (given: string, flags: Flags) => {
       const said = ["samples", "seed"].filter((name) => command.getOptionValueSource(name) === "cli");
       if (isGramFile(flags.calibration) && said.length > 0) {
         throw new PhysariumError(
           "USAGE_ARGUMENT",
-          `--${said.join(", --")} choose what calibrates, and --calibration is a file of Grams, collected before; leave them out`,
+          `--${said.join(", --")} choose what calibrates, and --calibration is a file of Grams, collected before; ` +
+            "leave them out",
         );
       }
       const donor = await modelArgument(given);
@@ -96,7 +99,8 @@ Example:
         ...(flags.minTokens === undefined ? {} : { minTokens: flags.minTokens }),
         ...toDeviceOptions(flags),
         ...(earlier === undefined ? {} : { earlier }),
-        // Nobody asks for it before the texts are tokenised: until then nothing is there to keep, and Ctrl-C ends the process by itself.
+        // Nobody asks for it before the texts are tokenised: until then nothing is there to keep, and Ctrl-C ends the
+        // process by itself.
         get signal() {
           signal ??= stopSignal();
           return signal;
@@ -189,7 +193,8 @@ async function readEarlier(folder: string): Promise<ComparisonRecord | undefined
 }
 
 /**
- * Make the folder before anything takes long, and hold it against a second run. Throws `USAGE_OUTPUT_OVERLAP` where an input lies,
+ * Make the folder before anything takes long, and hold it against a second run. Throws `USAGE_OUTPUT_OVERLAP` where an
+ * input lies,
  * `USAGE_OUTPUT` where others' files would be replaced, `USAGE_LOCKED`.
  */
 async function claim(folder: string, inputs: readonly string[]): Promise<Lock> {

@@ -124,8 +124,10 @@ function describe({ quality, unknownTokens, hints }: Evaluation): string {
     "",
     `text       ${text.name}, ${text.bytes.toLocaleString("en")} bytes, sha256 ${text.sha256.slice(0, 16)}…`,
     `protocol   ${how.join(", ")}`,
-    `engine     ${engine.name} ${engine.version} on ${engine.device}, ${engine.threads} threads, weights ${engine.weights_dtype}, products ${engine.compute_dtype}`,
-    `speed      ${engine.tokens_per_second.toFixed(0)} tokens/s, ${engine.seconds.toFixed(1)} s, peak memory ${(engine.peak_rss_bytes / 2 ** 20).toFixed(0)} MiB`,
+    `engine     ${engine.name} ${engine.version} on ${engine.device}, ${engine.threads} threads, weights ` +
+      `${engine.weights_dtype}, products ${engine.compute_dtype}`,
+    `speed      ${engine.tokens_per_second.toFixed(0)} tokens/s, ${engine.seconds.toFixed(1)} s, peak memory ` +
+      `${(engine.peak_rss_bytes / 2 ** 20).toFixed(0)} MiB`,
     "",
     modelLines(quality),
     ...(quality.divergence === null ? [] : ["", divergenceLines(quality)]),

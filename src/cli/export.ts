@@ -124,7 +124,8 @@ function renderSparse(result: SparseExport): string {
   const compressed = result.tensors.filter((tensor) => tensor.compressed).length;
   const share = ((100 * result.bytesAfter) / result.bytesBefore).toFixed(1);
   return printable(
-    `${result.path}: ${compressed} of ${result.tensors.length} projections compressed, ${result.bytesAfter.toLocaleString("en-US")} bytes, ${share} % of the donor's\n`,
+    `${result.path}: ${compressed} of ${result.tensors.length} projections compressed, ` +
+      `${result.bytesAfter.toLocaleString("en-US")} bytes, ${share} % of the donor's\n`,
     true,
   );
 }

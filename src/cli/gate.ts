@@ -50,7 +50,8 @@ export function registerGate(program: Command): void {
       `
 Examples:
   physarium gate ./model-operated --against ./model
-  physarium gate ./model-operated --against ./model --text book.txt --max-perplexity-ratio 1.1 --min-same-top 0.8 || rm -r ./model-operated`,
+  physarium gate ./model-operated --against ./model --text book.txt --max-perplexity-ratio 1.1 --min-same-top 0.8 \\
+    || rm -r ./model-operated`,
     )
     .action(async (modelPath: string, flags: GateFlags) => {
       const { against, text, prompt, maxTokens, maxPerplexityRatio, maxKl, minSameTop, json, ...rest } = flags;

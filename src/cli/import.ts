@@ -89,7 +89,8 @@ function render(result: GgufImport): string {
   const weights = result.tensors.reduce((sum, tensor) => sum + tensor.weights, 0);
   const rounded = result.tensors.reduce((sum, tensor) => sum + tensor.rounded, 0);
   const lines = [
-    `${result.path}: ${result.modelType}, ${result.tensors.length} tensors, ${weights.toLocaleString("en-US")} weights as ${result.dtype}`,
+    `${result.path}: ${result.modelType}, ${result.tensors.length} tensors, ${weights.toLocaleString("en-US")} ` +
+      `weights as ${result.dtype}`,
     rounded === 0
       ? "every weight is exact"
       : `${rounded.toLocaleString("en-US")} weights were rounded to ${result.dtype}; --dtype f32 keeps them all`,

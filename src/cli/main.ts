@@ -25,7 +25,8 @@ Example:
 Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 130 stopped.`,
   );
 
-// The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went. A result that could not be
+// The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went. A
+// result that could not be
 // written for another reason is lost, and that is said.
 process.stderr.on("error", () => {});
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
@@ -56,7 +57,8 @@ function report(error: unknown): number {
   } else {
     const stack = known instanceof Error ? (known.stack ?? known.message) : String(known);
     process.stderr.write(
-      `physarium: this is a bug of ours; please report it with the lines below and the command you gave\n${printable(stack, true)}\n`,
+      "physarium: this is a bug of ours; please report it with the lines below and the command you " +
+        `gave\n${printable(stack, true)}\n`,
     );
   }
   return exitCodeOf(known);
@@ -92,7 +94,8 @@ function limitOf(error: unknown): PhysariumError | undefined {
   } catch {
     return new PhysariumError(
       "USAGE_LIMIT",
-      "this process gets no address space for its kernels, which reserve some 10 GiB each and use little of it; allow more with ulimit -v unlimited",
+      "this process gets no address space for its kernels, which reserve some 10 GiB each and use little of it; " +
+        "allow more with ulimit -v unlimited",
       {},
       error,
     );

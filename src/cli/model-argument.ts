@@ -6,9 +6,11 @@ import { isPhysariumError, printable } from "../errors.js";
 import { INDEX_FILE, parseShardIndex } from "../safetensors/shard-index.js";
 
 /**
- * The folder that an argument names as a model: as it was given, or within the root of a hub cache the snapshot. Throws `DONOR_*` for what is no folder.
+ * The folder that an argument names as a model: as it was given, or within the root of a hub cache the snapshot. Throws
+ * `DONOR_*` for what is no folder.
  *
- * A folder that holds two models is said on stderr; surgery and plan say it among their own warnings and use `modelFolder`.
+ * A folder that holds two models is said on stderr; surgery and plan say it among their own warnings and use
+ * `modelFolder`.
  */
 export async function modelArgument(given: string): Promise<string> {
   const folder = await modelFolder(given);

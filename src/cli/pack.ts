@@ -66,7 +66,9 @@ Example:
       const { packedBytes, originalBytes, packedFraction, entropyBoundBytes, seconds } = result;
       const bound = (100 * entropyBoundBytes) / originalBytes;
       const lines = [
-        `${printable(result.output)}: ${bytes(packedBytes)} of ${bytes(originalBytes)}, ${(100 * packedFraction).toFixed(2)} %, entropy bound ${bound.toFixed(2)} % (${seconds.toFixed(1)} s, ${rate(originalBytes, seconds)})`,
+        `${printable(result.output)}: ${bytes(packedBytes)} of ${bytes(originalBytes)}, ` +
+          `${(100 * packedFraction).toFixed(2)} %, entropy bound ${bound.toFixed(2)} % (${seconds.toFixed(1)} s, ` +
+          `${rate(originalBytes, seconds)})`,
         ...result.leftOut.map(({ file, reason }) => `left out: ${printable(file)}, ${reason}`),
       ];
       process.stdout.write(`${lines.join("\n")}\n`);

@@ -7,8 +7,10 @@ import { isPackedFolder } from "../pack/manifest.js";
 import { unpackModel } from "../pack/unpack-model.js";
 
 /**
- * Run `work` on a model folder that the engine can map: the folder itself, or a packed one unpacked into the system's temporary
- * folder for as long as it takes. The engine maps weights from files, so a packed model needs its full size on the disk meanwhile.
+ * Run `work` on a model folder that the engine can map: the folder itself, or a packed one unpacked into the system's
+ * temporary
+ * folder for as long as it takes. The engine maps weights from files, so a packed model needs its full size on the disk
+ * meanwhile.
  */
 export async function withMappable<T>(
   path: string,

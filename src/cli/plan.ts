@@ -38,7 +38,9 @@ Examples:
     });
 }
 
-/** What v2 would calibrate on. Throws what surgery would before it reads weights: a plan that surgery refuses is none. */
+/**
+ * What v2 would calibrate on. Throws what surgery would before it reads weights: a plan that surgery refuses is none.
+ */
 async function calibratedOn(plan: Plan): Promise<Calibrated | undefined> {
   const { activation } = plan.options;
   if (activation === undefined || plan.targetTensors === 0) return undefined;
@@ -146,21 +148,30 @@ function describe(plan: Plan, rate: number, calibrated: Calibrated | undefined):
   const n = (value: number) => value.toLocaleString("en-US");
   const { blockSize, nIter, beta } = options.params;
   const lines = [
-    `donor     ${printable(donor.path)}: ${n(donor.tensorCount)} tensors in ${shards.length} ${shards.length === 1 ? "file" : "shards"}, ${n(donor.totalSize)} bytes, ${n(donor.modelWeights)} weights`,
-    `flow      ${options.flow} (${options.flowVersion}), ${options.activation === undefined ? `tiles of ${blockSize} × ${blockSize}, ` : ""}${nIter} iterations, β = ${beta}, ${aimOf(plan)}`,
+    `donor     ${printable(donor.path)}: ${n(donor.tensorCount)} tensors in ${shards.length} ` +
+      `${shards.length === 1 ? "file" : "shards"}, ${n(donor.totalSize)} bytes, ${n(donor.modelWeights)} weights`,
+    `flow      ${options.flow} (${options.flowVersion}), ` +
+      `${options.activation === undefined ? `tiles of ${blockSize} × ${blockSize}, ` : ""}${nIter} iterations, β = ` +
+      `${beta}, ${aimOf(plan)}`,
     ...(options.activation === undefined ? [] : activationLines(plan, options.activation, calibrated)),
-    `targets   ${n(plan.targetTensors)} tensors, ${n(plan.targetWeights)} weights (${percent(plan.targetWeights, donor.modelWeights)} of the model) in ${n(plan.tiles)} tiles`,
+    `targets   ${n(plan.targetTensors)} tensors, ${n(plan.targetWeights)} weights ` +
+      `(${percent(plan.targetWeights, donor.modelWeights)} of the model) in ${n(plan.tiles)} tiles`,
     ...groupLines(plan, "target"),
     ...decoderLines(plan),
     `carried   ${n(donor.tensorCount - plan.targetTensors)} tensors, byte for byte`,
     ...groupLines(plan, "carried"),
-    `copied    ${plan.sideFiles.length} side files: ${printable(plan.sideFiles.map(({ file }) => file).join(", ")) || "none"}`,
+    `copied    ${plan.sideFiles.length} side files: ` +
+      `${printable(plan.sideFiles.map(({ file }) => file).join(", ")) || "none"}`,
     ...plan.leftOut.map(({ file, reason }) => `left out  ${printable(file)}: ${reason}`),
     ...plan.warnings.map(({ code, message }) => `warning   ${printable(message)} [${code}]`),
-    `memory    about ${n(Math.round(memory.peakByteLength / 1e6))} MB at most: ${options.activation === undefined ? `${memory.workers} workers × ${memory.slots} pieces of up to ${n(memory.slotByteLength)} bytes` : "the budget, and what Node itself takes"}`,
+    `memory    about ${n(Math.round(memory.peakByteLength / 1e6))} MB at most: ` +
+      (options.activation === undefined
+        ? `${memory.workers} workers × ${memory.slots} pieces of up to ${n(memory.slotByteLength)} bytes`
+        : "the budget, and what Node itself takes"),
     `bytes     ${n(plan.bytesToRead)} to read, ${n(plan.bytesToWrite)} to write`,
     options.activation === undefined
-      ? `time      about ${duration(estimate(plan, rate))}, if the disk moves ${(rate / 1e9).toFixed(2)} GB/s as it did just now reading a sample`
+      ? `time      about ${duration(estimate(plan, rate))}, if the disk moves ${(rate / 1e9).toFixed(2)} GB/s as it ` +
+        "did just now reading a sample"
       : "time      not estimated: forward passes and matrix products decide, and the first layer will tell",
   ];
   if (plan.targetTensors === 0) lines.push("surgery would refuse this donor: it has no target [DONOR_NO_TARGET]");
@@ -178,7 +189,8 @@ function aimOf({ options }: Plan): string {
   const zeros = `${100 * targetSparsity} % zeros`;
   return activation === undefined
     ? `survival to be searched for ${zeros} (one more read of the targets)`
-    : `${zeros}, ${activation.allocation === "uniform" ? "the same in every row" : `shared out by ${activation.allocation}`}`;
+    : `${zeros}, ` +
+        `${activation.allocation === "uniform" ? "the same in every row" : `shared out by ${activation.allocation}`}`;
 }
 
 function isSurvivalInForce({ options }: Plan): boolean {
@@ -195,7 +207,8 @@ function activationLines(plan: Plan, settings: LayerSettings, calibrated: Calibr
   );
   const read = Object.entries(protocol ?? {}).map(([name, value]) => `, ${name} ${value}`);
   return [
-    `calibrate ${samples} samples${tokens === null ? "" : `, ${tokens.toLocaleString("en-US")} tokens`} of ${source}, seed ${seed}${printable(read.join(""))}`,
+    `calibrate ${samples} samples${tokens === null ? "" : `, ${tokens.toLocaleString("en-US")} tokens`} of ` +
+      `${source}, seed ${seed}${printable(read.join(""))}`,
     `survivors ${options?.heal === false ? "keep the donor's bits (--no-heal)" : "are healed by least squares"}`,
     `budget    ${(memory_bytes / 2 ** 30).toFixed(1)} GiB (--memory); Grams: ${wide.join(", ")}`,
   ];
@@ -228,7 +241,8 @@ function percent(part: number, whole: number): string {
 function decoderLines({ decoder }: Plan): string[] {
   const { weights: all, target_weights, untouched } = decoder;
   return [
-    `decoder   ${percent(target_weights, all)} of the ${all.toLocaleString("en-US")} weights in the matrices of its layers`,
+    `decoder   ${percent(target_weights, all)} of the ${all.toLocaleString("en-US")} weights in the matrices of ` +
+      "its layers",
     ...untouched.map(
       ({ pattern, tensors, weights, why }) =>
         `  untouched ${tensors} × ${printable(pattern)}  ${percent(weights, all)}  ${why}`,
@@ -250,6 +264,9 @@ function groupLines(plan: Plan, role: "target" | "carried"): string[] {
   }
   return [...groups.values()].map(({ tensor, names }) => {
     const name = names.length === 1 ? tensor.name : tensor.name.replace(/\d+/g, "N");
-    return `  ${String(names.length).padStart(6)} × ${printable(name)}  ${tensor.dtype} [${tensor.shape.join(", ")}]  ${tensor.reason}`;
+    return (
+      `  ${String(names.length).padStart(6)} × ${printable(name)}  ${tensor.dtype} [${tensor.shape.join(", ")}]  ` +
+      `${tensor.reason}`
+    );
   });
 }

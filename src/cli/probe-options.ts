@@ -60,7 +60,8 @@ export function addProtocolOptions(command: Command): Command {
     .option("--stride <tokens>", "overlapping windows: tokens between their starts", toInteger)
     .option(
       "--bos [token]",
-      "begin the stream with the tokenizer's BOS, or with this token; `each`: BOS in every window (default: what the tokenizer itself puts in front; documents begin with BOS)",
+      "begin the stream with the tokenizer's BOS, or with this token; `each`: BOS in every window (default: what " +
+        "the tokenizer itself puts in front; documents begin with BOS)",
     )
     .option("--no-bos", "no BOS, whatever the tokenizer says")
     .option("--newlines <how>", "universal (\\r\\n and \\r are read as \\n, default) or keep")
@@ -85,7 +86,10 @@ export function toProtocolOptions(flags: ProtocolFlags): ProtocolOptions {
   return { ...rest, protocol, ...(newlines === undefined ? {} : { newlines }) };
 }
 
-/** Throws `USAGE_PROTOCOL` for numbers that cannot be, and flags that the protocol would not look at: taken in silence they would claim otherwise. */
+/**
+ * Throws `USAGE_PROTOCOL` for numbers that cannot be, and flags that the protocol would not look at: taken in silence
+ * they would claim otherwise.
+ */
 export function checkProtocolFlags({ protocol, bos, separator, rows, skip, limit, minTokens }: ProtocolFlags): void {
   const least = { "--skip": [skip, 0], "--limit": [limit, 1], "--min-tokens": [minTokens, 1] } as const;
   for (const [flag, [value, smallest]] of Object.entries(least)) {

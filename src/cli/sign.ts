@@ -78,7 +78,8 @@ async function makeKey(path: string, asJson: boolean): Promise<string> {
   const key_id = keyId(parsePublicKey(publicKey, publicPath));
   return asJson
     ? jsonLine({ key_id, private_key: path, public_key: publicPath })
-    : `${printable(path)}: your private key ${key_id}, keep it to yourself\n${printable(publicPath)}: hand this one out\n`;
+    : `${printable(path)}: your private key ${key_id}, keep it to yourself\n${printable(publicPath)}: hand this one ` +
+        "out\n";
 }
 
 /** The bytes of a key file. Throws `USAGE_KEY` for what is none by its size, `IO_*`. */

@@ -2,7 +2,10 @@ import { jsonLine } from "../errors.js";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
-/** A signal that Ctrl-C (or SIGTERM, SIGHUP) aborts; pressed twice, the process ends at once. What is done stays either way. */
+/**
+ * A signal that Ctrl-C (or SIGTERM, SIGHUP) aborts; pressed twice, the process ends at once. What is done stays either
+ * way.
+ */
 export function stopSignal(): AbortSignal {
   const controller = new AbortController();
   for (const name of SIGNALS) {
@@ -23,7 +26,8 @@ export interface Stoppable {
 }
 
 /**
- * Ctrl-C (or SIGTERM, SIGHUP) says what is left and ends the process at once: nobody waits for the product under way, which may take long, and nothing on the
+ * Ctrl-C (or SIGTERM, SIGHUP) says what is left and ends the process at once: nobody waits for the product under way,
+ * which may take long, and nothing on the
  * disk depends on it.
  *
  * left  what stays behind, as "nothing was written"
@@ -62,8 +66,10 @@ export function endOnSignal(left: string, json = false): Stoppable {
 }
 
 /**
- * End the process by the signal itself, as if nobody had listened: `process.exit` waits for every thread of the pool, so for a product of the engine to its
- * end (47 s were seen). A shell calls it 130 for SIGINT. The first process of a container is not ended by signals of its own; it exits.
+ * End the process by the signal itself, as if nobody had listened: `process.exit` waits for every thread of the pool,
+ * so for a product of the engine to its
+ * end (47 s were seen). A shell calls it 130 for SIGINT. The first process of a container is not ended by signals of
+ * its own; it exits.
  */
 function endNow(name: NodeJS.Signals): void {
   for (const each of SIGNALS) process.removeAllListeners(each);

@@ -46,7 +46,8 @@ export function addSurgeryOptions(command: Command): Command {
     .option("--survival <x>", `drive below which a tube starves (default: ${survival})`, toNumber)
     .option(
       "--target-sparsity <fraction>",
-      "leave this fraction of zeros over all targets: magnitude and balanced search the survival, which reads them once more; activation keeps so many a row",
+      "leave this fraction of zeros over all targets: magnitude and balanced search the survival, which reads them " +
+        "once more; activation keeps so many a row",
       toNumber,
     )
     .option("--include <regexp>", "operate on the matrices whose names match, and on no others")
@@ -60,7 +61,8 @@ export function addSurgeryOptions(command: Command): Command {
     .option("--pattern <n:m>", "activation: keep N of every M inputs, as 2:4")
     .option(
       "--calibration <file>",
-      "activation: UTF-8 text to calibrate on, or a file of calibrate (.safetensors; default: the donor writes its own text)",
+      "activation: UTF-8 text to calibrate on, or a file of calibrate (.safetensors; default: the donor writes its " +
+        "own text)",
     )
     .option("--samples <n>", "activation: calibration samples (default: 128)", toInteger)
     .option("--window <n>", "activation: tokens of a sample (default: what the model can see, at most 2048)", toInteger)

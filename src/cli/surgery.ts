@@ -43,14 +43,15 @@ export function registerSurgery(program: Command): void {
       `
 The flow looks at tiles of block-size × block-size weights; drives are magnitudes in units of the tile's mean, and
 drives under the survival starve (docs/flows.md). Survivors keep their bits; the dead become +0. The activation flow
-takes its drives from calibration tokens instead and heals the survivors; options that begin with "activation:" are its own.
+takes its drives from calibration tokens instead and heals the survivors; options that begin with "activation:"
+are its own.
 
 Examples:
   physarium surgery ./model ./operated
   physarium surgery ./model ./half --target-sparsity 0.5
   physarium surgery ./model ./early-layers --include 'layers\\.[0-7]\\.'
   physarium surgery ./model ./v2 --flow activation --target-sparsity 0.5 --calibration book.txt
-  physarium surgery ./model ./v2 --flow activation --pattern 2:4 --calibration stories.txt --protocol documents --window 512
+  physarium surgery ./model ./v2 --flow activation --pattern 2:4 --calibration stories.txt --protocol documents
   physarium surgery ./model ./operated --resume`,
     )
     .action(async (donorPath: string, outputPath: string, flags: Flags) => {
@@ -188,7 +189,8 @@ function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; s
       } else if (event.event === "searched") {
         const expected = (100 * event.expected_sparsity).toFixed(3);
         progress.note(
-          `found survival ${event.survival.toPrecision(6)}, expected sparsity ${expected} % of target weights (asked for ${100 * event.target_sparsity} %)`,
+          `found survival ${event.survival.toPrecision(6)}, expected sparsity ${expected} % of target weights ` +
+            `(asked for ${100 * event.target_sparsity} %)`,
         );
       }
     },

@@ -68,7 +68,9 @@ Example:
       const size = `${result.totalSize.toLocaleString("en-US")} bytes`;
       const rate = (result.totalSize / 1e9 / seconds).toFixed(2);
       process.stdout.write(
-        `${printable(result.output)}: ${result.tensorCount} tensors in ${result.shards.length} ${result.shards.length === 1 ? "file" : "shards"}, ${size}, ${plan.dtype} ${plan.distribution}, seed ${printable(plan.seed)} (${seconds.toFixed(1)} s, ${rate} GB/s)\n`,
+        `${printable(result.output)}: ${result.tensorCount} tensors in ${result.shards.length} ` +
+          `${result.shards.length === 1 ? "file" : "shards"}, ${size}, ${plan.dtype} ${plan.distribution}, seed ` +
+          `${printable(plan.seed)} (${seconds.toFixed(1)} s, ${rate} GB/s)\n`,
       );
     });
 }
@@ -83,7 +85,8 @@ function progressLines(): (progress: SynthProgress) => void {
     next = Math.floor(share * 10 + 1) / 10;
     const rate = bytesDone / 1e6 / (performance.now() - started);
     process.stderr.write(
-      `synth ${Math.floor(share * 100)} %  ${(bytesDone / 1e9).toFixed(2)} of ${(bytesTotal / 1e9).toFixed(2)} GB  ${rate.toFixed(2)} GB/s  ${printable(shard)}\n`,
+      `synth ${Math.floor(share * 100)} %  ${(bytesDone / 1e9).toFixed(2)} of ${(bytesTotal / 1e9).toFixed(2)} GB  ` +
+        `${rate.toFixed(2)} GB/s  ${printable(shard)}\n`,
     );
   };
 }

@@ -59,7 +59,8 @@ Example:
       if (sayFinished(result)) return;
       const { originalBytes, packedBytes, seconds } = result;
       process.stdout.write(
-        `${printable(result.output)}: ${bytes(originalBytes)} from ${bytes(packedBytes)}, every band checked (${seconds.toFixed(1)} s, ${rate(originalBytes, seconds)})\n`,
+        `${printable(result.output)}: ${bytes(originalBytes)} from ${bytes(packedBytes)}, every band checked ` +
+          `(${seconds.toFixed(1)} s, ${rate(originalBytes, seconds)})\n`,
       );
     });
 }

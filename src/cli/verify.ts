@@ -32,7 +32,8 @@ export function registerVerify(program: Command): void {
     .argument("<folders...>", "the donor and the output; or the output alone, to check it against its ledger's digests")
     .option(
       "--parity <mode>",
-      "full does the operation over again, with the reference iteration on a sample; reference runs that on all tiles; sample; none",
+      "full does the operation over again, with the reference iteration on a sample; reference runs that on all " +
+        "tiles; sample; none",
       toParity,
       "full",
     )
@@ -99,7 +100,9 @@ Examples:
     });
 }
 
-/** Add the result to the report. The verdict does not depend on it: an output on a read-only disk can be verified, too. */
+/**
+ * Add the result to the report. The verdict does not depend on it: an output on a read-only disk can be verified, too.
+ */
 async function record(result: Verification, note: (line: string) => void): Promise<void> {
   const { tiles_checked, tiles_total, weights_checked, reference_tiles, mode } = result.parity;
   const integrity = {
@@ -134,7 +137,8 @@ function describe(result: Verification, quiet: boolean): string {
         : result.donor;
     lines.push(
       `guarantee: ${GUARANTEES[result.guarantee]}`,
-      `${printable(result.output)} holds against ${printable(against)} (${result.wall_seconds.toFixed(1)} s, ${rate} GB/s)`,
+      `${printable(result.output)} holds against ${printable(against)} (${result.wall_seconds.toFixed(1)} s, ` +
+        `${rate} GB/s)`,
     );
   }
   return lines.length === 0 ? "" : `${lines.join("\n")}\n`;

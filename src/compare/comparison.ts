@@ -87,7 +87,8 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     if (options.earlier !== undefined && options.earlier.fingerprint !== fingerprint) {
       throw new PhysariumError(
         "USAGE_OUTPUT",
-        "the comparison that stands in --out was made with another donor, text, calibration, protocol, sample count or seed, or by another version; give another --out",
+        "the comparison that stands in --out was made with another donor, text, calibration, protocol, sample " +
+          "count or seed, or by another version; give another --out",
         { earlier: options.earlier.fingerprint, fingerprint },
       );
     }
@@ -155,7 +156,8 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       })) {
         refuseStopped(options.signal);
         options.onProgress?.(
-          `${method.name} ${targetWords(target)}: layer ${layer + 1} of ${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s`,
+          `${method.name} ${targetWords(target)}: layer ${layer + 1} of ${runner.layerCount}, ` +
+            `${((performance.now() - started) / 1000).toFixed(1)} s`,
         );
         for (const tensor of tensors) {
           supplied.set(tensor.name, fromFile(decodeFloats(tensor.bytes, tensor.dtype), tensor));
@@ -242,7 +244,8 @@ async function openTexts(
   if (grams?.textSha256 === text.sha256) {
     throw new PhysariumError(
       "USAGE_CALIBRATION",
-      `${options.calibration}: the Grams were collected from ${options.text}, the text that is scored, which would flatter every method that calibrates; score another text`,
+      `${options.calibration}: the Grams were collected from ${options.text}, the text that is scored, which would ` +
+        "flatter every method that calibrates; score another text",
     );
   }
   const named = grams === undefined ? options.calibration : undefined;

@@ -28,7 +28,10 @@ interface Batch {
   readonly donor: Activations;
 }
 
-/** Scores weights held in memory on fixed sequences: the donor's last residuals are kept, so each operated model is run alone. */
+/**
+ * Scores weights held in memory on fixed sequences: the donor's last residuals are kept, so each operated model is run
+ * alone.
+ */
 export class MemoryScorer {
   private constructor(
     private readonly runner: LayerRunner,
@@ -70,7 +73,9 @@ export class MemoryScorer {
     return this.compare(this.batches.map(({ donor }) => donor));
   }
 
-  /** The donor with `supplied` weights in place of its own. Throws `VERIFY_NON_FINITE` where likelihoods are not finite. */
+  /**
+   * The donor with `supplied` weights in place of its own. Throws `VERIFY_NON_FINITE` where likelihoods are not finite.
+   */
   async score(supplied: SuppliedWeights): Promise<Score> {
     const { runner, batches } = this;
     const residuals: Activations[] = [];

@@ -21,7 +21,8 @@ export type Value = string;
 /**
  * An ONNX model under construction: operators in order, named values between them.
  *
- * Numbers as attributes are integers; a float is written `{ float: 1e-5 }`, for ONNX tells the two apart. Opset 23 (RMSNormalization,
+ * Numbers as attributes are integers; a float is written `{ float: 1e-5 }`, for ONNX tells the two apart. Opset 23
+ * (RMSNormalization,
  * RotaryEmbedding) and `com.microsoft` 1 (GroupQueryAttention, FusedMatMul) are imported.
  * source: onnx/onnx.proto3 (ModelProto, GraphProto, NodeProto, TensorProto)
  */
@@ -35,7 +36,9 @@ export class OnnxGraph {
   readonly inputNames: string[] = [];
   readonly outputNames: string[] = [];
 
-  /** `scope` begins the names of all values made here: those of a loop's body must differ from the graph's around it. */
+  /**
+   * `scope` begins the names of all values made here: those of a loop's body must differ from the graph's around it.
+   */
   constructor(private readonly scope = "") {}
 
   /** An input of the model; asking for the same name again gives the same one. */

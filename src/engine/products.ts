@@ -13,12 +13,18 @@ export interface RightFactor {
   release(): Promise<void>;
 }
 
-/** What computes matrix products: the one heavy operation of calibration. All matrices are f32, row-major, without padding. */
+/**
+ * What computes matrix products: the one heavy operation of calibration. All matrices are f32, row-major, without
+ * padding.
+ */
 export interface MatrixEngine {
   readonly name: string;
   /** Where it computes: `cpu`, or a device that threads would have to share. */
   readonly device: string;
-  /** Keep `matrix` (rows, cols) as a right factor; the engine may rearrange it once, so this pays from a handful of products on. */
+  /**
+   * Keep `matrix` (rows, cols) as a right factor; the engine may rearrange it once, so this pays from a handful of
+   * products on.
+   */
   bind(matrix: Float32Array, rows: number, cols: number): Promise<RightFactor>;
   /** One product: left (m, k) · right (k, n) → (m, n). */
   multiply(left: Float32Array, right: Float32Array, m: number, k: number, n: number): Promise<Float32Array>;
@@ -33,7 +39,10 @@ export interface MatrixEngine {
   release(): Promise<void>;
 }
 
-/** Products in plain loops, summed in f64 in the order of k: the readable reference, and what tests use where no engine is installed. */
+/**
+ * Products in plain loops, summed in f64 in the order of k: the readable reference, and what tests use where no engine
+ * is installed.
+ */
 export const plainEngine: MatrixEngine = {
   name: "plain",
   device: "cpu",

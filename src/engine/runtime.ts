@@ -19,13 +19,18 @@ export interface OpenRuntime {
   readonly threads: number;
 }
 
-/** No machine known has more hardware threads than this; every one asked for is started, so a slip of the finger must not start 100,000. */
+/**
+ * No machine known has more hardware threads than this; every one asked for is started, so a slip of the finger must
+ * not start 100,000.
+ */
 export const MAX_THREADS = 1024;
 
 /**
- * The one way to ONNX Runtime, taken only when a model is to run: it is an optional dependency, and surgery of weights alone never needs it.
+ * The one way to ONNX Runtime, taken only when a model is to run: it is an optional dependency, and surgery of weights
+ * alone never needs it.
  *
- * Throws `USAGE_ENGINE_MISSING` where it is not installed, `USAGE_ENGINE` where it is but cannot be loaded here, `USAGE_DEVICE` for a device that it does
+ * Throws `USAGE_ENGINE_MISSING` where it is not installed, `USAGE_ENGINE` where it is but cannot be loaded here,
+ * `USAGE_DEVICE` for a device that it does
  * not list, `USAGE_THREADS` for a count of threads that cannot be.
  */
 export async function openRuntime(options: EngineOptions = {}): Promise<OpenRuntime> {
@@ -57,10 +62,13 @@ export function providersOf(device: string): string[] {
 }
 
 /**
- * The runtime's own library sends events to its maker, keeps an id of the machine in the home folder and writes a log into the temporary one, unless
- * `ORT_DISABLE_TELEMETRY` is 1 when it is loaded. So it is, whatever the user's environment says; who wants the events sets `PHYSARIUM_ORT_TELEMETRY=1`.
+ * The runtime's own library sends events to its maker, keeps an id of the machine in the home folder and writes a log
+ * into the temporary one, unless
+ * `ORT_DISABLE_TELEMETRY` is 1 when it is loaded. So it is, whatever the user's environment says; who wants the events
+ * sets `PHYSARIUM_ORT_TELEMETRY=1`.
  *
- * The library asks the process, not JavaScript: a thread's `process.env` is a copy that it never sees. Our threads start behind an engine of the main
+ * The library asks the process, not JavaScript: a thread's `process.env` is a copy that it never sees. Our threads
+ * start behind an engine of the main
  * thread, so the process is told by then; a thread of somebody else's in a process that was not told is refused.
  * source: onnxruntime 1.30.0, core/platform/posix/telemetry.cc
  */
@@ -69,7 +77,8 @@ function silenceTelemetry(): void {
   if (!isMainThread) {
     throw new PhysariumError(
       "USAGE_ENGINE",
-      `a worker thread cannot keep the engine from sending telemetry; set ${SILENCE}=1 in the main thread before the worker starts`,
+      `a worker thread cannot keep the engine from sending telemetry; set ${SILENCE}=1 in the main thread before ` +
+        "the worker starts",
     );
   }
   process.env[SILENCE] = "1";
@@ -87,14 +96,16 @@ async function loadRuntime(): Promise<Runtime> {
     if (code === "ERR_MODULE_NOT_FOUND" || code === "MODULE_NOT_FOUND") {
       throw new PhysariumError(
         "USAGE_ENGINE_MISSING",
-        "running a model needs onnxruntime-node, which is not installed; run: npm install --ignore-scripts onnxruntime-node@1.30.0",
+        "running a model needs onnxruntime-node, which is not installed; run: npm install --ignore-scripts " +
+          "onnxruntime-node@1.30.0",
         {},
         cause,
       );
     }
     throw new PhysariumError(
       "USAGE_ENGINE",
-      `onnxruntime-node is installed but cannot be loaded here: ${why}; look at the limits of this process (ulimit -v, ulimit -n), or install it anew`,
+      `onnxruntime-node is installed but cannot be loaded here: ${why}; look at the limits of this process (ulimit ` +
+        "-v, ulimit -n), or install it anew",
       {},
       cause,
     );

@@ -10,7 +10,8 @@ export type Feeds = Record<string, Tensor>;
 
 export interface EngineOptions extends RuntimeOptions {
   /**
-   * Build graphs of standard operators alone, without the CPU's fused ones; the rule on other devices. WebGPU's GroupQueryAttention gave wrong
+   * Build graphs of standard operators alone, without the CPU's fused ones; the rule on other devices. WebGPU's
+   * GroupQueryAttention gave wrong
    * numbers past 16 tokens on a software adapter, CUDA's takes half precision only.
    */
   readonly portable?: boolean;
@@ -37,7 +38,8 @@ export class Engine {
   }
 
   /**
-   * Open a session on a graph. With `fold`, casts of stored weights happen once, now, and the f32 copy stays in memory in the layout the
+   * Open a session on a graph. With `fold`, casts of stored weights happen once, now, and the f32 copy stays in memory
+   * in the layout the
    * matrix products like best; without, the weights stay mapped and every run casts what it uses.
    */
   async session(graph: OnnxGraph, fold: boolean): Promise<Session> {
@@ -47,7 +49,8 @@ export class Engine {
         intraOpNumThreads: this.threads,
         interOpNumThreads: 1,
         graphOptimizationLevel: fold ? "basic" : "disabled",
-        // An arena keeps what a run needed for the next one; where weights are cast in each run that would be all of them.
+        // An arena keeps what a run needed for the next one; where weights are cast in each run that would be all of
+        // them.
         enableCpuMemArena: fold,
         // A pattern learnt from one run would hold the memory of all its steps at once.
         enableMemPattern: false,
@@ -58,7 +61,8 @@ export class Engine {
             model_external_initializers_file_folder_path: EXTERNAL_ROOT,
             // A packed copy of a mapped F32 weight would undo the mapping.
             disable_prepacking: fold ? "0" : "1",
-            // Threads that wait for work by spinning take the processor from everybody else: a third of the CPU time of a small model.
+            // Threads that wait for work by spinning take the processor from everybody else: a third of the CPU time of
+            // a small model.
             intra_op: { allow_spinning: "0" },
           },
         },
@@ -68,7 +72,8 @@ export class Engine {
       if (this.device !== "cpu") {
         throw new PhysariumError(
           "USAGE_DEVICE",
-          `--device ${this.device}: the engine cannot use it here: ${error instanceof Error ? error.message.trim() : String(error)}; take cpu, or install its driver`,
+          `--device ${this.device}: the engine cannot use it here: ` +
+            `${error instanceof Error ? error.message.trim() : String(error)}; take cpu, or install its driver`,
           { device: this.device },
           error,
         );
@@ -95,7 +100,10 @@ export class Engine {
   }
 }
 
-/** One open graph. `run` takes from `feeds` what the graph has as inputs, and gives the outputs asked for (all by default). */
+/**
+ * One open graph. `run` takes from `feeds` what the graph has as inputs, and gives the outputs asked for (all by
+ * default).
+ */
 export class Session {
   constructor(
     private readonly session: InferenceSession,
@@ -128,7 +136,8 @@ export function floats(tensor: Tensor): Float32Array {
 }
 
 /**
- * The engine takes external data only inside one folder, so that folder is the file system's root and every file is named from there.
+ * The engine takes external data only inside one folder, so that folder is the file system's root and every file is
+ * named from there.
  * A hub cache is made of symbolic links: they are resolved first, for the engine compares resolved paths too.
  */
 const EXTERNAL_ROOT = parse(process.cwd()).root;

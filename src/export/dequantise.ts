@@ -7,7 +7,8 @@ import { TENSOR_TYPES, type TensorType } from "./gguf/types.js";
  * bytes    whole blocks, aligned to the dtype where the type is a float
  * returns  a new array, or for F32 a view of `bytes`
  *
- * Every product of a block's scales and levels fits an f64 exactly, so each weight is rounded once, to F32, as llama.cpp rounds it.
+ * Every product of a block's scales and levels fits an f64 exactly, so each weight is rounded once, to F32, as
+ * llama.cpp rounds it.
  * source: ggml-org/llama.cpp ggml/src/ggml-quants.c dequantize_row_*; layouts: ggml/src/ggml-common.h
  */
 export function dequantise(type: TensorType, bytes: Uint8Array): Float32Array {
@@ -30,7 +31,10 @@ function signed(byte: number): number {
   return (byte << 24) >> 24;
 }
 
-/** 32 weights of 4 or 5 bits; `highBits` is where the fifth bits stand, `nibbles` the others: low nibbles first, then high ones. */
+/**
+ * 32 weights of 4 or 5 bits; `highBits` is where the fifth bits stand, `nibbles` the others: low nibbles first, then
+ * high ones.
+ */
 function decode32(
   bytes: Uint8Array,
   nibbles: number,

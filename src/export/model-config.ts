@@ -55,7 +55,10 @@ export interface ModelConfig {
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** Parse config.json. Throws `DONOR_CONFIG` for what is missing or malformed, `DONOR_ARCHITECTURE` for what no format here can say. */
+/**
+ * Parse config.json. Throws `DONOR_CONFIG` for what is missing or malformed, `DONOR_ARCHITECTURE` for what no format
+ * here can say.
+ */
 export function parseModelConfig(text: string, name: string): ModelConfig {
   let json: Json;
   try {
@@ -90,7 +93,8 @@ export function parseModelConfig(text: string, name: string): ModelConfig {
   if (!Number.isInteger(headLength) || headLength % 2 !== 0) {
     throw new PhysariumError(
       "DONOR_CONFIG",
-      `${name}: hidden_size ${hiddenSize} over ${headCount} heads gives ${headLength} channels a head, expected an even whole number`,
+      `${name}: hidden_size ${hiddenSize} over ${headCount} heads gives ${headLength} channels a head, expected an ` +
+        "even whole number",
     );
   }
   const kvHeadCount = fields.optionalCount("num_key_value_heads") ?? headCount;
@@ -137,7 +141,9 @@ function defaultHeadLength(modelType: ModelType, hiddenSize: number, headCount: 
   return modelType.startsWith("gemma") ? 256 : hiddenSize / headCount;
 }
 
-/** llama.cpp has Gemma's scale, windows and local rope built in: a configuration with others would run wrongly there. */
+/**
+ * llama.cpp has Gemma's scale, windows and local rope built in: a configuration with others would run wrongly there.
+ */
 function refuseForeignGemma(json: Json, fields: Fields, modelType: ModelType, headLength: number): void {
   const scalar = (value: unknown) => value !== headLength;
   fields.refuse("query_pre_attn_scalar", scalar, `only ${headLength}, the length of a head, is known`);

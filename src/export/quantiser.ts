@@ -15,7 +15,9 @@ interface QuantiseExports {
 
 const PAGE_BYTES = 65_536;
 
-/** The quantisation kernels with their memory: `[kernel's own | weights F32 | blocks]`, grown to the largest band seen. */
+/**
+ * The quantisation kernels with their memory: `[kernel's own | weights F32 | blocks]`, grown to the largest band seen.
+ */
 export class Quantiser {
   private readonly memory = new WebAssembly.Memory({ initial: 1 });
   private readonly exports: QuantiseExports;

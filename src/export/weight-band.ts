@@ -35,7 +35,8 @@ export function newTally(): ConversionTally {
  *
  * bytes    `dtype` little-endian, aligned; whole blocks of `type`
  * returns  the band as `type`
- * throws   DONOR_NON_FINITE, DONOR_EXPORT_RANGE {tensor, index}: only where numbers change; equal or wider floats carry everything
+ * throws   DONOR_NON_FINITE, DONOR_EXPORT_RANGE {tensor, index}: only where numbers change; equal or wider floats carry
+ *          everything
  */
 export function convertBand(
   bytes: Uint8Array,
@@ -58,7 +59,8 @@ export function convertBand(
     if (!Number.isFinite(weights[i])) {
       throw new PhysariumError(
         "DONOR_NON_FINITE",
-        `tensor "${tensor}": element ${first + i} is ${weights[i]}; ${type} cannot be made of it, export as ${dtype.toLowerCase()} or mend the donor`,
+        `tensor "${tensor}": element ${first + i} is ${weights[i]}; ${type} cannot be made of it, export as ` +
+          `${dtype.toLowerCase()} or mend the donor`,
         { tensor, index: first + i },
       );
     }
@@ -87,7 +89,8 @@ function measure(
     if (!(Math.abs(after) < Number.POSITIVE_INFINITY)) {
       throw new PhysariumError(
         "DONOR_EXPORT_RANGE",
-        `tensor "${tensor}": element ${first + i} is ${before}, too large for ${type} (its scales and values reach 65504); export as bf16 or f32`,
+        `tensor "${tensor}": element ${first + i} is ${before}, too large for ${type} (its scales and values reach ` +
+          "65504); export as bf16 or f32",
         { tensor, index: first + i, value: before },
       );
     }

@@ -12,8 +12,10 @@ export interface BalanceFactors {
 }
 
 /**
- * Factors that balance one tile of stored weights: with `y = |w|·r_i·c_j` every input channel sends one unit and every output channel draws one,
- * then everything is scaled to mean 1 over the finite weights. A row or column without weights gets the factor 0. NaN and infinities count as 0.
+ * Factors that balance one tile of stored weights: with `y = |w|·r_i·c_j` every input channel sends one unit and every
+ * output channel draws one,
+ * then everything is scaled to mean 1 over the finite weights. A row or column without weights gets the factor 0. NaN
+ * and infinities count as 0.
  */
 export function balanceTile(
   patterns: Uint16Array | Uint32Array,
@@ -43,7 +45,8 @@ export function balanceTile(
  * The order of every sum is part of the contract (f64 throughout):
  * - a column adds `|w|·r_i` from the first row to the last;
  * - a row adds `|w|·c_j` into lane `j mod 8`, left to right; the lanes are added `((0+2)+(4+6)) + ((1+3)+(5+7))`;
- * - the mean adds the rows' `r_i·(Σ_j |w|·c_j)` from the first to the last and divides by the count of finite weights; it goes into
+ * - the mean adds the rows' `r_i·(Σ_j |w|·c_j)` from the first to the last and divides by the count of finite weights;
+ *   it goes into
  *   the row factors by one division.
  *
  * source: Sinkhorn & Knopp 1967 (matrix balancing); the drive is ours, DESIGN.md §2

@@ -10,7 +10,8 @@ import type { FlowParams } from "./params.js";
  * ```
  *
  * This file is the readable specification of every flow: the fast paths only ever ask it. Our reconstruction of the
- * magnitude flow (the seed's report states no formula); for the theory see Straszak & Vishnoi 2016, "IRLS and slime mold".
+ * magnitude flow (the seed's report states no formula); for the theory see Straszak & Vishnoi 2016, "IRLS and slime
+ * mold".
  */
 export class Dynamic {
   /** λ: what every tube must carry, set so that drives below `survival` starve in the long run. */
@@ -50,7 +51,10 @@ function power(x: number, beta: number): number {
   return beta === 2 ? x * x : x ** beta;
 }
 
-/** No drive in a tile exceeds its element count (one weight carries the whole mean), and tiles have at most 65,536² weights. */
+/**
+ * No drive in a tile exceeds its element count (one weight carries the whole mean), and tiles have at most 65,536²
+ * weights.
+ */
 const MAX_DRIVE = 65_536 * 65_536;
 
 /**

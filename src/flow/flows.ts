@@ -30,7 +30,8 @@ export const FLOWS: readonly FlowDefinition[] = [
     version: "v2",
     consumesActivations: true,
     summary:
-      "drives and their coupling come from calibration activations; starved tubes sprout again and survivors are healed",
+      "drives and their coupling come from calibration activations; starved tubes sprout again and survivors are " +
+      "healed",
     reference: "docs/flows.md",
   },
 ];

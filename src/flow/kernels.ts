@@ -18,7 +18,9 @@ export interface KernelSizes {
   readonly maxCols: number;
 }
 
-/** One buffer in the kernel's memory. Wasm memory has no walls: every pointer handed to a kernel comes from this table. */
+/**
+ * One buffer in the kernel's memory. Wasm memory has no walls: every pointer handed to a kernel comes from this table.
+ */
 export interface Region {
   readonly name: string;
   readonly ptr: number;
@@ -80,7 +82,8 @@ function layOut(sizes: KernelSizes, { blockSize }: FlowParams, flow: DataFreeFlo
 }
 
 /**
- * The kernels' face: a flow over one band of tiles (`blockSize` rows of a matrix, or fewer at its end), as passes over the
+ * The kernels' face: a flow over one band of tiles (`blockSize` rows of a matrix, or fewer at its end), as passes over
+ * the
  * band's rows. A band that fits a slot is read once and passed over in memory; a larger one is streamed through again
  * for each pass in row ranges, with the same result to the bit.
  *

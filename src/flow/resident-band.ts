@@ -3,7 +3,10 @@ import type { BandKernel } from "./kernels.js";
 import { weightPatterns } from "./magnitudes.js";
 import type { DataFreeFlow } from "./reference.js";
 
-/** A band of tiles that lies whole in a slot of a kernel: rows × cols weights as in the file, from `byteOffset` of the slot on. */
+/**
+ * A band of tiles that lies whole in a slot of a kernel: rows × cols weights as in the file, from `byteOffset` of the
+ * slot on.
+ */
 export interface ResidentBand {
   readonly slot: number;
   readonly byteOffset: number;
@@ -15,7 +18,8 @@ export interface ResidentBand {
 }
 
 /**
- * Does a flow tell the two sides of a matrix apart? A magnitude's tile is the same whichever way it lies, up to the order of one sum; the
+ * Does a flow tell the two sides of a matrix apart? A magnitude's tile is the same whichever way it lies, up to the
+ * order of one sum; the
  * balance ends on outputs, so it must know them.
  */
 export function isTurned(flow: DataFreeFlow, storedByInput: boolean): boolean {
@@ -23,10 +27,12 @@ export function isTurned(flow: DataFreeFlow, storedByInput: boolean): boolean {
 }
 
 /**
- * Run every pass over one band. A turned band is transposed in place first, so that its tiles, one below the other, have outputs as rows, and
+ * Run every pass over one band. A turned band is transposed in place first, so that its tiles, one below the other,
+ * have outputs as rows, and
  * transposed back at the end: the tiles of a matrix, transposed, are the tiles of the transposed matrix.
  *
- * `afterSum` is called when the weights have been summed, with the band as it lies in the file; `done` for every run of the kernel, whose counts are valid then.
+ * `afterSum` is called when the weights have been summed, with the band as it lies in the file; `done` for every run of
+ * the kernel, whose counts are valid then.
  */
 export function runResidentBand(
   kernel: BandKernel,

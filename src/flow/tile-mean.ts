@@ -18,7 +18,8 @@ export interface TileSum {
  *
  * - row by row; within a row, chunks of 256 columns counted from the tile's left edge;
  * - in a chunk, lane `j mod 16` adds the magnitudes of columns j in f32, left to right, from +0;
- * - the lanes are added as vectors of four, `(v0 + v1) + (v2 + v3)` in f32, then `(l0 + l1) + (l2 + l3)` in f64, and that goes to the f64 sum;
+ * - the lanes are added as vectors of four, `(v0 + v1) + (v2 + v3)` in f32, then `(l0 + l1) + (l2 + l3)` in f64, and
+ *   that goes to the f64 sum;
  * - a chunk that is not finite in f32 (an overflow, or weights that are no numbers) is summed again in f64, left to
  *   right, over its finite weights alone.
  *

@@ -19,7 +19,8 @@ export interface ActivationOptions extends StageOptions {
   /** ρ as a share of the mean of E[x̂²]: what keeps inputs that calibration hardly saw from being trusted. */
   readonly damping: number;
   /**
-   * How far the drive moves towards the donor's outputs, and how much of the residual stream's drift the projections that add to it take back: 0
+   * How far the drive moves towards the donor's outputs, and how much of the residual stream's drift the projections
+   * that add to it take back: 0
    * forgets the donor, 1 over-fits small calibration sets.
    */
   readonly alpha: number;
@@ -49,7 +50,8 @@ export const ACTIVATION_DEFAULTS: ActivationOptions = {
 };
 
 /**
- * Bytes a tube of a block: the tubes themselves, what sprouting keeps to go back to (two arrays of f32, two masks), and the block as it came and goes (three
+ * Bytes a tube of a block: the tubes themselves, what sprouting keeps to go back to (two arrays of f32, two masks), and
+ * the block as it came and goes (three
  * of f32, a mask).
  */
 const BLOCK_BYTES_PER_TUBE = BYTES_PER_TUBE + (2 * 4 + 2) + (3 * 4 + 1);
@@ -127,8 +129,10 @@ async function couplingOf(task: PruneTask, damping: number): Promise<{ gram: Sca
 const couplings = new WeakMap<Float32Array, { gram: ScaledGram; isolation: Float64Array }>();
 
 /**
- * Columns in tiles, each against its own Gram alone. What the finished tiles leave undone (their lack W − X, seen through the Gram's strip
- * between them and the tile) and what the donor's inputs pull become the pressure that moves the tile's drive before it is operated on.
+ * Columns in tiles, each against its own Gram alone. What the finished tiles leave undone (their lack W − X, seen
+ * through the Gram's strip
+ * between them and the tile) and what the donor's inputs pull become the pressure that moves the tile's drive before it
+ * is operated on.
  */
 async function operateTiles(
   task: PruneTask,
@@ -224,7 +228,10 @@ async function operateColumns(
   result.count(operated, (performance.now() - started) / 1000);
 }
 
-/** `[top, bottom)` of blocks of equal size: none above `blockBytes`, as many for each of `width` threads, unless that makes them tiny. */
+/**
+ * `[top, bottom)` of blocks of equal size: none above `blockBytes`, as many for each of `width` threads, unless that
+ * makes them tiny.
+ */
 export function rowBlocks(rows: number, cols: number, blockBytes: number, width = 1): [number, number][] {
   const fewest = Math.ceil(rows / Math.max(1, Math.floor(blockBytes / (cols * BLOCK_BYTES_PER_TUBE))));
   const even = Math.ceil(fewest / width) * width;
@@ -275,7 +282,8 @@ class ResultBuilder {
   }
 
   /**
-   * Add up blocks that took `elapsed` seconds together: side by side each stage has its share of them. Losses are summed row by row in their order, so that
+   * Add up blocks that took `elapsed` seconds together: side by side each stage has its share of them. Losses are
+   * summed row by row in their order, so that
    * the sum does not tell how they were shared out.
    */
   count(blocks: readonly BlockFigures[], elapsed: number): void {

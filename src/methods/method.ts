@@ -9,21 +9,30 @@ export type PruneTarget =
   | { readonly kind: "pattern"; readonly pattern: Pattern }
   | { readonly kind: "emergent"; readonly survival: number };
 
-/** What calibration learnt about the inputs of a matrix. All f32 row-major (cols, cols), means over tokens, undamped. */
+/**
+ * What calibration learnt about the inputs of a matrix. All f32 row-major (cols, cols), means over tokens, undamped.
+ */
 export interface InputStatistics {
   readonly tokens: number;
   /** E[x̂ x̂ᵀ] of the inputs the operated model gives. */
   readonly gram: Float32Array;
-  /** E[x x̂ᵀ] with the donor's inputs x; absent where the method does not ask for both streams, or the streams are equal. */
+  /**
+   * E[x x̂ᵀ] with the donor's inputs x; absent where the method does not ask for both streams, or the streams are
+   * equal.
+   */
   readonly cross?: Float32Array;
   /**
-   * E[(h − ĥ) x̂ᵀ], f32 (outputs, cols), where the projection's output is added to the residual stream: h is the donor's stream before the addition, ĥ
+   * E[(h − ĥ) x̂ᵀ], f32 (outputs, cols), where the projection's output is added to the residual stream: h is the
+   * donor's stream before the addition, ĥ
    * the operated model's.
    */
   readonly drift?: Float32Array;
 }
 
-/** Columns `[colStart, colEnd)` of the same matrices, for inputs whose whole Gram is too large: f32 row-major, one row an input (or output). */
+/**
+ * Columns `[colStart, colEnd)` of the same matrices, for inputs whose whole Gram is too large: f32 row-major, one row
+ * an input (or output).
+ */
 export interface StatisticsStrip {
   /** (cols, width) */
   readonly gram: Float32Array;
@@ -50,7 +59,10 @@ export interface PruneTask {
   readonly inputs?: InputStatistics;
   /** E[x²] of each input, in place of `inputs` where no more is known of them; enough for methods that need norms. */
   readonly energies?: Float32Array;
-  /** In place of `inputs` where the Gram is restricted to tiles of columns; only the activation flow knows what to do with it. */
+  /**
+   * In place of `inputs` where the Gram is restricted to tiles of columns; only the activation flow knows what to do
+   * with it.
+   */
   readonly tiled?: TiledStatistics;
   readonly engine: MatrixEngine;
   /** Where blocks of rows are worked on, for methods that know them; default one after the other on `engine`. */
@@ -63,7 +75,8 @@ export interface StageRecord {
   /** `anchor`, `flow`, `first heal`, `sprout`, `heal`, `donor's bits`: what was just done. */
   readonly stage: string;
   /**
-   * Output error after it against what the anchored drive asks for, relative to that output's energy: (y − Q) C (y − Q)ᵀ / y C yᵀ over all rows, tokens weighed as the
+   * Output error after it against what the anchored drive asks for, relative to that output's energy: (y − Q) C (y −
+   * Q)ᵀ / y C yᵀ over all rows, tokens weighed as the
    * Gram weighs them; in tiles a sum over tiles. Absent for `anchor`, which moves what is aimed at.
    */
   readonly relativeError?: number;
@@ -89,11 +102,17 @@ export interface PruneMethod {
   readonly title: string;
   /** Address of the paper, or of the document that defines it. */
   readonly reference: string;
-  /** `weights`: no calibration. `norms`: E[x²] of the operated model's inputs. `gram`: their Gram. `both`: the donor's inputs beside them. */
+  /**
+   * `weights`: no calibration. `norms`: E[x²] of the operated model's inputs. `gram`: their Gram. `both`: the donor's
+   * inputs beside them.
+   */
   readonly needs: "weights" | "norms" | "gram" | "both";
   /** The method where the donor's stream is not there, for one that needs both. */
   withOneStream?(): PruneMethod;
-  /** `layer`: all projections of a layer from one pass, as the papers' code does. `four`: q k v, o, gate up, down, each on renewed inputs. */
+  /**
+   * `layer`: all projections of a layer from one pass, as the papers' code does. `four`: q k v, o, gate up, down, each
+   * on renewed inputs.
+   */
   readonly steps: "layer" | "four";
   /** Uses `PruneTask.blocks` where it is given. */
   readonly worksInBlocks?: boolean;
@@ -101,7 +120,8 @@ export interface PruneMethod {
 }
 
 /**
- * Living tubes of each row so that the matrix as a whole reaches `sparsity` to within half a weight: rows differ by at most one, the
+ * Living tubes of each row so that the matrix as a whole reaches `sparsity` to within half a weight: rows differ by at
+ * most one, the
  * remainder spread evenly from the first row on.
  */
 export function keepPerRow(rows: number, cols: number, sparsity: number): Int32Array {

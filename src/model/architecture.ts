@@ -37,11 +37,16 @@ export interface Architecture {
   readonly logitSoftcap: number | undefined;
   /** Rows before that of position 0 in the table of learned positions; `undefined` for a model without one. */
   readonly learnedPositions: number | undefined;
-  /** ALiBi: each head lowers a score by its slope times the distance, all times this; `undefined` for none. source: arXiv:2108.12409 */
+  /**
+   * ALiBi: each head lowers a score by its slope times the distance, all times this; `undefined` for none. source:
+   * arXiv:2108.12409
+   */
   readonly alibiScale: number | undefined;
   /** A learned score a head that takes its share of every softmax (gpt-oss). */
   readonly attentionSinks: boolean;
-  /** The product of queries has a second half, head by head, whose sigmoid multiplies what attention gives (Qwen3-Next). */
+  /**
+   * The product of queries has a second half, head by head, whose sigmoid multiplies what attention gives (Qwen3-Next).
+   */
   readonly gatedQueries: boolean;
   /** Whether the output matrix may be missing from the file, the embedding standing in for it. */
   readonly tiedEmbeddings: boolean;
@@ -53,7 +58,10 @@ export interface Architecture {
 
 export type Activation = "silu" | "gelu" | "gelu_tanh" | "quick_gelu" | "relu" | "relu2" | "xielu";
 
-/** `separate`: three tensors; `rows`: q, k, v one behind the other; `groups`: for each key head its queries, its key, its value. */
+/**
+ * `separate`: three tensors; `rows`: q, k, v one behind the other; `groups`: for each key head its queries, its key,
+ * its value.
+ */
 export type QkvLayout = "separate" | "rows" | "groups";
 
 /** `gated`: down(f(gate) · up); `gated_rows`: gate and up in one tensor, one behind the other; `plain`: down(f(up)). */
@@ -94,7 +102,8 @@ export interface QueryKeyNorm {
   readonly kind: "rms" | "layer";
   /**
    * `head`: each head's channels, one weight (head_dim) for all; `each_head`: the same with weights (heads, head_dim);
-   * `tensors`: the same with a tensor `<path>.norms.<head>` each; `width`: all heads' channels together, weight (heads × head_dim).
+   * `tensors`: the same with a tensor `<path>.norms.<head>` each; `width`: all heads' channels together, weight (heads
+   * × head_dim).
    */
   readonly over: "head" | "each_head" | "tensors" | "width";
   readonly afterRope: boolean;
@@ -117,12 +126,18 @@ export interface LayerTraits {
   readonly queryGrowth?: { readonly floor: number; readonly scale: number };
 }
 
-/** How one family of architectures differs from plain Llama; adding one is this object and a line in families/registry.ts. */
+/**
+ * How one family of architectures differs from plain Llama; adding one is this object and a line in
+ * families/registry.ts.
+ */
 export interface Family {
   readonly modelTypes: readonly string[];
   /** Paper or source of the architecture. */
   readonly reference: string;
-  /** What the reference's class takes where config.json leaves a field out, for each model type that differs from Llama's. */
+  /**
+   * What the reference's class takes where config.json leaves a field out, for each model type that differs from
+   * Llama's.
+   */
   readonly defaults?: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
   /** Names of fields in this family, and what they are called elsewhere. */
   readonly aliases?: Readonly<Record<string, string>>;

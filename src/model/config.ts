@@ -1,7 +1,10 @@
 import { type ModelSource, placeOf, readWhole } from "../checkpoint/model-source.js";
 import { PhysariumError } from "../errors.js";
 
-/** `config.json` of a model folder, read with checks: what is asked for is there and of the right kind, or the error names it. */
+/**
+ * `config.json` of a model folder, read with checks: what is asked for is there and of the right kind, or the error
+ * names it.
+ */
 export class ModelConfig {
   constructor(
     private readonly fields: Readonly<Record<string, unknown>>,
@@ -19,7 +22,8 @@ export class ModelConfig {
   }
 
   /**
-   * The decoder's own configuration: models that also see or hear keep it under `text_config`. A head that either level calls tied may
+   * The decoder's own configuration: models that also see or hear keep it under `text_config`. A head that either level
+   * calls tied may
    * be missing from the file (Mistral 3 says true above and false below).
    */
   get decoder(): ModelConfig {
@@ -36,7 +40,9 @@ export class ModelConfig {
     return new ModelConfig({ ...this.fields, ...fields }, this.where);
   }
 
-  /** The same configuration where fields that the file leaves out are as `defaults` says; `null` in the file stays none. */
+  /**
+   * The same configuration where fields that the file leaves out are as `defaults` says; `null` in the file stays none.
+   */
   over(defaults: Readonly<Record<string, unknown>>): ModelConfig {
     return new ModelConfig({ ...defaults, ...this.fields }, this.where);
   }
@@ -90,7 +96,8 @@ export class ModelConfig {
 }
 
 /**
- * A JSON object as Python writes it: with a byte order mark or none, and with the bare words NaN and Infinity, which become null (nothing that
+ * A JSON object as Python writes it: with a byte order mark or none, and with the bare words NaN and Infinity, which
+ * become null (nothing that
  * is read here may be either). Throws `DONOR_CONFIG`.
  */
 export function parseJsonObject(source: Uint8Array | string, where: string): Readonly<Record<string, unknown>> {

@@ -1,10 +1,16 @@
-/** Gates bent as gpt-oss bends them: `(clip(up) + 1) · gate · σ(alpha · gate)`. source: modeling_gpt_oss.py, `GptOssExperts` */
+/**
+ * Gates bent as gpt-oss bends them: `(clip(up) + 1) · gate · σ(alpha · gate)`. source: modeling_gpt_oss.py,
+ * `GptOssExperts`
+ */
 export interface ClampedGate {
   readonly alpha: number;
   readonly limit: number;
 }
 
-/** A mixture of experts in the place of an MLP: how tokens are routed, and how the experts' weights lie in the checkpoint. */
+/**
+ * A mixture of experts in the place of an MLP: how tokens are routed, and how the experts' weights lie in the
+ * checkpoint.
+ */
 export interface Experts {
   readonly count: number;
   readonly perToken: number;
@@ -25,7 +31,8 @@ export interface Routing {
    * `softmax` over all experts, then the largest (Mixtral, Qwen);
    * `softmax of chosen`: the largest logits, then a softmax over those (GraniteMoE, gpt-oss);
    * `sigmoid`: each expert for itself (DeepSeek V3);
-   * `sparse mixer`: one expert after the other, each with a softmax over those within `jitter` of the largest (Phi-3.5-MoE, arXiv:2409.12136).
+   * `sparse mixer`: one expert after the other, each with a softmax over those within `jitter` of the largest
+   * (Phi-3.5-MoE, arXiv:2409.12136).
    */
   readonly kind: "softmax" | "softmax of chosen" | "sigmoid" | "sparse mixer";
   /** Weights of the chosen are divided by their sum. */

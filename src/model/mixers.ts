@@ -1,4 +1,7 @@
-/** Attention through a latent (DeepSeek V2, arXiv:2405.04434): queries, keys and values are unfolded from a few channels. */
+/**
+ * Attention through a latent (DeepSeek V2, arXiv:2405.04434): queries, keys and values are unfolded from a few
+ * channels.
+ */
 export interface LatentAttention {
   /** Channels of the query's latent; `undefined` where queries come from the hidden state in one product. */
   readonly queryRank: number | undefined;
@@ -23,7 +26,9 @@ export interface DeltaRule {
   readonly keyDim: number;
   readonly valueDim: number;
   readonly kernelSize: number;
-  /** Qwen3-Next keeps q, k, v, z in one matrix, head group by head group; Qwen3.5 q, k, v in one and z, b, a each alone. */
+  /**
+   * Qwen3-Next keeps q, k, v, z in one matrix, head group by head group; Qwen3.5 q, k, v in one and z, b, a each alone.
+   */
   readonly layout: "grouped" | "apart";
 }
 

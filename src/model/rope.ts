@@ -27,7 +27,8 @@ export interface RopeConfig {
 }
 
 /**
- * The frequencies of a rope: plain, `linear`, `llama3`, `yarn`, `longrope`, or `dynamic` with a fixed alpha; anything else is refused by name.
+ * The frequencies of a rope: plain, `linear`, `llama3`, `yarn`, `longrope`, or `dynamic` with a fixed alpha; anything
+ * else is refused by name.
  * source: RoFormer, arXiv:2104.09864; YaRN, arXiv:2309.00071; `modeling_rope_utils.py` of transformers 4.57
  */
 export function ropeOf(config: RopeConfig): Rope {
@@ -144,7 +145,8 @@ function numberOf(scaling: Readonly<Record<string, unknown>>, key: string, fallb
 }
 
 /**
- * cos and sin for positions 0 … positions − 1: two (positions, rotaryDim / 2) matrices, angles in f64, rounded once. `length`: tokens of the whole
+ * cos and sin for positions 0 … positions − 1: two (positions, rotaryDim / 2) matrices, angles in f64, rounded once.
+ * `length`: tokens of the whole
  * text, these included.
  */
 export function ropeTables(

@@ -2,14 +2,17 @@ import type { Architecture } from "./architecture.js";
 import { layerBase } from "./names.js";
 
 /**
- * A decoder layer has four places where weights multiply inputs. Each step applies the projections of one place and carries on to the input
+ * A decoder layer has four places where weights multiply inputs. Each step applies the projections of one place and
+ * carries on to the input
  * of the next:
  *
  * ```
- * residual ── norm ──► x qkv ─(q, k, v, rope, attention)─► x o ─(o, + residual, norm)─► x gate_up ─(gate, up, gate·up)─► x down ─(down, + residual)─►
+ * residual ── norm ──► x qkv ─(q, k, v, rope, attention)─► x o ─(o, + residual, norm)─► x gate_up ─(gate, up,
+ * gate·up)─► x down ─(down, + residual)─►
  * ```
  *
- * Where attention and MLP stand side by side, the step o still gives the MLP's input: it is made from the residual stream before attention.
+ * Where attention and MLP stand side by side, the step o still gives the MLP's input: it is made from the residual
+ * stream before attention.
  */
 export const STEPS = ["qkv", "o", "gate_up", "down"] as const;
 export type Step = (typeof STEPS)[number];
@@ -27,7 +30,10 @@ export interface Projection {
   readonly transposed: boolean;
 }
 
-/** The projections of a layer that the steps name, in their order. A mixture of experts and what stands in the place of attention have none. */
+/**
+ * The projections of a layer that the steps name, in their order. A mixture of experts and what stands in the place of
+ * attention have none.
+ */
 export function projectionsOf(architecture: Architecture, prefix: string, layer: number): Projection[] {
   const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, mlp, names, transposed } = architecture;
   const { mixer, experts } = architecture.layers[layer];

@@ -22,7 +22,8 @@ export async function requireDiskSpace(
   if (free >= neededBytes) return;
   throw new PhysariumError(
     "USAGE_DISK_SPACE",
-    `${folder}: the output takes ${neededBytes} bytes, the disk has ${free} free; free some space or choose another disk`,
+    `${folder}: the output takes ${neededBytes} bytes, the disk has ${free} free; free some space or choose ` +
+      "another disk",
     { path: folder, neededBytes, freeBytes: free },
   );
 }

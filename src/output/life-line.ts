@@ -3,7 +3,8 @@ import { closeSync, constants, openSync, rmSync } from "node:fs";
 import { connect, createServer } from "node:net";
 
 /**
- * A socket in a folder that answers as long as the process that made it lives. The kernel answers for it, however busy the process is,
+ * A socket in a folder that answers as long as the process that made it lives. The kernel answers for it, however busy
+ * the process is,
  * and across containers: a pid means nothing outside its namespace, a refused connection does.
  */
 export interface LifeLine {

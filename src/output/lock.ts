@@ -27,7 +27,10 @@ interface LockOwner {
   readonly host: string;
   /** Boot and kernel's start time of the process, so that a reused pid is not taken for the owner. */
   readonly started: string;
-  /** The pid's namespace, as the kernel numbers it; empty where the system has none, absent in locks of earlier versions. */
+  /**
+   * The pid's namespace, as the kernel numbers it; empty where the system has none, absent in locks of earlier
+   * versions.
+   */
   readonly namespace?: string;
   /** Socket beside the lock that answers while the owner lives: see life-line.ts. */
   readonly alive?: string;
@@ -39,10 +42,13 @@ const TRIES = 200;
 const WAIT_MS = 25;
 
 /**
- * Take the lock `<partial>.lock` of an output that is built at `partialPath`, file or folder. Throws `USAGE_LOCKED`, naming the owner.
+ * Take the lock `<partial>.lock` of an output that is built at `partialPath`, file or folder. Throws `USAGE_LOCKED`,
+ * naming the owner.
  *
- * A lock is taken over only where its owner is known to be gone: its pid is free or another process's in its own namespace, or its life
- * line is refused. It appears with its content, by a hard link; a stale one is removed by one run at a time, so of many exactly one wins.
+ * A lock is taken over only where its owner is known to be gone: its pid is free or another process's in its own
+ * namespace, or its life
+ * line is refused. It appears with its content, by a hard link; a stale one is removed by one run at a time, so of many
+ * exactly one wins.
  */
 export async function takeLock(partialPath: string, files: FileLayer = nodeFiles): Promise<Lock> {
   const path = lockPathOf(partialPath);
@@ -123,7 +129,8 @@ function locked(partialPath: string, { pid, host, started, at, namespace }: Lock
   const elsewhere = host === hostname() ? "" : ` (if ${host} is gone for good, remove ${path})`;
   return new PhysariumError(
     "USAGE_LOCKED",
-    `${partialPath}: another run (process ${pid} on ${host}, since ${at}) is working on this output; wait for it or stop it${elsewhere}`,
+    `${partialPath}: another run (process ${pid} on ${host}, since ${at}) is working on this output; wait for it ` +
+      `or stop it${elsewhere}`,
     { path, pid, host, started, at, ...(namespace === undefined ? {} : { namespace }) },
   );
 }
@@ -153,7 +160,8 @@ async function createLock(path: string, owner: LockOwner, files: FileLayer): Pro
       if (code === "EEXIST") return false;
       if (!NO_LINKS.includes(code)) throw ioError("locking", path, error);
     }
-    // A file system without hard links: the lock is empty for a moment, which is why an unreadable one is read again for a while.
+    // A file system without hard links: the lock is empty for a moment, which is why an unreadable one is read again
+    // for a while.
     return await writeOwner(path, owner, files);
   } finally {
     await files.rm(draft, { force: true }).catch(() => {});
@@ -190,7 +198,8 @@ async function writeOwner(path: string, owner: LockOwner, files: FileLayer): Pro
 }
 
 /**
- * Remove a stale lock. Only the run that holds `<lock>.takeover` may, and it looks once more: another may have taken the lock over since.
+ * Remove a stale lock. Only the run that holds `<lock>.takeover` may, and it looks once more: another may have taken
+ * the lock over since.
  * False where another run is at it.
  */
 async function removeStale(path: string, owner: LockOwner, files: FileLayer): Promise<boolean> {
@@ -256,7 +265,8 @@ async function isAlive(owner: LockOwner, path: string, files: FileLayer): Promis
   const ownNamespace = await namespaceOfPids(files);
   const sharesPids = owner.host === hostname() && (owner.namespace === undefined || owner.namespace === ownNamespace);
   if (!sharesPids) {
-    // Of another host, or of a container beside this one: its pid says nothing here. Another boot of this host has ended with all its processes.
+    // Of another host, or of a container beside this one: its pid says nothing here. Another boot of this host has
+    // ended with all its processes.
     const boot = await bootOf(files);
     const sameKernel = boot !== "" && owner.started.startsWith(`${boot} `);
     if (owner.host === hostname() && boot !== "" && owner.started !== "" && !sameKernel) return false;
@@ -288,7 +298,8 @@ async function bootOf(files: FileLayer): Promise<string> {
 }
 
 /**
- * What /proc says of a process: when it started (empty where that cannot be read), and whether it has ended already: a zombie waits
+ * What /proc says of a process: when it started (empty where that cannot be read), and whether it has ended already: a
+ * zombie waits
  * for its parent, in a container without an init for ever.
  */
 async function lifeOf(pid: number, files: FileLayer): Promise<{ started: string; ended: boolean }> {

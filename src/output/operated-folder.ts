@@ -12,7 +12,8 @@ export interface OutputFolder extends OutputNames {
 }
 
 /**
- * Look at an output path and refuse what must never be written to: a place equal to, inside or around one of the inputs. Changes
+ * Look at an output path and refuse what must never be written to: a place equal to, inside or around one of the
+ * inputs. Changes
  * nothing. Throws `USAGE_OUTPUT_*`.
  */
 export async function inspectOutput(
@@ -26,7 +27,8 @@ export async function inspectOutput(
   // Beside its partial folder surgery has no ledger; other writers have.
   const partial = (await exists(names.ledgerPath, files)) ? "foreign" : await partialState(names.partialPath, files);
   if (await isReplacing(names, files)) {
-    // Killed between two renames, a run leaves the old output under its waiting name: it is still what the final name holds.
+    // Killed between two renames, a run leaves the old output under its waiting name: it is still what the final name
+    // holds.
     if (occupied === "nothing" && (await exists(names.replacedPath, files))) occupied = "operated";
   } else if (occupied === "operated") {
     await refuseInTheWay(names, files);

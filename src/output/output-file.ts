@@ -22,7 +22,8 @@ export interface OutputFileOptions {
 }
 
 /**
- * A new file that takes its name only when it is whole: written to `<path>.partial` under the lock `<path>.partial.lock`, synced,
+ * A new file that takes its name only when it is whole: written to `<path>.partial` under the lock
+ * `<path>.partial.lock`, synced,
  * renamed; gone if anything fails, and swept by the next run after a kill.
  */
 export class OutputFile {

@@ -35,7 +35,10 @@ export function lockPathOf(partialPath: string): string {
   return `${partialPath}.lock`;
 }
 
-/** Nothing can be renamed onto a symbolic link without taking its place: the output is built beside what the link points to. */
+/**
+ * Nothing can be renamed onto a symbolic link without taking its place: the output is built beside what the link points
+ * to.
+ */
 async function followLink(output: string, files: FileLayer): Promise<string> {
   let isLink: boolean;
   try {
@@ -52,7 +55,8 @@ async function followLink(output: string, files: FileLayer): Promise<string> {
     if (code !== "ENOENT" && code !== "ELOOP") throw ioError("examining", output, error);
     throw new PhysariumError(
       "USAGE_OUTPUT_EXISTS",
-      `${output}: a symbolic link of that name ${code === "ELOOP" ? "leads in a circle" : "points to nothing"}; remove it or choose another name`,
+      `${output}: a symbolic link of that name ${code === "ELOOP" ? "leads in a circle" : "points to nothing"}; ` +
+        "remove it or choose another name",
       { path: output },
       error,
     );
@@ -60,10 +64,13 @@ async function followLink(output: string, files: FileLayer): Promise<string> {
 }
 
 /**
- * Refuse an output that is one of the inputs (files or folders), lies in one, lies around one, or is a file of one, by any spelling,
- * symbolic link, hard link or bind mount. The names beside the output are written to as well, so they count. Throws `USAGE_OUTPUT_OVERLAP`.
+ * Refuse an output that is one of the inputs (files or folders), lies in one, lies around one, or is a file of one, by
+ * any spelling,
+ * symbolic link, hard link or bind mount. The names beside the output are written to as well, so they count. Throws
+ * `USAGE_OUTPUT_OVERLAP`.
  *
- * Compared by device and inode along both chains of parents. An input mounted inside the output is on no chain; an output has few
+ * Compared by device and inode along both chains of parents. An input mounted inside the output is on no chain; an
+ * output has few
  * sub-folders, so those are looked at one by one.
  */
 export async function refuseOverlap(
@@ -159,7 +166,9 @@ async function entries(path: string, files: FileLayer): Promise<string[]> {
   return ids;
 }
 
-/** What stands at a path: nothing, a file, something that is neither file nor folder, a folder with or without entries. */
+/**
+ * What stands at a path: nothing, a file, something that is neither file nor folder, a folder with or without entries.
+ */
 export async function whatStandsAt(
   path: string,
   files: FileLayer = nodeFiles,
@@ -174,7 +183,9 @@ export async function whatStandsAt(
   }
 }
 
-/** The names in a folder, or `undefined` where there is none. Throws `USAGE_OUTPUT_EXISTS` where a file has the name. */
+/**
+ * The names in a folder, or `undefined` where there is none. Throws `USAGE_OUTPUT_EXISTS` where a file has the name.
+ */
 export async function listOrNothing(path: string, files: FileLayer = nodeFiles): Promise<string[] | undefined> {
   try {
     return await files.readdir(path);

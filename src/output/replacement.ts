@@ -5,8 +5,10 @@ import { exists, listOrNothing, type OutputNames } from "./place.js";
 import { syncFolder, writeSmallFile } from "./small-file.js";
 
 /**
- * How a finished folder gets its name. One that it replaces steps aside first and goes last; a marker beside both says so from before
- * the first rename until after the last removal, so that the next run knows where a killed one stood. All of it under the output's lock.
+ * How a finished folder gets its name. One that it replaces steps aside first and goes last; a marker beside both says
+ * so from before
+ * the first rename until after the last removal, so that the next run knows where a killed one stood. All of it under
+ * the output's lock.
  */
 export async function publishFolder(
   names: OutputNames,
@@ -38,7 +40,8 @@ export function isReplacing({ replacesPath }: OutputNames, files: FileLayer = no
 }
 
 /**
- * Bring a replacement to an end, in a place this run has locked: an output that waits beside an empty name gets it back, one whose
+ * Bring a replacement to an end, in a place this run has locked: an output that waits beside an empty name gets it
+ * back, one whose
  * successor stands goes.
  */
 export async function settleReplacement(names: OutputNames, files: FileLayer = nodeFiles): Promise<void> {
@@ -63,7 +66,8 @@ export async function refuseInTheWay({ replacedPath }: OutputNames, files: FileL
 export function takenMeanwhile(path: string): PhysariumError {
   return new PhysariumError(
     "USAGE_OUTPUT_EXISTS",
-    `${path}: another run finished there meanwhile; see what it is, then replace it with --overwrite or choose another folder`,
+    `${path}: another run finished there meanwhile; see what it is, then replace it with --overwrite or choose ` +
+      "another folder",
     { path },
   );
 }
@@ -71,7 +75,8 @@ export function takenMeanwhile(path: string): PhysariumError {
 function standsInTheWay(replacedPath: string): PhysariumError {
   return new PhysariumError(
     "USAGE_OUTPUT_EXISTS",
-    `${replacedPath}: an output that is replaced waits under this name, but something stands there already; move it away`,
+    `${replacedPath}: an output that is replaced waits under this name, but something stands there already; move ` +
+      "it away",
     { path: replacedPath },
   );
 }

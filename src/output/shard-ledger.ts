@@ -22,7 +22,10 @@ export interface StoppedRun {
   readonly ledgerByteLength: number;
 }
 
-/** Open the ledger at `byteLength`: half a line from a kill is cut off, so that the next record starts a line of its own. */
+/**
+ * Open the ledger at `byteLength`: half a line from a kill is cut off, so that the next record starts a line of its
+ * own.
+ */
 export async function openShardLedger(path: string, byteLength: number, files: FileLayer): Promise<ShardLedger> {
   const file = await attempt("opening", path, () =>
     files.open(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW),
@@ -46,7 +49,8 @@ export async function openShardLedger(path: string, byteLength: number, files: F
 }
 
 /**
- * What a stopped run left; `undefined` where there is no ledger, `empty` where a run was killed before its first record.
+ * What a stopped run left; `undefined` where there is no ledger, `empty` where a run was killed before its first
+ * record.
  * Throws `USAGE_OUTPUT_EXISTS` for a file that is none of ours, `USAGE_LEDGER_DAMAGED`.
  */
 export async function readShardLedger(path: string, files: FileLayer): Promise<StoppedRun | "empty" | undefined> {

@@ -13,7 +13,8 @@ import {
 const TEMPORARY = ".tmp";
 
 /**
- * Write a small file whole: to a temporary sibling, flushed, then renamed. For folders that this run has locked or made: what an earlier
+ * Write a small file whole: to a temporary sibling, flushed, then renamed. For folders that this run has locked or
+ * made: what an earlier
  * run left under the temporary name goes.
  */
 export async function writeSmallFile(
@@ -42,7 +43,10 @@ export async function writeSmallFile(
   }
 }
 
-/** Remove what killed runs left half-written in a folder that this run has locked; with `of`, only what was to become that file. */
+/**
+ * Remove what killed runs left half-written in a folder that this run has locked; with `of`, only what was to become
+ * that file.
+ */
 export async function removeTemporaries(folder: string, files: FileLayer = nodeFiles, of = ""): Promise<void> {
   const prefix = of === "" ? "" : `.${of}.`;
   for (const name of await attempt("listing", folder, () => files.readdir(folder))) {

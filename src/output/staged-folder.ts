@@ -18,7 +18,10 @@ export interface StageOptions {
   readonly fingerprint?: unknown;
   readonly resume?: boolean;
   readonly neededBytes: number;
-  /** Given where `--overwrite` was: true for a folder that may be replaced, by the names in it; or it throws, saying why not. */
+  /**
+   * Given where `--overwrite` was: true for a folder that may be replaced, by the names in it; or it throws, saying why
+   * not.
+   */
   readonly mayReplace?: (names: readonly string[], path: string) => boolean | Promise<boolean>;
   /** For commands that resume: whether the folder that stands at the output is what this run would make. */
   readonly isFinished?: (path: string) => Promise<boolean>;
@@ -28,8 +31,10 @@ export interface StageOptions {
 }
 
 /**
- * A folder under construction: built as `<output>.partial` under the lock `<output>.partial.lock`, renamed when whole. Beside it
- * `<output>.partial.jsonl`, the ledger of finished shards, says that the folder is ours and outlives the rename by a moment: killed at
+ * A folder under construction: built as `<output>.partial` under the lock `<output>.partial.lock`, renamed when whole.
+ * Beside it
+ * `<output>.partial.jsonl`, the ledger of finished shards, says that the folder is ours and outlives the rename by a
+ * moment: killed at
  * any point, the next run knows where this one stood.
  */
 export class StagedFolder {
@@ -169,7 +174,8 @@ async function look(names: OutputNames, options: StageOptions) {
   if (stopped !== undefined && JSON.stringify(stopped.fingerprint) !== JSON.stringify(fingerprint)) {
     throw new PhysariumError(
       "USAGE_RESUME_MISMATCH",
-      `${partialPath}: the stopped run (physarium ${stopped.command}) was made from other files or settings than this ${command}; start anew with --overwrite`,
+      `${partialPath}: the stopped run (physarium ${stopped.command}) was made from other files or settings than ` +
+        `this ${command}; start anew with --overwrite`,
       { path: partialPath },
     );
   }

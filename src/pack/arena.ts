@@ -14,7 +14,8 @@ export interface BufferSpec {
  * ```
  * [guard][buffer 0][guard][buffer 1][guard] … [guard][page of slack]
  * ```
- * Buffers start at multiples of 64. The slack lets vector loads pass the last buffer's end; nothing may be stored there.
+ * Buffers start at multiples of 64. The slack lets vector loads pass the last buffer's end; nothing may be stored
+ * there.
  */
 export class Arena {
   readonly memory: WebAssembly.Memory;

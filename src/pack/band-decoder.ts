@@ -37,7 +37,10 @@ export class BandDecoder {
     this.packed = this.arena.bytes("packed");
   }
 
-  /** Where to put the `byteLength` coded bytes of the next band before `decode`. A coded band is always shorter than its raw bytes. */
+  /**
+   * Where to put the `byteLength` coded bytes of the next band before `decode`. A coded band is always shorter than its
+   * raw bytes.
+   */
   input(byteLength: number): Uint8Array {
     return this.packed.subarray(0, byteLength);
   }

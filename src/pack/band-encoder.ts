@@ -92,7 +92,10 @@ export class BandEncoder {
     return this.bytes("raw", byteLength);
   }
 
-  /** Code the band that lies in `input(…)`. Returns new bytes, or `undefined` where they would be no fewer than the raw ones. */
+  /**
+   * Code the band that lies in `input(…)`. Returns new bytes, or `undefined` where they would be no fewer than the raw
+   * ones.
+   */
   encode(dtype: FloatDtype, elementCount: number): Uint8Array | undefined {
     const rawByteLength = elementCount * elementBytes(dtype);
     // The kernel takes eight elements at a time.

@@ -28,7 +28,8 @@ export class BandReader {
   }
 
   /**
-   * The raw bytes of a band: a view that the next call overwrites, or fresh bytes. Nothing leaves here that does not have its checksum.
+   * The raw bytes of a band: a view that the next call overwrites, or fresh bytes. Nothing leaves here that does not
+   * have its checksum.
    * Throws `DONOR_PACK_*`, `IO_*`.
    */
   async read(source: Pick<FileSource, "read" | "readInto">, band: PackedBand): Promise<Uint8Array> {
@@ -36,7 +37,8 @@ export class BandReader {
     if (this.checksum.of(raw) !== band.checksum) {
       throw new PhysariumError(
         "DONOR_PACK_CHECKSUM",
-        `${band.where}: the band's weights do not have their checksum; the packed file is damaged, copy or download it again`,
+        `${band.where}: the band's weights do not have their checksum; the packed file is damaged, copy or ` +
+          "download it again",
         { where: band.where },
       );
     }

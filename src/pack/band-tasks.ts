@@ -6,7 +6,9 @@ import type { BandTask, DecodeTask, EncodedBand, EncodeTask } from "./band-proto
 import { BandReader } from "./band-reader.js";
 import { Checksum } from "./checksum.js";
 
-/** A second task waits at each thread while the first is done, so that no thread waits for the one that hands them out. */
+/**
+ * A second task waits at each thread while the first is done, so that no thread waits for the one that hands them out.
+ */
 const TASKS_PER_THREAD = 2;
 
 /** Threads that code and decode bands; with 0 the calling thread does it. */
@@ -18,7 +20,10 @@ export async function bandPool(workers: number): Promise<Pool<BandTask, EncodedB
   });
 }
 
-/** Does band tasks one at a time, with its own reading and writing; the files of the shard in hand stay open between tasks. */
+/**
+ * Does band tasks one at a time, with its own reading and writing; the files of the shard in hand stay open between
+ * tasks.
+ */
 export class BandTasks {
   private turn: Promise<unknown> = Promise.resolve();
   private encoder: BandEncoder | undefined;

@@ -18,7 +18,8 @@ export function nibbleTable(ranked: Uint8Array, counts: ArrayLike<number>): Uint
 }
 
 /**
- * Whether a band goes without a mask: a mask costs at least a bit for eight elements, a few zeros among many weights are cheaper as
+ * Whether a band goes without a mask: a mask costs at least a bit for eight elements, a few zeros among many weights
+ * are cheaper as
  * survivors. Part of the encoder alone; a decoder takes either.
  *
  * maskCounts  of the mask bytes, as they would be
@@ -64,7 +65,8 @@ export function codeLengths(counts: ArrayLike<number>, maxBits = MAX_CODE_BITS):
     for (let i = 0; i + 1 < weights.length; i += 2) packages.push(weights[i] + weights[i + 1]);
   }
 
-  // The first 2n − 2 coins of the last level pay for the code; each leaf among them lengthens its symbol's code by one bit.
+  // The first 2n − 2 coins of the last level pay for the code; each leaf among them lengthens its symbol's code by one
+  // bit.
   let take = 2 * leaves.length - 2;
   for (let level = maxBits - 1; level >= 0; level--) {
     let leaf = 0;
@@ -74,7 +76,9 @@ export function codeLengths(counts: ArrayLike<number>, maxBits = MAX_CODE_BITS):
   return lengths;
 }
 
-/** Canonical codes (RFC 1951, 3.2.2), first bit of the code in bit 0, as `code | length << 16`; 0 where the length is 0. */
+/**
+ * Canonical codes (RFC 1951, 3.2.2), first bit of the code in bit 0, as `code | length << 16`; 0 where the length is 0.
+ */
 export function canonicalCodes(lengths: Uint8Array, maxBits = MAX_CODE_BITS): Uint32Array {
   const codes = new Uint32Array(lengths.length);
   let next = 0;

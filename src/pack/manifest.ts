@@ -8,7 +8,10 @@ import { PACK_FORMAT, packedFileName } from "./packed-shard.js";
 /** Lies in every packed folder, and makes it one. */
 export const MANIFEST_FILE = PACK_MANIFEST_FILE;
 
-/** A plain file name, or one in the donor's `physarium/` folder (reports of a surgery): nothing that leads out of the folder. */
+/**
+ * A plain file name, or one in the donor's `physarium/` folder (reports of a surgery): nothing that leads out of the
+ * folder.
+ */
 const FilePath = v.pipe(
   v.string(),
   v.check((path) => isSafePath(path), "a plain file name, or one under physarium/"),
@@ -65,7 +68,8 @@ export async function readManifest(folder: string, files: FileLayer = nodeFiles)
   } catch (error) {
     throw new PhysariumError(
       "DONOR_PACK_MANIFEST",
-      `${path}: ${error instanceof Error ? error.message : String(error)}; the file is damaged, copy or download it again`,
+      `${path}: ${error instanceof Error ? error.message : String(error)}; the file is damaged, copy or download ` +
+        "it again",
       { path },
       error,
     );

@@ -78,7 +78,8 @@ export function defaultWorkers(): number {
 /**
  * Pack a model folder without loss: one packed shard a shard, side files as they are, `physarium-pack.json`.
  *
- * Bounded memory: at most two bands a thread are under way. The donor is only read. Throws `USAGE_*` before the first write,
+ * Bounded memory: at most two bands a thread are under way. The donor is only read. Throws `USAGE_*` before the first
+ * write,
  * `DONOR_*` for what is wrong with the donor or changes meanwhile, `IO_*`.
  */
 export async function packModel(donorPath: string, output: string, options: PackOptions = {}): Promise<PackResult> {
@@ -298,7 +299,10 @@ class PackRun {
     }
   }
 
-  /** The bands of a shard in the order of its data, as many under way as the pool takes. A tensor without bands comes once, empty. */
+  /**
+   * The bands of a shard in the order of its data, as many under way as the pool takes. A tensor without bands comes
+   * once, empty.
+   */
   private async *encodedBands(shard: Shard, path: string, pool: BandThreads) {
     interface Pending {
       isLast: boolean;

@@ -16,7 +16,8 @@ import { PackedSource } from "./packed-source.js";
 const KEPT_BANDS = 4;
 
 /**
- * A packed folder, opened for reading: `donor` describes the folder it stands for, and its tensors are read as if it were that folder.
+ * A packed folder, opened for reading: `donor` describes the folder it stands for, and its tensors are read as if it
+ * were that folder.
  * Every read is decoded and checked against the band's checksum.
  */
 export class PackedModel {
@@ -39,7 +40,10 @@ export class PackedModel {
     this.donor = { ...described, source: new PackedSource(this, files) };
   }
 
-  /** Reads the manifest, all headers and tables, no weights. Throws `DONOR_NOT_PACKED`, `DONOR_PACK_*`, `DONOR_HEADER_*`, `IO_*`. */
+  /**
+   * Reads the manifest, all headers and tables, no weights. Throws `DONOR_NOT_PACKED`, `DONOR_PACK_*`,
+   * `DONOR_HEADER_*`, `IO_*`.
+   */
   static async open(path: string, files: FileLayer = nodeFiles): Promise<PackedModel> {
     const manifest = await readManifest(path, files);
     const checksum = await Checksum.create();
@@ -88,7 +92,10 @@ export class PackedModel {
     return this.readBytes(name, 0, this.find(name).tensor.info.byteLength);
   }
 
-  /** Raw bytes of rows [rowStart, rowEnd) of a matrix, or of a stack of matrices taken as one; a vector's rows are its elements. */
+  /**
+   * Raw bytes of rows [rowStart, rowEnd) of a matrix, or of a stack of matrices taken as one; a vector's rows are its
+   * elements.
+   */
   async readBand(name: string, rowStart: number, rowEnd: number): Promise<Uint8Array> {
     const { info } = this.find(name).tensor;
     const rows = info.shape.length < 2 ? elementCount(info.shape) : elementCount(info.shape.slice(0, -1));
@@ -122,7 +129,9 @@ export class PackedModel {
     return this.find(name).tensor.dataByteLength;
   }
 
-  /** The donor's shard as a file: what unpacking would write, without writing it. `file` is a name of `donor.shards`. */
+  /**
+   * The donor's shard as a file: what unpacking would write, without writing it. `file` is a name of `donor.shards`.
+   */
   shardSource(file: string): ByteSource {
     const shard = this.shards.find((candidate) => candidate.original.file === file);
     if (shard === undefined) {

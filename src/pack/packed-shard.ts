@@ -20,13 +20,17 @@ import { type Checksum, checksumText } from "./checksum.js";
  * ```
  * bands/<tensor>   U64 [bands, 2]   a row a band: where its bytes end in data/<tensor>, and xxHash64 of its raw bytes
  * …                                 for every tensor of the donor's shard, in the order of their data
- * header           U8 [n]           the donor's shard up to its data section, byte for byte; zeros up to a multiple of 8
- * data/<tensor>    U8 [n]           the bands one behind the other, zeros up to a multiple of 8; a band as long as its raw bytes is those
+ * header           U8 [n]           the donor's shard up to its data section, byte for byte; zeros up to a multiple of
+ *                  8
+ * data/<tensor>    U8 [n]           the bands one behind the other, zeros up to a multiple of 8; a band as long as its
+ * raw bytes is those
  *                  or the tensor's own dtype and shape, where no band shrank (and its bytes are a multiple of 8)
  * ```
- * `__metadata__`: `format` "physarium-pack", `physarium_pack_version` "1", `original_file`, `original_byte_length`, `original_header_xxh64`,
+ * `__metadata__`: `format` "physarium-pack", `physarium_pack_version` "1", `original_file`, `original_byte_length`,
+ * `original_header_xxh64`,
  * `band_elements`. The prefixes keep any tensor name apart from ours; `format` makes model loaders refuse the file.
- * A band holds `bandByteLength(…)` raw bytes (bands.ts), the last one less; a band shorter than its raw bytes is coded (band-format.ts).
+ * A band holds `bandByteLength(…)` raw bytes (bands.ts), the last one less; a band shorter than its raw bytes is coded
+ * (band-format.ts).
  */
 export const PACK_FORMAT = "physarium-pack";
 export const PACK_VERSION = "1";
@@ -58,7 +62,8 @@ export interface PackedTensorData {
 }
 
 /**
- * Bytes to keep free for the header of the packed shard: data goes to the file before its sizes are known, so the header gets
+ * Bytes to keep free for the header of the packed shard: data goes to the file before its sizes are known, so the
+ * header gets
  * the room that the worst case takes (nothing shrinks) and is padded with spaces, which the format allows.
  */
 export function reservedHeaderBytes(original: OriginalShard, headerBytes: Uint8Array, bandElements: number): number {
@@ -76,12 +81,17 @@ export function frontByteLength(original: OriginalShard, headerBytes: Uint8Array
   return 16 * bands + padTo8(headerBytes.byteLength);
 }
 
-/** True where the data may lie under the tensor's own dtype and shape: nothing shrank, and what follows stays aligned. */
+/**
+ * True where the data may lie under the tensor's own dtype and shape: nothing shrank, and what follows stays aligned.
+ */
 export function isStored(tensor: TensorInfo, packedByteLength: number): boolean {
   return packedByteLength === tensor.byteLength && tensor.byteLength % ALIGNMENT === 0;
 }
 
-/** Everything before the data, once the sizes are known: the header padded to `reserved` bytes, the tables, the donor's header. */
+/**
+ * Everything before the data, once the sizes are known: the header padded to `reserved` bytes, the tables, the donor's
+ * header.
+ */
 export function serializeFront(
   original: OriginalShard,
   headerBytes: Uint8Array,
@@ -173,7 +183,8 @@ export async function readPackedShard(source: ByteSource, file: string, checksum
     const found = metadata.get("physarium_pack_version");
     throw new PhysariumError(
       "DONOR_PACK_VERSION",
-      `${file}: packed in version "${found}" of the layout, this Physarium reads version ${PACK_VERSION}; use a Physarium that knows it`,
+      `${file}: packed in version "${found}" of the layout, this Physarium reads version ${PACK_VERSION}; use a ` +
+        "Physarium that knows it",
       { file, found },
     );
   }

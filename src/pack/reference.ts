@@ -304,7 +304,10 @@ function parseTable(bytes: Uint8Array): Table | undefined {
   return { only: isOnly ? lengths.indexOf(1) : undefined, byteOf };
 }
 
-/** `count` bytes from one stream, or `undefined` where it ends too early, too late or with a set bit behind the last code. */
+/**
+ * `count` bytes from one stream, or `undefined` where it ends too early, too late or with a set bit behind the last
+ * code.
+ */
 function decodeStream(coded: Uint8Array, count: number, { only, byteOf }: Table): number[] | undefined {
   if (only !== undefined) return coded.byteLength === 0 ? new Array(count).fill(only) : undefined;
   const bytes: number[] = [];

@@ -15,7 +15,10 @@ export interface WordStatistics {
   blockBytes: number;
   /** Shannon's bound for zero-or-exponent without context, plus everything else raw. */
   boundBits: number;
-  /** What the format is not: one Huffman code for zero-or-exponent of each weight; a raw mask beside Huffman coded exponents. */
+  /**
+   * What the format is not: one Huffman code for zero-or-exponent of each weight; a raw mask beside Huffman coded
+   * exponents.
+   */
   singleCodeBits: number;
   rawMaskBits: number;
 }

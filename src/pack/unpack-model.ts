@@ -40,9 +40,11 @@ export interface UnpackResult {
 }
 
 /**
- * Unpack a packed folder to the model folder it was made from, byte for byte. Every band is checked before it is written.
+ * Unpack a packed folder to the model folder it was made from, byte for byte. Every band is checked before it is
+ * written.
  *
- * Bounded memory, any number of threads. Throws `USAGE_*` before the first write, `DONOR_*` for a damaged packed folder, `IO_*`.
+ * Bounded memory, any number of threads. Throws `USAGE_*` before the first write, `DONOR_*` for a damaged packed
+ * folder, `IO_*`.
  */
 export async function unpackModel(
   packedPath: string,

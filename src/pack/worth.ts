@@ -166,7 +166,10 @@ function emptyKind(kind: string): KindWorth {
   };
 }
 
-/** `mlp.down_proj`, `embed_tokens`, `self_attn.q_proj.bias`: a name without its layer, expert numbers, `model.` and `.weight`. */
+/**
+ * `mlp.down_proj`, `embed_tokens`, `self_attn.q_proj.bias`: a name without its layer, expert numbers, `model.` and
+ * `.weight`.
+ */
 function kindOf(tensor: TensorInfo): string {
   return classifyTensor(tensor).projection.replace(/^model\./, "");
 }

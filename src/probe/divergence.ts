@@ -6,7 +6,10 @@ export interface Trace {
   readonly top: Int32Array;
 }
 
-/** Mean and standard error of the mean (sample variance over n), in f64 with two passes. One number has no error: NaN becomes 0. */
+/**
+ * Mean and standard error of the mean (sample variance over n), in f64 with two passes. One number has no error: NaN
+ * becomes 0.
+ */
 export function meanOf(values: Float64Array): { mean: number; stderr: number } {
   const mean = sum(values) / values.length;
   let squares = 0;
@@ -34,7 +37,10 @@ export function quantile(sorted: Float64Array, q: number): number {
   return sorted[below] + (position - below) * (sorted[above] - sorted[below]);
 }
 
-/** The table of llama.cpp's `--kl-divergence`. source: ggml-org/llama.cpp tools/perplexity/perplexity.cpp `kl_divergence` */
+/**
+ * The table of llama.cpp's `--kl-divergence`. source: ggml-org/llama.cpp tools/perplexity/perplexity.cpp
+ * `kl_divergence`
+ */
 export function divergenceOf(donor: Trace, model: Trace, kl: Float64Array): DivergenceRecord {
   const n = kl.length;
   const klMean = meanOf(kl);

@@ -16,7 +16,10 @@ import { readDefinition, TextTokenizer } from "./text/tokenizer.js";
 export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
   /** The donor to compare with; both models see the same tokens. */
   readonly against?: Model;
-  /** Tokens in one run of the engine (at least one sequence); default 2048. More share the cost of casts, and need more memory. */
+  /**
+   * Tokens in one run of the engine (at least one sequence); default 2048. More share the cost of casts, and need more
+   * memory.
+   */
   readonly batchTokens?: number;
   readonly onProgress?: (done: number, total: number) => void;
   /** Ends the run between two batches, with `STOPPED`. */
@@ -38,7 +41,8 @@ export interface Evaluation {
 /**
  * Perplexity of a model on a text file, and with `against` its divergence from the donor.
  *
- * Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for what was asked, `DONOR_*` for what is wrong with a model (another tokenizer or
+ * Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for what was asked, `DONOR_*` for what is wrong
+ * with a model (another tokenizer or
  * vocabulary than the donor's included), `VERIFY_NON_FINITE` where a model gives NaN, `STOPPED` once `signal` aborts.
  */
 export async function evaluate(given: Model, textPath: string, options: EvaluateOptions = {}): Promise<Evaluation> {
@@ -78,7 +82,10 @@ export async function evaluate(given: Model, textPath: string, options: Evaluate
   };
 }
 
-/** Run prepared sequences through one model, or the donor and the model, and score every prediction, in the order of the text. */
+/**
+ * Run prepared sequences through one model, or the donor and the model, and score every prediction, in the order of the
+ * text.
+ */
 export async function runModels(
   models: readonly Model[],
   prepared: PreparedText,
@@ -140,7 +147,10 @@ export async function runModels(
   }
 }
 
-/** Indexes of sequences that run together: alike in length, so that little is padded, together at most `batchTokens` (or one sequence). */
+/**
+ * Indexes of sequences that run together: alike in length, so that little is padded, together at most `batchTokens` (or
+ * one sequence).
+ */
 function batchesOf(sequences: readonly ScoredSequence[], batchTokens: number): number[][] {
   const order = sequences.map((_, index) => index).sort((a, b) => sequences[b].ids.length - sequences[a].ids.length);
   const batches: number[][] = [];
@@ -216,7 +226,8 @@ async function checkSameTokenizer(tokenizer: TextTokenizer, donor: Donor): Promi
   if (Buffer.compare(tokenizer.definition, other) === 0) return;
   throw new PhysariumError(
     "DONOR_TOKENIZER",
-    `${tokenizer.path} and the one of ${donor.path} are different files; a divergence needs the same tokens in both, compare a model with its own donor`,
+    `${tokenizer.path} and the one of ${donor.path} are different files; a divergence needs the same tokens in ` +
+      "both, compare a model with its own donor",
     { tokenizer: tokenizer.path, donor: donor.path },
   );
 }

@@ -14,7 +14,10 @@ export interface GateOptions extends Omit<EvaluateOptions, "against"> {
   readonly prompts?: readonly string[];
   /** Tokens of each greedy continuation. */
   readonly maxTokens?: number;
-  /** A text to compare the models on; without it they are compared on the prompts and what the donor itself writes behind them. */
+  /**
+   * A text to compare the models on; without it they are compared on the prompts and what the donor itself writes
+   * behind them.
+   */
   readonly text?: string;
   readonly maxPerplexityRatio?: number;
   readonly maxKl?: number;
@@ -70,7 +73,8 @@ export const GATE_PROMPTS: readonly string[] = [
 export const GATE_TOKENS = 48;
 
 /**
- * Does the operated model still speak, and does it still say what the donor said? Greedy continuations twice each, their logits checked, and the
+ * Does the operated model still speak, and does it still say what the donor said? Greedy continuations twice each,
+ * their logits checked, and the
  * rules that were asked for. The caller decides what a broken rule means; `gateError` makes the error of it.
  */
 export async function runGate(given: Model, options: GateOptions): Promise<GateReport> {

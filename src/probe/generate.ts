@@ -27,9 +27,11 @@ export interface GeneratedToken {
 export const DEFAULT_MAX_TOKENS = 256;
 
 /**
- * Continue `prompt`, token by token with a KV cache, until a stop token, `maxTokens` or the end of the model's positions.
+ * Continue `prompt`, token by token with a KV cache, until a stop token, `maxTokens` or the end of the model's
+ * positions.
  *
- * Throws `USAGE_PROMPT` for an empty prompt or one that fills the model's positions, `USAGE_SAMPLING` for parameters out of range,
+ * Throws `USAGE_PROMPT` for an empty prompt or one that fills the model's positions, `USAGE_SAMPLING` for parameters
+ * out of range,
  * `VERIFY_NON_FINITE` where the logits hold NaN or an infinity.
  */
 export async function* generateTokens(
@@ -103,7 +105,8 @@ function samplerOf({ temperature = 0, topP = 1, seed = 0 }: SamplingOptions): (l
   if (!(temperature >= 0) || !(topP > 0 && topP <= 1) || !Number.isSafeInteger(seed)) {
     throw new PhysariumError(
       "USAGE_SAMPLING",
-      `--temperature ${temperature} --top-p ${topP} --seed ${seed}: expected a temperature of 0 or more, 0 < top-p ≤ 1 and a whole seed`,
+      `--temperature ${temperature} --top-p ${topP} --seed ${seed}: expected a temperature of 0 or more, 0 < top-p ` +
+        "≤ 1 and a whole seed",
     );
   }
   if (temperature === 0) return argmax;

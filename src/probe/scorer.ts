@@ -21,7 +21,8 @@ const PLACES_AT_ONCE = 1024;
 /**
  * Likelihoods of known tokens, for one model or two side by side.
  *
- * The vocabulary goes by in chunks; per chunk the engine gives a maximum, a sum of exponentials and the target's logit, and here the chunks
+ * The vocabulary goes by in chunks; per chunk the engine gives a maximum, a sum of exponentials and the target's logit,
+ * and here the chunks
  * are put together in f64, so neither logits nor rounding grow with the vocabulary.
  * With p, q the two models' probabilities, KL = Σ p (ln p − ln q) = Σ p (a − b) − lse(a) + lse(b) for logits a, b.
  */
@@ -29,7 +30,10 @@ export class Scorer {
   private readonly sessions = new Map<number, Promise<Session>>();
   private readonly chunks: readonly VocabularyChunk[];
 
-  /** One runner, or two (the donor first) of one vocabulary and engine. Throws `DONOR_VOCABULARY` where the vocabularies differ. */
+  /**
+   * One runner, or two (the donor first) of one vocabulary and engine. Throws `DONOR_VOCABULARY` where the vocabularies
+   * differ.
+   */
   constructor(private readonly runners: readonly LayerRunner[]) {
     const [first, second] = runners.map(({ architecture }) => architecture.vocabSize);
     if (second !== undefined && first !== second) {
@@ -144,7 +148,8 @@ export class Scorer {
     const { path } = this.runners[model].donor;
     return new PhysariumError(
       "VERIFY_NON_FINITE",
-      `${path}: the model's likelihoods are not finite (${value}); its weights or activations overflow, so it has no perplexity`,
+      `${path}: the model's likelihoods are not finite (${value}); its weights or activations overflow, so it has ` +
+        "no perplexity",
       { path },
     );
   }

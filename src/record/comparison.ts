@@ -3,7 +3,9 @@ import type { ProtocolRecord } from "./quality.js";
 /** What `physarium compare --json` prints and keeps: plain data, hence snake_case. Nothing is rounded. */
 export interface ComparisonRecord {
   donor: string;
-  /** Digest of everything but methods and targets that a row depends on: rows of another fingerprint are not taken over. */
+  /**
+   * Digest of everything but methods and targets that a row depends on: rows of another fingerprint are not taken over.
+   */
   fingerprint: string;
   protocol: ProtocolRecord;
   text: string;

@@ -1,6 +1,12 @@
-/** Coverage over the matrices of a decoder's layers, operated on or not: "100 % of the targets" says nothing of what was no target. */
+/**
+ * Coverage over the matrices of a decoder's layers, operated on or not: "100 % of the targets" says nothing of what was
+ * no target.
+ */
 export interface DecoderCoverage {
-  /** Elements of all matrices in the decoder's layers: targets, and what stays of them, routers and convolutions included. */
+  /**
+   * Elements of all matrices in the decoder's layers: targets, and what stays of them, routers and convolutions
+   * included.
+   */
   readonly weights: number;
   /** Of these, in targets. */
   readonly target_weights: number;

@@ -1,8 +1,11 @@
 /**
- * What ties a healed tensor to its donor. Healing moves survivors, so they cannot be compared bit by bit; but a matrix that was
- * healed still does roughly what the donor's does. Both sides are given one input that nobody chose, and every row is compared.
+ * What ties a healed tensor to its donor. Healing moves survivors, so they cannot be compared bit by bit; but a matrix
+ * that was
+ * healed still does roughly what the donor's does. Both sides are given one input that nobody chose, and every row is
+ * compared.
  *
- * The numbers depend on the bytes of donor and output and on the tensor's name alone: verify computes them again and expects the
+ * The numbers depend on the bytes of donor and output and on the tensor's name alone: verify computes them again and
+ * expects the
  * very same ones, and holds them to limits that stand in its own code (src/audit/healing-limits.ts).
  */
 export interface Evidence {
@@ -43,7 +46,8 @@ export function seededBits(seed: number): () => number {
 }
 
 /**
- * Compare rows of a matrix with the donor's. Each row is summed up on its own, so that it does not matter how many are seen at once.
+ * Compare rows of a matrix with the donor's. Each row is summed up on its own, so that it does not matter how many are
+ * seen at once.
  *
  * before, after   the same rows, (rows, cols); what is not finite counts as 0
  * signs           `probeSigns` of the tensor

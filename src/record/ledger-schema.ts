@@ -6,7 +6,8 @@ import { Count, Digest, FileName, Finite, Fraction, NotNegative, Time, Words } f
 import { FiguresSchema } from "./report-schema.js";
 
 /**
- * What a line of the ledger may hold, by its kind. Parameters keep to the limits of the command line: a ledger cannot ask for
+ * What a line of the ledger may hold, by its kind. Parameters keep to the limits of the command line: a ledger cannot
+ * ask for
  * what a user could not. Members that are not named here pass and are not used.
  */
 const Survival = v.pipe(Finite, v.gtValue(PARAM_LIMITS.survival.above), v.maxValue(PARAM_LIMITS.survival.max));

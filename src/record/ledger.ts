@@ -11,15 +11,21 @@ import type { Evidence } from "./evidence.js";
 import type { Figures } from "./surgery-report.js";
 
 /**
- * `physarium/ledger.jsonl`: one JSON record a line, appended as things are done. A header with the fingerprint, then a record for
- * every tensor of the output; warnings, shards and side files are records of their own; `finished` is the last. A stopped
- * run is exactly a ledger without it. A run that was stopped and resumed leaves the same records as one that was not, up to
+ * `physarium/ledger.jsonl`: one JSON record a line, appended as things are done. A header with the fingerprint, then a
+ * record for
+ * every tensor of the output; warnings, shards and side files are records of their own; `finished` is the last. A
+ * stopped
+ * run is exactly a ledger without it. A run that was stopped and resumed leaves the same records as one that was not,
+ * up to
  * order and times; what differs between runs (workers, memory, starts) stands in runs.jsonl.
  */
 export const LEDGER_VERSION = 1;
 export { LEDGER_FILE, RECORD_FOLDER } from "../output/record-folder.js";
 
-/** What must agree for a stopped run to be resumed: donor, flow and parameters, but no path, worker count or display flag. */
+/**
+ * What must agree for a stopped run to be resumed: donor, flow and parameters, but no path, worker count or display
+ * flag.
+ */
 export interface Fingerprint {
   readonly physarium_version: string;
   readonly flow: string;

@@ -42,7 +42,8 @@ export async function openLedger(outputPath: string, files: FileLayer = nodeFile
   if (ledger !== undefined) return ledger;
   throw new PhysariumError(
     "VERIFY_OUTPUT",
-    `${path}: there is no ledger, so this is no output of physarium surgery (or an unfinished one); give the output's folder`,
+    `${path}: there is no ledger, so this is no output of physarium surgery (or an unfinished one); give the ` +
+      "output's folder",
     { path },
   );
 }
@@ -57,14 +58,17 @@ export async function readLedgerText(
   return { ledger: parseLedger(bytes, path)!, text: new TextDecoder().decode(bytes) };
 }
 
-/** All numbers of a finished output, from its ledger. Throws `VERIFY_LEDGER` where it is missing, unfinished or damaged. */
+/**
+ * All numbers of a finished output, from its ledger. Throws `VERIFY_LEDGER` where it is missing, unfinished or damaged.
+ */
 export async function readReport(outputPath: string, files: FileLayer = nodeFiles): Promise<SurgeryReport> {
   const path = recordPath(outputPath, "ledger");
   const ledger = await readLedger(path, files);
   if (ledger?.finished === undefined) {
     throw new PhysariumError(
       "VERIFY_LEDGER",
-      `${path}: the ledger is ${ledger === undefined ? "missing or empty" : "unfinished"}; expected that of a finished operation`,
+      `${path}: the ledger is ${ledger === undefined ? "missing or empty" : "unfinished"}; expected that of a ` +
+        "finished operation",
       { path },
     );
   }
@@ -72,7 +76,8 @@ export async function readReport(outputPath: string, files: FileLayer = nodeFile
 }
 
 /**
- * The numbers of a finished output as they stand in `surgery.json`, sections that came later included. Throws `VERIFY_REPORT` where
+ * The numbers of a finished output as they stand in `surgery.json`, sections that came later included. Throws
+ * `VERIFY_REPORT` where
  * that is not what it holds.
  */
 export async function readDocuments(outputPath: string, files: FileLayer = nodeFiles): Promise<ReportInput> {

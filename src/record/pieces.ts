@@ -2,8 +2,10 @@ import type { TargetShape } from "../checkpoint/projections.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 
 /**
- * A piece is what one worker takes at a time: whole bands of tiles of one matrix, or a stretch of a carried-over tensor.
- * The partition depends on shape, dtype and block size alone, so the digests built on it are the same for any worker count.
+ * A piece is what one worker takes at a time: whole bands of tiles of one matrix, or a stretch of a carried-over
+ * tensor.
+ * The partition depends on shape, dtype and block size alone, so the digests built on it are the same for any worker
+ * count.
  */
 export interface Piece {
   /** From the tensor's first byte. */
@@ -16,13 +18,18 @@ export interface Piece {
   readonly rowStart: number;
 }
 
-/** How a tensor is cut: `matrixByteLength` bytes a matrix, each into pieces of `pieceByteLength` and a shorter last one. */
+/**
+ * How a tensor is cut: `matrixByteLength` bytes a matrix, each into pieces of `pieceByteLength` and a shorter last one.
+ */
 export interface Partition {
   readonly matrixByteLength: number;
   readonly pieceByteLength: number;
 }
 
-/** Large enough that a call's cost vanishes, small enough that a few in flight fit half a gigabyte (docs/performance.md). */
+/**
+ * Large enough that a call's cost vanishes, small enough that a few in flight fit half a gigabyte
+ * (docs/performance.md).
+ */
 const PIECE_BYTES = 8 << 20;
 
 export function partitionOf(byteLength: number, target: TargetShape | undefined, blockSize: number): Partition {

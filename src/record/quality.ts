@@ -1,7 +1,9 @@
 /**
- * What surgery cost the model: the numbers of one `eval`, as plain JSON for `surgery.json` (field `quality`), REPORT.md and report.html.
+ * What surgery cost the model: the numbers of one `eval`, as plain JSON for `surgery.json` (field `quality`), REPORT.md
+ * and report.html.
  *
- * Natural logarithms throughout; `nll` is in nats a token. A number that does not exist (no donor to compare with, no bytes counted) is
+ * Natural logarithms throughout; `nll` is in nats a token. A number that does not exist (no donor to compare with, no
+ * bytes counted) is
  * absent or `null`, never 0. Nothing here is rounded.
  */
 export interface QualitySection {
@@ -32,7 +34,10 @@ export interface TextSource {
 
 /** How the text became predictions; every field that changes a perplexity is here. */
 export interface ProtocolRecord {
-  /** `wikitext`: one stream, windows side by side. `strided`: overlapping windows (`--stride`). `documents`: each document alone. */
+  /**
+   * `wikitext`: one stream, windows side by side. `strided`: overlapping windows (`--stride`). `documents`: each
+   * document alone.
+   */
   readonly name: "wikitext" | "strided" | "documents";
   /** Tokens a window. */
   readonly window: number;
@@ -80,7 +85,10 @@ export interface ModelQuality {
   readonly perplexity: number;
   /** Nats a token. */
   readonly mean_nll: number;
-  /** Standard error of `perplexity`: perplexity × the standard error of `mean_nll` (delta method, tokens as independent). */
+  /**
+   * Standard error of `perplexity`: perplexity × the standard error of `mean_nll` (delta method, tokens as
+   * independent).
+   */
   readonly stderr: number;
   readonly mean_nll_stderr: number;
   /** NLL in bits over the UTF-8 bytes of the tokens predicted; `null` where a token cannot be mapped to bytes. */
@@ -88,7 +96,8 @@ export interface ModelQuality {
 }
 
 /**
- * The operated model against the donor on the same places of the text; KL is donor ‖ model in nats, as llama.cpp's `--kl-divergence`
+ * The operated model against the donor on the same places of the text; KL is donor ‖ model in nats, as llama.cpp's
+ * `--kl-divergence`
  * prints it, so the table compares with tables of quantised models.
  */
 export interface DivergenceRecord {
@@ -138,7 +147,8 @@ export interface NllPoint {
 }
 
 /**
- * Bins of equal width in log10: bin i counts the places with `10^log10_edges[i] ≤ KL < 10^log10_edges[i+1]`; below the first and above the
+ * Bins of equal width in log10: bin i counts the places with `10^log10_edges[i] ≤ KL < 10^log10_edges[i+1]`; below the
+ * first and above the
  * last edge the places are counted apart. `underflow + sum(counts) + overflow` = tokens of the protocol.
  */
 export interface KlHistogram {

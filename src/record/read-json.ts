@@ -5,8 +5,10 @@ import { PhysariumError } from "../errors.js";
 const MAX_NESTING = 32;
 
 /**
- * One JSON value of a record as `schema` describes it. Records lie in a folder that anybody may have edited: nothing of them is
- * believed before its type and range were looked at. Throws `code`, naming the place, what was found and what was expected.
+ * One JSON value of a record as `schema` describes it. Records lie in a folder that anybody may have edited: nothing of
+ * them is
+ * believed before its type and range were looked at. Throws `code`, naming the place, what was found and what was
+ * expected.
  */
 export function readJson<T>(
   bytes: Uint8Array,
@@ -27,7 +29,9 @@ export function readJson<T>(
   throw refuse(`${v.getDotPath(issue) ?? "the value"}: ${issue.message}`);
 }
 
-/** How deep brackets open within one another, outside strings. A loop over bytes: a pattern could be made to backtrack. */
+/**
+ * How deep brackets open within one another, outside strings. A loop over bytes: a pattern could be made to backtrack.
+ */
 function nesting(bytes: Uint8Array): number {
   let depth = 0;
   let most = 0;

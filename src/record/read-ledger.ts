@@ -17,7 +17,10 @@ import { RecordSchema } from "./ledger-schema.js";
 import { readJson } from "./read-json.js";
 import type { Figures } from "./surgery-report.js";
 
-/** The documents beside it are made from its text, and V8's strings end at 2^29 − 24 characters. A million tensors stay under this. */
+/**
+ * The documents beside it are made from its text, and V8's strings end at 2^29 − 24 characters. A million tensors stay
+ * under this.
+ */
 export const MAX_LEDGER_BYTES = 2 ** 29 - 24;
 /** The longest record holds the pictures' data: some ten kilobytes. A name in a hostile header may have megabytes. */
 const MAX_LINE_BYTES = 128 << 20;
@@ -25,9 +28,12 @@ const MAX_LINE_BYTES = 128 << 20;
 const MAX_RECORDS = 4_000_000;
 
 /**
- * Read a ledger, of this version or an earlier one. `undefined` when there is none, or no whole header in it (a run killed before
- * its first record). Throws `VERIFY_LEDGER` where a whole line is no record: of another type, out of range, not known. With
- * `stopped`, the records end before such a line instead: a power cut may leave the end of a file as zeros, and a resume checks every
+ * Read a ledger, of this version or an earlier one. `undefined` when there is none, or no whole header in it (a run
+ * killed before
+ * its first record). Throws `VERIFY_LEDGER` where a whole line is no record: of another type, out of range, not known.
+ * With
+ * `stopped`, the records end before such a line instead: a power cut may leave the end of a file as zeros, and a resume
+ * checks every
  * claim against the weights anyway.
  */
 export async function readLedger(

@@ -1,6 +1,9 @@
 import type { SurgeryReport } from "./surgery-report.js";
 
-/** What the renderers take: `surgery.json`, with what later steps may have added. A section that is absent is said to be missing. */
+/**
+ * What the renderers take: `surgery.json`, with what later steps may have added. A section that is absent is said to be
+ * missing.
+ */
 export type ReportInput = SurgeryReport & {
   readonly quality?: QualityNumbers | null;
   readonly worth?: WorthNumbers | null;

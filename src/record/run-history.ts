@@ -6,7 +6,9 @@ import { writeSmallFile } from "../output/small-file.js";
 import { RECORD_FOLDER } from "./ledger.js";
 import { Count, NotNegative, readJson, Time } from "./read-json.js";
 
-/** One run of an operation: the first, or one that resumed it. What differs from run to run is kept out of the ledger. */
+/**
+ * One run of an operation: the first, or one that resumed it. What differs from run to run is kept out of the ledger.
+ */
 export interface RunEntry {
   readonly started_at: string;
   /** Absent for a run that was killed. */
@@ -61,7 +63,8 @@ export async function readRuns(folder: string, files: FileLayer = nodeFiles): Pr
       const refuse = (fault: string, cause?: unknown) =>
         new PhysariumError(
           "VERIFY_RUNS",
-          `${path}: line ${runs.length + 1} tells of no run (${fault}); the file was edited or damaged, remove it: only times are lost`,
+          `${path}: line ${runs.length + 1} tells of no run (${fault}); the file was edited or damaged, remove it: ` +
+            "only times are lost",
           { path },
           cause,
         );
@@ -70,7 +73,8 @@ export async function readRuns(folder: string, files: FileLayer = nodeFiles): Pr
     }
     return runs;
   } catch (error) {
-    // Only times and memory stand there; an operation without them, or with what a power cut left of them, is still whole.
+    // Only times and memory stand there; an operation without them, or with what a power cut left of them, is still
+    // whole.
     if (isPhysariumError(error, "IO_NOT_FOUND") || isNoJson(error)) return [];
     throw error;
   }

@@ -16,11 +16,14 @@ import { openLedger, RECORD_FILES, recordPath, writeRecord } from "./open-record
 import { Count, readJson, Words } from "./read-json.js";
 
 /**
- * `physarium/ledger.sig.json`: who says that this output is theirs. A DSSE envelope (https://github.com/secure-systems-lab/dsse), as
- * in-toto and sigstore use it, with one Ed25519 signature over a statement of every file's SHA-256: the ledger's own digests are XXH128,
+ * `physarium/ledger.sig.json`: who says that this output is theirs. A DSSE envelope
+ * (https://github.com/secure-systems-lab/dsse), as
+ * in-toto and sigstore use it, with one Ed25519 signature over a statement of every file's SHA-256: the ledger's own
+ * digests are XXH128,
  * which finds damage and not forgery, so a signature over the ledger alone would bind no weight.
  *
- * Ed25519 from node:crypto and no sigstore client: no dependency, no network, no account, and a signature that can be checked in ten years
+ * Ed25519 from node:crypto and no sigstore client: no dependency, no network, no account, and a signature that can be
+ * checked in ten years
  * with openssl. What it costs: you have to hand out your public key yourself.
  */
 export const STATEMENT_TYPE = "application/vnd.physarium.output+json";
@@ -73,7 +76,8 @@ function parseKey(name: string, kind: string, parse: () => KeyObject): KeyObject
   }
   throw new PhysariumError(
     "USAGE_KEY",
-    `${name}: expected ${kind} Ed25519 key in PEM without a passphrase, found ${found}; make a pair with physarium sign --generate-key key.pem`,
+    `${name}: expected ${kind} Ed25519 key in PEM without a passphrase, found ${found}; make a pair with physarium ` +
+      "sign --generate-key key.pem",
     { name },
   );
 }
@@ -91,7 +95,8 @@ export interface Signed {
 }
 
 /**
- * Sign a finished output as it stands: what its files are is not looked into, `verify` does that. Throws `VERIFY_OUTPUT`, `VERIFY_LEDGER`
+ * Sign a finished output as it stands: what its files are is not looked into, `verify` does that. Throws
+ * `VERIFY_OUTPUT`, `VERIFY_LEDGER`
  * for what is no finished output, `IO_*`.
  */
 export async function signOutput(
@@ -169,7 +174,10 @@ async function openStatement(outputPath: string, key: KeyObject, files: FileLaye
   return readJson(payload, Statement, refuse);
 }
 
-/** DSSE's pre-authentication encoding: type and length stand in what is signed, so that it cannot be taken for anything else. */
+/**
+ * DSSE's pre-authentication encoding: type and length stand in what is signed, so that it cannot be taken for anything
+ * else.
+ */
 function encode(payload: Buffer): Buffer {
   const head = `DSSEv1 ${STATEMENT_TYPE.length} ${STATEMENT_TYPE} ${payload.byteLength} `;
   return Buffer.concat([Buffer.from(head), payload]);

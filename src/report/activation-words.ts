@@ -8,15 +8,18 @@ type TensorStages = ActivationSection["tensors"][number];
 export function activationBlocks({ calibration, tensors }: ActivationSection): Block[] {
   const keepsBits = tensors.some((tensor) => tensor.stages.some(({ stage }) => stage === "donor's bits"));
   const end = keepsBits
-    ? "the mask is chosen as if the survivors healed by least squares, but they keep the donor's bits (--no-heal), which costs more than healing them"
+    ? "the mask is chosen as if the survivors healed by least squares, but they keep the donor's bits (--no-heal), " +
+      "which costs more than healing them"
     : "the survivors are healed by least squares so that a layer's outputs stay the donor's";
   const blocks: Block[] = [
     paragraph(
-      say`This flow consumes activations. Every weight is a tube fed by what the calibration text drives through it, and tubes are coupled by how their inputs are correlated; those that starve die, some sprout again where pressure builds up, and ${end}. ${
-        calibration?.grams === undefined
-          ? "Layers are operated in order, each on what the operated layers before it now compute."
-          : "Every layer is operated on the inputs that the donor gives it, whatever became of the layers before."
-      }`,
+      say`This flow consumes activations. Every weight is a tube fed by what the calibration text drives through it, and
+        tubes are coupled by how their inputs are correlated; those that starve die, some sprout again where pressure
+        builds up, and ${end}. ${
+          calibration?.grams === undefined
+            ? "Layers are operated in order, each on what the operated layers before it now compute."
+            : "Every layer is operated on the inputs that the donor gives it, whatever became of the layers before."
+        }`,
     ),
   ];
   if (calibration !== undefined) {
@@ -28,7 +31,8 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
         ? []
         : [
             paragraph(
-              say`They were run before, by calibrate: their Grams stand in ${code(grams)}. With one stream there is no drift to take back.`,
+              say`They were run before, by calibrate: their Grams stand in ${code(grams)}. With one stream there is no
+                drift to take back.`,
             ),
           ]),
     );
@@ -37,7 +41,8 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
   if (inTiles > 0) {
     blocks.push(
       paragraph(
-        say`The Grams of ${counted(inTiles, "tensor")} of ${count(tensors.length)} were used in tiles of columns: tubes of different tiles are coupled only by what a finished tile leaves undone for those behind it.`,
+        say`The Grams of ${counted(inTiles, "tensor")} of ${count(tensors.length)} were used in tiles of columns: tubes
+          of different tiles are coupled only by what a finished tile leaves undone for those behind it.`,
       ),
     );
   }
@@ -47,7 +52,9 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
     kind: "picture",
     picture: "stages",
     title: "What each stage leaves of the error",
-    caption: say`Relative error of each projection's outputs, averaged over its tensors, on a logarithmic scale: selecting closes tubes, sprouting exchanges some, healing moves the survivors${keepsBits ? ", and going back to the donor's bits undoes that" : ""}.`,
+    caption: say`Relative error of each projection's outputs, averaged over its tensors, on a logarithmic scale:
+      selecting closes tubes, sprouting exchanges some, healing moves the
+      survivors${keepsBits ? ", and going back to the donor's bits undoes that" : ""}.`,
   });
   blocks.push({
     kind: "table",
@@ -64,12 +71,17 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
       [percent(sum(group, (tensor) => tensor.exchanged_share * tensor.living) / sum(group, (tensor) => tensor.living))],
       [percent(sum(group, (tensor) => tensor.survivors_changed) / sum(group, (tensor) => tensor.living))],
     ]),
-    note: say`Errors are those of a projection's outputs on the calibration text against what it was made to aim at, squared, tokens weighed as docs/flows.md says, relative to the energy of those outputs and averaged over its tensors. Sprouted and healed are shares of the living weights. Every tensor's own stand in surgery.json.`,
+    note: say`Errors are those of a projection's outputs on the calibration text against what it was made to aim at,
+      squared, tokens weighed as docs/flows.md says, relative to the energy of those outputs and averaged over its
+      tensors. Sprouted and healed are shares of the living weights. Every tensor's own stand in surgery.json.`,
   });
   return blocks;
 }
 
-/** Mean error of every projection after each stage that has one, in the order of the stages. Anchoring only moves what is aimed at: it has none. */
+/**
+ * Mean error of every projection after each stage that has one, in the order of the stages. Anchoring only moves what
+ * is aimed at: it has none.
+ */
 export function meanErrors({ tensors }: Pick<ActivationSection, "tensors">): {
   stages: string[];
   projections: { projection: string; errors: (number | undefined)[]; group: readonly TensorStages[] }[];

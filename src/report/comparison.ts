@@ -16,9 +16,14 @@ export function renderComparison(record: ComparisonRecord, titles: ComparisonTit
   return [
     `# Methods compared on ${cell(record.donor)}`,
     "",
-    `Dense perplexity ${fixed(dense.perplexity, 3)}. Scored: ${count(dense.tokens)} predictions in ${count(protocol.windows)} sequences of at most ${count(protocol.window)} tokens of ${cell(baseName(record.text))} (${protocol.name}, BOS ${cell(protocol.bos ?? "none")}). Calibrated: ${count(calibration.samples)} sequences, ${count(calibration.tokens)} tokens of ${cell(baseName(calibration.text))}, seed ${calibration.seed}.${sharedWords(record)}`,
+    `Dense perplexity ${fixed(dense.perplexity, 3)}. Scored: ${count(dense.tokens)} predictions in ` +
+      `${count(protocol.windows)} sequences of at most ${count(protocol.window)} tokens of ` +
+      `${cell(baseName(record.text))} (${protocol.name}, BOS ${cell(protocol.bos ?? "none")}). Calibrated: ` +
+      `${count(calibration.samples)} sequences, ${count(calibration.tokens)} tokens of ` +
+      `${cell(baseName(calibration.text))}, seed ${calibration.seed}.${sharedWords(record)}`,
     "",
-    "Damage is ln perplexity − ln dense perplexity; KL is the mean divergence from the donor in nats; time is calibration and operation together.",
+    "Damage is ln perplexity − ln dense perplexity; KL is the mean divergence from the donor in nats; time is " +
+      "calibration and operation together.",
     "",
     line(HEADS),
     line(HEADS.map((_, at) => (at < 2 ? "---" : "---:"))),
@@ -31,7 +36,10 @@ function sharedWords({ calibration, protocol }: ComparisonRecord): string {
   const { scored_too: shared } = calibration;
   if (shared === undefined) return "";
   if (shared === 0) return " No scored sequence is one of those.";
-  return ` **${count(shared)} of the ${count(protocol.windows)} scored sequences were calibrated on, too: methods that calibrate look better here than they are.**`;
+  return (
+    ` **${count(shared)} of the ${count(protocol.windows)} scored sequences were calibrated on, too: methods that ` +
+    "calibrate look better here than they are.**"
+  );
 }
 
 /** The same numbers unrounded, one line a row. */

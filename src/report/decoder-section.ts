@@ -6,7 +6,10 @@ import { limited, table } from "./table.js";
 /** Kinds of untouched matrices that the summary names; the report has them all. */
 const NAMED = 3;
 
-/** For the terminal: how much of the decoder was operated on, and what of it was not. Empty for reports that do not know. */
+/**
+ * For the terminal: how much of the decoder was operated on, and what of it was not. Empty for reports that do not
+ * know.
+ */
 export function decoderLines(decoder: ReportInput["decoder"]): string[] {
   if (decoder === undefined) return [];
   const { weights, fraction, untouched } = decoder;
@@ -26,7 +29,8 @@ export function decoderLines(decoder: ReportInput["decoder"]): string[] {
 export function decoderBlocks({ decoder }: ReportInput): Block[] {
   if (decoder === undefined) return [];
   const { weights: all, target_weights, fraction, untouched } = decoder;
-  const sentence = say`The decoder's layers hold ${count(all)} weights in matrices; the targets are ${count(target_weights)} of these, ${strong(percent(fraction))}.`;
+  const sentence = say`The decoder's layers hold ${count(all)} weights in matrices; the targets are
+    ${count(target_weights)} of these, ${strong(percent(fraction))}.`;
   if (untouched.length === 0) return [paragraph(say`${sentence} No matrix of a decoder layer was left out.`)];
   return [
     paragraph(say`${sentence} The matrices below stay as they are in the donor.`),

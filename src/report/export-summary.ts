@@ -59,7 +59,8 @@ const percent = (part: number, whole: number): string => `${((100 * part) / (who
 export function renderGgufExport(result: GgufSummary): string {
   const totals = totalMatrices(result);
   const lines = [
-    `${result.path}: ${result.architecture}, ${result.type}, ${result.tensors.length} tensors, ${result.byteLength.toLocaleString("en-US")} bytes`,
+    `${result.path}: ${result.architecture}, ${result.type}, ${result.tensors.length} tensors, ` +
+      `${result.byteLength.toLocaleString("en-US")} bytes`,
   ];
   const byType = new Map<string, number>();
   for (const { type } of result.tensors) byType.set(type, (byType.get(type) ?? 0) + 1);
@@ -69,7 +70,8 @@ export function renderGgufExport(result: GgufSummary): string {
     totals.zerosBefore === 0 ? "" : `; ${percent(kept, totals.zerosBefore)} of the donor's zeros are still zero`;
   const holds = result.holdsExactZeros ? "holds exact zeros" : "does not hold exact zeros";
   lines.push(
-    `zeros in matrices: ${percent(totals.zerosBefore, totals.weights)} before, ${percent(totals.zerosAfter, totals.weights)} after${ofThem} (${result.type} ${holds})`,
+    `zeros in matrices: ${percent(totals.zerosBefore, totals.weights)} before, ` +
+      `${percent(totals.zerosAfter, totals.weights)} after${ofThem} (${result.type} ${holds})`,
   );
   if (totals.relativeError > 0)
     lines.push(`relative error of the matrices (rms): ${totals.relativeError.toExponential(3)}`);

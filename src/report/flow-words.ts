@@ -12,7 +12,9 @@ export function flowBlocks(report: ReportInput): Block[] {
   if (known) {
     blocks.push(
       paragraph(
-        say`Every weight of a tile is a tube. Its drive y says how strongly it is fed, its conductance D how wide it is, and a fixed load λ starves narrow tubes: a tube that carries much grows, one that carries little shrinks, and after ${fixed(params.n_iter, 0)} steps the tubes below the saddle are dead and their weights become zero.`,
+        say`Every weight of a tile is a tube. Its drive y says how strongly it is fed, its conductance D how wide it is,
+          and a fixed load λ starves narrow tubes: a tube that carries much grows, one that carries little shrinks, and
+          after ${fixed(params.n_iter, 0)} steps the tubes below the saddle are dead and their weights become zero.`,
       ),
       formula(params, flow),
     );
@@ -20,13 +22,18 @@ export function flowBlocks(report: ReportInput): Block[] {
   if (flow === "magnitude") {
     blocks.push(
       paragraph(
-        say`This flow looks at weight magnitudes only: no activations, no gradients, one tile at a time, deterministic. Nothing is tuned per tensor, so the sparsity of a tensor emerges from how its own weights are spread. It is Physarium's own reconstruction of a magnitude flow: the report that started the project shows results of one but gives no formula.`,
+        say`This flow looks at weight magnitudes only: no activations, no gradients, one tile at a time, deterministic.
+          Nothing is tuned per tensor, so the sparsity of a tensor emerges from how its own weights are spread. It is
+          Physarium's own reconstruction of a magnitude flow: the report that started the project shows results of one
+          but gives no formula.`,
       ),
     );
   } else if (flow === "balanced") {
     blocks.push(
       paragraph(
-        say`The drive is a weight's magnitude times the share of the flow its row and column carry when every input channel of the tile sends one unit and every output channel draws one (8 Sinkhorn sweeps), so that weak channels keep their best tubes. The flow looks at weights only: no activations, no gradients.`,
+        say`The drive is a weight's magnitude times the share of the flow its row and column carry when every input
+          channel of the tile sends one unit and every output channel draws one (8 Sinkhorn sweeps), so that weak
+          channels keep their best tubes. The flow looks at weights only: no activations, no gradients.`,
       ),
     );
   } else if (report.activation !== undefined) {
@@ -34,7 +41,8 @@ export function flowBlocks(report: ReportInput): Block[] {
   } else {
     blocks.push(
       paragraph(
-        say`Flow ${foreign(flow)} ${foreign(version)}. Its parameters are in the table of inputs; docs/ARCHITECTURE.md says how each flow decides.`,
+        say`Flow ${foreign(flow)} ${foreign(version)}. Its parameters are in the table of inputs; docs/ARCHITECTURE.md
+          says how each flow decides.`,
       ),
     );
   }

@@ -28,7 +28,8 @@ import { reportDocument } from "./sections.js";
 import { STYLE } from "./style.js";
 
 /**
- * report.html: one file without scripts and without anything from a network; a content security policy in it forbids both.
+ * report.html: one file without scripts and without anything from a network; a content security policy in it forbids
+ * both.
  * Light, dark and print; readable by keyboard; every picture has a text alternative and its numbers in a table.
  */
 export function renderHtml(report: ReportInput): string {
@@ -77,7 +78,9 @@ ${keyFigures(report)}
 ${sections.map((section) => sectionHtml(section, draw)).join("\n")}
 </main>
 </div>
-<footer><p>Written by physarium ${html(foreign(report.physarium_version))} from <code>physarium/surgery.json</code>, which has every number unrounded. Rates in this report name their denominator; GB are 10⁹ bytes. This file loads nothing from a network.</p></footer>
+<footer><p>Written by physarium ${html(foreign(report.physarium_version))} from <code>physarium/surgery.json</code>,
+which has every number unrounded. Rates in this report name their denominator; GB are 10⁹ bytes.
+This file loads nothing from a network.</p></footer>
 </body>
 </html>
 `;
@@ -85,7 +88,10 @@ ${sections.map((section) => sectionHtml(section, draw)).join("\n")}
 
 function sectionHtml({ id, title, blocks }: Section, draw: Record<PictureName, () => string>): string {
   const body = blocks.map((block) => blockHtml(block, id, title, draw)).join("\n");
-  return `<section id="${id}" aria-labelledby="${id}-title"><h2 id="${id}-title"><a href="#${id}">${escapeHtml(title)}</a></h2>\n${body}\n</section>`;
+  return (
+    `<section id="${id}" aria-labelledby="${id}-title"><h2 id="${id}-title"><a ` +
+    `href="#${id}">${escapeHtml(title)}</a></h2>\n${body}\n</section>`
+  );
 }
 
 function blockHtml(block: Block, section: string, title: string, draw: Record<PictureName, () => string>): string {
@@ -103,7 +109,8 @@ function blockHtml(block: Block, section: string, title: string, draw: Record<Pi
     case "lines":
       return block.markdownOnly
         ? ""
-        : `<div class="scroll" role="region" aria-label="${escapeHtml(block.label)}" tabindex="0"><pre>${escapeHtml(block.lines.join("\n"))}</pre></div>`;
+        : `<div class="scroll" role="region" aria-label="${escapeHtml(block.label)}" ` +
+            `tabindex="0"><pre>${escapeHtml(block.lines.join("\n"))}</pre></div>`;
     case "table":
       return tableHtml(block, section, title);
     case "picture":
@@ -113,32 +120,41 @@ function blockHtml(block: Block, section: string, title: string, draw: Record<Pi
 
 function pictureHtml({ title, caption }: Picture, drawing: string): string {
   if (drawing === "") return "";
-  return `<figure class="picture"><h3>${escapeHtml(title)}</h3><div class="scroll" role="region" aria-label="${escapeHtml(`${title} (picture)`)}" tabindex="0">${drawing}</div><figcaption>${htmlText(caption)}</figcaption></figure>`;
+  return (
+    `<figure class="picture"><h3>${escapeHtml(title)}</h3><div class="scroll" role="region" ` +
+    `aria-label="${escapeHtml(`${title} (picture)`)}" ` +
+    `tabindex="0">${drawing}</div><figcaption>${htmlText(caption)}</figcaption></figure>`
+  );
 }
 
 function tableHtml(table: Table, section: string, title: string): string {
   const { caption, columns, rows, note, folded } = table;
   const side = (i: number) => (columns[i]?.numeric ? ` class="n"` : "");
   const head = columns.map(({ name }, i) => `<th scope="col"${side(i)}>${html(foreign(name))}</th>`).join("");
-  const body = rows
-    .map(
-      (row) =>
-        `<tr>${row.map((cell, i) => (i === 0 ? `<th scope="row"${side(i)}>${htmlText(cell)}</th>` : `<td${side(i)}>${htmlText(cell)}</td>`)).join("")}</tr>`,
-    )
-    .join("");
+  const cellHtml = (cell: Parameters<typeof htmlText>[0], i: number) =>
+    i === 0 ? `<th scope="row"${side(i)}>${htmlText(cell)}</th>` : `<td${side(i)}>${htmlText(cell)}</td>`;
+  const body = rows.map((row) => `<tr>${row.map(cellHtml).join("")}</tr>`).join("");
   const long = rows.length > 40 ? " tall" : "";
   const label = escapeHtml(`${caption} (table)`);
   const hidden = folded || caption === title ? ` class="hidden"` : "";
   const under = note === undefined ? "" : `<p class="note">${htmlText(note)}</p>`;
-  const whole = `<div class="scroll${long}" role="region" aria-label="${label}" tabindex="0"><table><caption${hidden}>${escapeHtml(caption)}</caption><thead><tr>${head}</tr></thead><tbody>${body}</tbody></table></div>${under}`;
+  const whole =
+    `<div class="scroll${long}" role="region" aria-label="${label}" ` +
+    `tabindex="0"><table><caption${hidden}>${escapeHtml(caption)}</caption>` +
+    `<thead><tr>${head}</tr></thead><tbody>${body}</tbody></table></div>${under}`;
   return folded
-    ? `<details class="in-${section}${table.htmlOnly ? " behind-picture" : ""}"><summary>${escapeHtml(caption)}</summary>${whole}</details>`
+    ? "<details " +
+        `class="in-${section}${table.htmlOnly ? " behind-picture" : ""}">` +
+        `<summary>${escapeHtml(caption)}</summary>${whole}</details>`
     : whole;
 }
 
 function veinsCaption(grid: LayerGrid): string {
   const named = grid.projections.slice(0, MAX_TUBES).map((projection) => escapeHtml(shortProjection(projection)));
-  return `From the first layer to the last, a tube each for ${named.join(", ")}. Pale is what the donor had, solid what lives.`;
+  return (
+    `From the first layer to the last, a tube each for ${named.join(", ")}. Pale is what the donor had, solid what ` +
+    "lives."
+  );
 }
 
 /** One bar, two denominators: the model, within it the targets, within them what was killed. */
@@ -159,10 +175,14 @@ function denominators(report: ReportInput): string {
   const legend = shown
     .map(
       ([kind, label, weights]) =>
-        `<li><i class="key ${kind}" aria-hidden="true"></i>${label}: ${count(weights)} <span class="of">${percent(weights / model)} of the model</span></li>`,
+        `<li><i class="key ${kind}" aria-hidden="true"></i>${label}: ${count(weights)} <span ` +
+        `class="of">${percent(weights / model)} of the model</span></li>`,
     )
     .join("");
-  return `<figure class="denominators"><div class="bar" aria-hidden="true">${bars}</div><figcaption><ul>${legend}</ul></figcaption></figure>`;
+  return (
+    `<figure class="denominators"><div class="bar" ` +
+    `aria-hidden="true">${bars}</div><figcaption><ul>${legend}</ul></figcaption></figure>`
+  );
 }
 
 function keyFigures(report: ReportInput): string {
@@ -230,7 +250,9 @@ function commandHtml(command: string): string {
   return `<code class="command">${words.join(" ")}</code>`;
 }
 
-/** Our own words: a number stays with its unit at the end of a line, and check marks are words for those who hear them. */
+/**
+ * Our own words: a number stays with its unit at the end of a line, and check marks are words for those who hear them.
+ */
 function htmlString(text: string): string {
   return escapeHtml(text)
     .replace(/(\d) (%|GB|MB|kB|TB|s\b|min\b|bytes)/g, "$1\u00a0$2")

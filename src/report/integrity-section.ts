@@ -12,15 +12,20 @@ export function integritySection(report: ReportInput): Section {
       title: "Output integrity",
       blocks: [
         paragraph(
-          say`${strong("Not verified yet.")} Nobody has re-read this output from disk. To do it: ${verifyCommand(report)}`,
+          say`${strong("Not verified yet.")} Nobody has re-read this output from disk. To do it:
+            ${verifyCommand(report)}`,
         ),
       ],
     };
   }
   const passed = found.checks.filter(({ ok }) => ok).length;
   const verdict = found.ok
-    ? say`${strong(`All ${count(found.checks.length)} checks passed`)}: donor and output were re-read from disk on ${foreign(timestamp(found.verified_at))}, independently of the run.`
-    : say`${strong(`${counted(found.difference_count, "difference")} found`)}, ${count(passed)} of ${count(found.checks.length)} checks passed. Donor and output were re-read from disk on ${foreign(timestamp(found.verified_at))}. Do not use this output before you know why: ${verifyCommand(report)} lists every difference.`;
+    ? say`${strong(`All ${count(found.checks.length)} checks passed`)}: donor and output were re-read from disk on
+      ${foreign(timestamp(found.verified_at))}, independently of the run.`
+    : say`${strong(`${counted(found.difference_count, "difference")} found`)}, ${count(passed)} of
+      ${count(found.checks.length)} checks passed. Donor and output were re-read from disk on
+      ${foreign(timestamp(found.verified_at))}. Do not use this output before you know why: ${verifyCommand(report)}
+      lists every difference.`;
   const { parity } = found;
   return {
     id: "integrity",
@@ -30,13 +35,22 @@ export function integritySection(report: ReportInput): Section {
       paragraph(
         parity.tiles_checked === 0
           ? report.flow === "activation"
-            ? say`Which tubes this flow leaves is not worked out again from the donor: that would be the operation over again. Its zeros, its healed survivors and its bytes are held to the ledger.`
+            ? say`Which tubes this flow leaves is not worked out again from the donor: that would be the operation over
+              again. Its zeros, its healed survivors and its bytes are held to the ledger.`
             : parity.reference_tiles !== undefined && parity.reference_tiles < parity.tiles_checked
-              ? say`The flow was done over again on ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}, and the reference (every weight iterated by the readable code) on ${count(parity.reference_tiles)} of them.`
+              ? say`The flow was done over again on ${count(parity.tiles_checked)} of
+                ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}, and the reference
+                (every weight iterated by the readable code) on ${count(parity.reference_tiles)} of them.`
               : say`Parity with the reference was not probed.`
           : parity.reference_tiles !== undefined && parity.reference_tiles < parity.tiles_checked
-            ? say`The flow was done over again on ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}, and the reference (every weight iterated by the readable code) on ${count(parity.reference_tiles)} of them.`
-            : say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)}, ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}${parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""}.`,
+            ? say`The flow was done over again on ${count(parity.tiles_checked)} of
+              ${counted(parity.tiles_total, "tile")}, ${counted(parity.weights_checked, "weight")}, and the reference
+              (every weight iterated by the readable code) on ${count(parity.reference_tiles)} of them.`
+            : say`Parity with the reference (every weight iterated by the readable code): ${foreign(parity.mode)},
+              ${count(parity.tiles_checked)} of ${counted(parity.tiles_total, "tile")},
+              ${counted(parity.weights_checked, "weight")}${
+                parity.tiles_checked < parity.tiles_total ? "; the others were not compared" : ""
+              }.`,
       ),
       table(
         "Checks",

@@ -25,7 +25,11 @@ export function layersSection(report: ReportInput, grid: LayerGrid, remarks: Rem
       kind: "picture",
       picture: "layer-map",
       title: "Layer by projection",
-      caption: say`Zeros over weights of each projection in each layer${grid.cells.some((line) => line.some((c) => (c?.tensors ?? 0) > 1)) ? ", the experts of a layer pooled" : ""}. Darker is sparser; in dark mode, brighter.`,
+      caption: say`Zeros over weights of each projection in each
+        layer${
+          grid.cells.some((line) => line.some((c) => (c?.tensors ?? 0) > 1)) ? ", the experts of a layer pooled" : ""
+        }.
+        Darker is sparser; in dark mode, brighter.`,
     });
     const lines: Lines = {
       kind: "lines",
@@ -38,7 +42,8 @@ export function layersSection(report: ReportInput, grid: LayerGrid, remarks: Rem
       kind: "picture",
       picture: "depth",
       title: "Along depth, by projection",
-      caption: say`The same numbers as lines, all on one scale, with the median of each projection as a thin rule; marked are layers that stand out.`,
+      caption: say`The same numbers as lines, all on one scale, with the median of each projection as a thin rule;
+        marked are layers that stand out.`,
     });
     blocks.push(gridTable(grid));
   }
@@ -61,13 +66,16 @@ export function remarkTexts(remarks: Remarks): Text[] {
     texts.push(say`There is one layer, ${band.fromLayer}: ${percent(medianLayer)} of its target weights are zero.`);
   } else if (standOut.length === 0 && band !== undefined) {
     texts.push(
-      say`${strong("No layer stands out.")} In each of the ${count(layerCount)} layers ${percentRange(band.low, band.high)} of the target weights are zero (median ${percent(medianLayer)}), in their tensors ${percentRange(band.tensorLow, band.tensorHigh)}.`,
+      say`${strong("No layer stands out.")} In each of the ${count(layerCount)} layers
+        ${percentRange(band.low, band.high)} of the target weights are zero (median ${percent(medianLayer)}), in their
+        tensors ${percentRange(band.tensorLow, band.tensorHigh)}.`,
     );
   }
   for (const { layer, sparsity, difference, projections } of standOut.slice(0, 6)) {
     const where = difference > 0 ? "above" : "below";
     texts.push([
-      ...say`${strong(`Layer ${layer} stands out`)}: ${percent(sparsity)} of its target weights are zero, ${points(difference)} points ${where} the median layer (${percent(medianLayer)})`,
+      ...say`${strong(`Layer ${layer} stands out`)}: ${percent(sparsity)} of its target weights are zero,
+        ${points(difference)} points ${where} the median layer (${percent(medianLayer)})`,
       ...(projections.length > 0 ? ["; "] : []),
       ...projections.flatMap(({ projection, sparsity: of }, i) => [
         i === 0 ? "" : ", ",
@@ -87,17 +95,20 @@ export function remarkTexts(remarks: Remarks): Text[] {
         : `Layers ${band.fromLayer} to ${band.toLayer}`
       : `The other ${counted(band.layerCount, "layer")}`;
     texts.push(
-      say`${which} settle in a band: ${percentRange(band.low, band.high)} zeros by layer, ${percentRange(band.tensorLow, band.tensorHigh)} by tensor.`,
+      say`${which} settle in a band: ${percentRange(band.low, band.high)} zeros by layer,
+        ${percentRange(band.tensorLow, band.tensorHigh)} by tensor.`,
     );
   }
   if (mostPruned !== undefined && leastPruned !== undefined && mostPruned !== leastPruned) {
     texts.push(
-      say`The sparsest tensor is ${code(mostPruned.name)} with ${percent(mostPruned.sparsity)} zeros, the least sparse ${code(leastPruned.name)} with ${percent(leastPruned.sparsity)}.`,
+      say`The sparsest tensor is ${code(mostPruned.name)} with ${percent(mostPruned.sparsity)} zeros, the least sparse
+        ${code(leastPruned.name)} with ${percent(leastPruned.sparsity)}.`,
     );
   }
   if (remarks.tensorsWithoutLayer > 0 && layerCount > 0) {
     texts.push(
-      say`${counted(remarks.tensorsWithoutLayer, "target tensor")} without a layer in the name: in the totals, not in the layers.`,
+      say`${counted(remarks.tensorsWithoutLayer, "target tensor")} without a layer in the name: in the totals, not in
+        the layers.`,
     );
   }
   return texts;

@@ -28,7 +28,8 @@ export function tensorsSection(report: ReportInput): Section {
         paragraph(
           rows.length === 0
             ? say`No tensor was operated on.`
-            : say`The ${counted(rows.length, "target tensor")}, as they lie in the shards; the log of the run has the same lines.`,
+            : say`The ${counted(rows.length, "target tensor")}, as they lie in the shards; the log of the run has the
+              same lines.`,
         ),
         ...(rows.length === 0
           ? []
@@ -42,7 +43,8 @@ export function tensorsSection(report: ReportInput): Section {
     title: "Every tensor",
     blocks: [
       paragraph(
-        say`There are ${count(rows.length)} target tensors: here are the ${ENDS} most and the ${ENDS} least pruned, all others are in surgery.json and run.log.`,
+        say`There are ${count(rows.length)} target tensors: here are the ${ENDS} most and the ${ENDS} least pruned, all
+          others are in surgery.json and run.log.`,
       ),
       { ...table(`The ${ENDS} most pruned`, columns, sorted.slice(0, ENDS).map(cells), numeric), folded: true },
       {

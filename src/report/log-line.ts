@@ -23,5 +23,6 @@ export function renderCarriedLogLine(row: {
   dtype: string;
   shape: readonly number[];
 }): string {
-  return `${printable(row.shard)}  ${printable(row.name)}  ${printable(row.dtype)} ${row.shape.join("x")}  carried over`;
+  const what = `${printable(row.dtype)} ${row.shape.join("x")}`;
+  return `${printable(row.shard)}  ${printable(row.name)}  ${what}  carried over`;
 }

@@ -23,7 +23,8 @@ export function qualitySection(report: ReportInput): Section {
       title: "Inference quality",
       blocks: [
         paragraph(
-          say`${strong("Untested.")} No forward pass was run on this output. To measure perplexity and the distance from the donor on a text of your choice: ${evalCommand(report)}`,
+          say`${strong("Untested.")} No forward pass was run on this output. To measure perplexity and the distance from
+            the donor on a text of your choice: ${evalCommand(report)}`,
         ),
       ],
     };
@@ -33,7 +34,8 @@ export function qualitySection(report: ReportInput): Section {
   if (isCalibrationText(report)) {
     blocks.push(
       paragraph(
-        say`${strong("This is the text the operation was calibrated on.")} A model fits what it was healed on: another text will show a higher cost. Measure on one that it has not seen.`,
+        say`${strong("This is the text the operation was calibrated on.")} A model fits what it was healed on: another
+          text will show a higher cost. Measure on one that it has not seen.`,
       ),
     );
   }
@@ -79,7 +81,8 @@ export function qualitySection(report: ReportInput): Section {
       kind: "picture",
       picture: "nll",
       title: "Loss along the text",
-      caption: say`Mean negative log-likelihood along the text, from its first token to its last${donor === null ? "." : "; below, what lies between them, which is what surgery cost."}`,
+      caption: say`Mean negative log-likelihood along the text, from its first token to its
+        last${donor === null ? "." : "; below, what lies between them, which is what surgery cost."}`,
     });
   }
   if (quality.kl_histogram !== null && divergence !== null) {
@@ -93,24 +96,33 @@ export function qualitySection(report: ReportInput): Section {
   }
   blocks.push(
     paragraph(
-      say`Text: ${code(text.name)}, ${byteSize(text.bytes)}, SHA-256 ${code(text.sha256)}. Protocol ${foreign(protocol.name)}: ${counted(protocol.windows, "window")} of ${count(protocol.window)} tokens, stride ${count(protocol.stride)}, ${counted(protocol.tokens, "prediction")} counted. Engine: ${foreign(engine.name)} ${foreign(engine.version)} on ${foreign(engine.device)}, weights ${foreign(engine.weights_dtype)}, arithmetic ${foreign(engine.compute_dtype)}; ${duration(engine.seconds)}, ${count(engine.tokens_per_second)} tokens a second.`,
+      say`Text: ${code(text.name)}, ${byteSize(text.bytes)}, SHA-256 ${code(text.sha256)}. Protocol
+        ${foreign(protocol.name)}: ${counted(protocol.windows, "window")} of ${count(protocol.window)} tokens, stride
+        ${count(protocol.stride)}, ${counted(protocol.tokens, "prediction")} counted. Engine: ${foreign(engine.name)}
+        ${foreign(engine.version)} on ${foreign(engine.device)}, weights ${foreign(engine.weights_dtype)}, arithmetic
+        ${foreign(engine.compute_dtype)}; ${duration(engine.seconds)}, ${count(engine.tokens_per_second)} tokens a
+        second.`,
     ),
   );
   return { id: "quality", title: "Inference quality", blocks };
 }
 
 /**
- * What surgery cost, in one sentence made of the numbers. It does not repeat how much was pruned: such a rate would need its
+ * What surgery cost, in one sentence made of the numbers. It does not repeat how much was pruned: such a rate would
+ * need its
  * denominator, and stands where it has it.
  */
 export function qualitySentence({ text, protocol, model, donor, divergence }: QualityNumbers): Text {
   const where = say`On ${code(text.name)} (${counted(protocol.tokens, "predicted token")})`;
   if (donor === null || divergence === null) {
-    return say`${where} the operated model has a perplexity of ${strong(fixed(model.perplexity, 2))}; the donor was not measured beside it, so this does not say what surgery cost.`;
+    return say`${where} the operated model has a perplexity of ${strong(fixed(model.perplexity, 2))}; the donor was not
+      measured beside it, so this does not say what surgery cost.`;
   }
   const change = divergence.perplexity_ratio - 1;
   const moved = change < 0 ? "lowered" : "raised";
-  return say`${where} surgery ${moved} perplexity by ${strong(percent(Math.abs(change)))} of the donor's, from ${fixed(donor.perplexity, 2)} to ${fixed(model.perplexity, 2)}; both models put the same token first at ${percent(divergence.same_top)} of the places.`;
+  return say`${where} surgery ${moved} perplexity by ${strong(percent(Math.abs(change)))} of the donor's, from
+    ${fixed(donor.perplexity, 2)} to ${fixed(model.perplexity, 2)}; both models put the same token first at
+    ${percent(divergence.same_top)} of the places.`;
 }
 
 /** Whether quality was measured on the very text that drove the operation. */

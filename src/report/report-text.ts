@@ -1,9 +1,11 @@
 import { printable } from "../errors.js";
 
 /**
- * The report as data: sections of paragraphs, lists, tables and pictures, written once and rendered as Markdown and as HTML.
+ * The report as data: sections of paragraphs, lists, tables and pictures, written once and rendered as Markdown and as
+ * HTML.
  *
- * A `Piece` that is a plain string is ours; whatever comes from a donor is `foreign` (prose) or `code` (names, paths), so that no renderer
+ * A `Piece` that is a plain string is ours; whatever comes from a donor is `foreign` (prose) or `code` (names, paths),
+ * so that no renderer
  * can mistake it for markup.
  */
 export type Piece =
@@ -108,11 +110,12 @@ export function strong(text: string): Piece {
   return { strong: text };
 }
 
-/** Tagged template: `say\`layer ${foreign(name)} has ${percent(x)}\``. */
+/** Tagged template: `say\`layer ${foreign(name)} has ${percent(x)}\``. A line break in the source is a space. */
 export function say(strings: TemplateStringsArray, ...values: (Piece | Text | number)[]): Text {
   const pieces: Piece[] = [];
   for (const [i, text] of strings.entries()) {
-    if (text !== "") pieces.push(text);
+    const spoken = text.replace(/\s*\n\s*/g, " ");
+    if (spoken !== "") pieces.push(spoken);
     if (i >= values.length) continue;
     const value = values[i];
     if (typeof value === "number") pieces.push(String(value));

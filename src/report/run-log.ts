@@ -16,16 +16,25 @@ function renderRecord(record: LedgerRecord): string {
     case "header": {
       const { donor, fingerprint: f } = record;
       const aim = f.target_sparsity === null ? `survival ${f.survival}` : `target sparsity ${f.target_sparsity}`;
-      return `operation  ${donor.path}  ${donor.tensor_count} tensors in ${donor.shard_count} shards  flow ${f.flow} ${f.flow_version}  block_size ${f.block_size}  n_iter ${f.n_iter}  beta ${f.beta}  ${aim}`;
+      return (
+        `operation  ${donor.path}  ${donor.tensor_count} tensors in ${donor.shard_count} shards  flow ${f.flow} ` +
+        `${f.flow_version}  block_size ${f.block_size}  n_iter ${f.n_iter}  beta ${f.beta}  ${aim}`
+      );
     }
     case "search":
-      return `search  target sparsity ${record.target_sparsity}  found survival ${record.survival}  expected ${record.expected_sparsity}`;
+      return (
+        `search  target sparsity ${record.target_sparsity}  found survival ${record.survival}  expected ` +
+        `${record.expected_sparsity}`
+      );
     case "calibration":
       return `calibration  ${record.text ?? "self-written"}  ${record.samples} samples  ${record.tokens} tokens`;
     case "tensor":
       return `tensor  ${renderTensor(record)}`;
     case "shard":
-      return `shard  ${record.file}  number ${record.order}  ${record.seconds.toFixed(3)} s  killed up to here ${record.killed_cumulative}`;
+      return (
+        `shard  ${record.file}  number ${record.order}  ${record.seconds.toFixed(3)} s  killed up to here ` +
+        `${record.killed_cumulative}`
+      );
     case "side_file":
       return `side file  ${record.file}  ${record.byte_length} bytes  copied`;
     case "warning":

@@ -55,7 +55,9 @@ export function reportDocument(
 /** The law of the report: no kill rate without its denominator, and both denominators in the first sentence. */
 export function ledeOf(report: ReportInput): Text {
   const { killed, target_weights, model_weights } = report.totals;
-  return say`Surgery set ${strong(count(killed))} weights to zero: ${strong(percent(share(killed, target_weights)))} of the ${count(target_weights)} target projection weights, ${strong(percent(share(killed, model_weights)))} of all ${count(model_weights)} weights of the model.`;
+  return say`Surgery set ${strong(count(killed))} weights to zero: ${strong(percent(share(killed, target_weights)))} of
+    the ${count(target_weights)} target projection weights, ${strong(percent(share(killed, model_weights)))} of all
+    ${count(model_weights)} weights of the model.`;
 }
 
 function inputs(report: ReportInput): Section {
@@ -65,7 +67,8 @@ function inputs(report: ReportInput): Section {
     [say`Donor`, say`${code(donor.path)}`],
     [
       say`Donor size`,
-      say`${byteSize(donor.total_size)} (${count(donor.total_size)} bytes of tensors), ${counted(donor.tensor_count, "tensor")} in ${counted(donor.shard_count, "shard")}`,
+      say`${byteSize(donor.total_size)} (${count(donor.total_size)} bytes of tensors),
+        ${counted(donor.tensor_count, "tensor")} in ${counted(donor.shard_count, "shard")}`,
     ],
     [say`Output`, say`${code(report.output.path)}`],
     [
@@ -76,11 +79,13 @@ function inputs(report: ReportInput): Section {
     [say`Parameters`, settings.flatMap(([key, value], i) => [i === 0 ? "" : ", ", code(`${key}=${value}`)])],
     [
       say`Operated on`,
-      say`${counted(totals.tensors, "target tensor")}, ${count(totals.target_weights)} of ${count(totals.model_weights)} weights (${percent(share(totals.target_weights, totals.model_weights))} of the model)`,
+      say`${counted(totals.tensors, "target tensor")}, ${count(totals.target_weights)} of ${count(totals.model_weights)}
+        weights (${percent(share(totals.target_weights, totals.model_weights))} of the model)`,
     ],
     [
       say`Carried over`,
-      say`${counted(donor.tensor_count - totals.tensors, "tensor")} byte for byte, ${counted(report.side_files.length, "side file")}`,
+      say`${counted(donor.tensor_count - totals.tensors, "tensor")} byte for byte,
+        ${counted(report.side_files.length, "side file")}`,
     ],
     [say`Started, ended`, say`${foreign(timestamp(report.started_at))}, ${foreign(timestamp(report.ended_at))}`],
     ...(report.resumed > 0
@@ -93,7 +98,8 @@ function inputs(report: ReportInput): Section {
     title: "Inputs and outputs",
     blocks: [
       paragraph(
-        say`The donor was read and never written. The output is a model folder of its own; its ledger, this report and the run log lie in its folder ${code("physarium/")}, which loaders ignore.`,
+        say`The donor was read and never written. The output is a model folder of its own; its ledger, this report and
+          the run log lie in its folder ${code("physarium/")}, which loaders ignore.`,
       ),
       table("Inputs and outputs", ["Item", "Value"], rows),
     ],
@@ -132,7 +138,9 @@ function aggregate(report: ReportInput): Section {
     title: "Aggregate sparsity",
     blocks: [
       paragraph(
-        say`Two denominators, and a rate means nothing without one: the projections that surgery may touch, and the whole model with its embeddings, norms and head, which it does not. The sparsity of a tensor is its zeros over its weights, those that were zero before included.`,
+        say`Two denominators, and a rate means nothing without one: the projections that surgery may touch, and the
+          whole model with its embeddings, norms and head, which it does not. The sparsity of a tensor is its zeros over
+          its weights, those that were zero before included.`,
       ),
       table("Aggregate sparsity", ["Metric", "Value"], rows, [1]),
       {
@@ -163,7 +171,8 @@ function projections(report: ReportInput): Section {
     title: "Sparsity by projection",
     blocks: [
       paragraph(
-        say`Mean, least and most are over the tensors of a projection; the last column is what was killed over all weights of that projection.`,
+        say`Mean, least and most are over the tensors of a projection; the last column is what was killed over all
+          weights of that projection.`,
       ),
       limited(
         table(
@@ -188,7 +197,9 @@ function flow(report: ReportInput): Section {
       kind: "picture",
       picture: "drives",
       title: "Drives and the cut",
-      caption: say`Drives of ${count(histogram.sampled_weights)} weights in ${counted(histogram.sampled_tiles, "sampled tile")}. Left of the cut at ${significant(histogram.threshold)} tubes starve${starved === undefined ? [] : say`: about ${percent(starved, 1)} of these sampled weights`}.`,
+      caption: say`Drives of ${count(histogram.sampled_weights)} weights in
+        ${counted(histogram.sampled_tiles, "sampled tile")}. Left of the cut at ${significant(histogram.threshold)}
+        tubes starve${starved === undefined ? [] : say`: about ${percent(starved, 1)} of these sampled weights`}.`,
     });
     blocks.push({
       ...table(
@@ -231,7 +242,9 @@ function tiles(report: ReportInput): Section {
   const maps = report.figures?.tile_maps ?? [];
   const blocks: Block[] = [
     paragraph(
-      say`Surgery saw ${count(coverage.weights_processed)} of ${count(coverage.weights_target)} target weights in ${counted(coverage.tiles, "tile")}: a coverage of ${strong(percent(coverage.fraction))} of the target weights. Tiles do not overlap and are clipped at the edges of a matrix, so each target weight is seen once.`,
+      say`Surgery saw ${count(coverage.weights_processed)} of ${count(coverage.weights_target)} target weights in
+        ${counted(coverage.tiles, "tile")}: a coverage of ${strong(percent(coverage.fraction))} of the target weights.
+        Tiles do not overlap and are clipped at the edges of a matrix, so each target weight is seen once.`,
     ),
     ...decoderBlocks(report),
   ];
@@ -240,7 +253,8 @@ function tiles(report: ReportInput): Section {
       kind: "picture",
       picture: "tiles",
       title: "Tiles of the most and least pruned tensor",
-      caption: say`Each cell is a tile, or several where a tensor has more tiles than the map has cells. The maps share one scale.`,
+      caption: say`Each cell is a tile, or several where a tensor has more tiles than the map has cells. The maps share
+        one scale.`,
     });
   }
   return { id: "tiles", title: "Tiles and coverage", blocks };

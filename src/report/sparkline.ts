@@ -28,7 +28,8 @@ export function depthLines(grid: LayerGrid): string[] {
     lines.push(`${clip(printable(projection), 40).padEnd(width)}  ${bars}`);
   }
   lines.push(
-    `${BARS[0]} ${percent(grid.min)}  ${BARS.at(-1)} ${percent(grid.max)}${perColumn > 1 ? `  a bar is ${perColumn} layers` : ""}`,
+    `${BARS[0]} ${percent(grid.min)}  ${BARS.at(-1)} ` +
+      `${percent(grid.max)}${perColumn > 1 ? `  a bar is ${perColumn} layers` : ""}`,
   );
   return lines;
 }

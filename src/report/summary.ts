@@ -5,7 +5,9 @@ import { qualitySentence } from "./quality-section.js";
 import { remarksOf } from "./remarks.js";
 import { foreign, plain, say } from "./report-text.js";
 
-/** The report in a dozen plain lines for a terminal: what was done, both denominators, what is proven and what is not. */
+/**
+ * The report in a dozen plain lines for a terminal: what was done, both denominators, what is proven and what is not.
+ */
 export function renderSummary(report: ReportInput): string {
   const { donor, totals, coverage, integrity, quality, worth, params } = report;
   const remarks = remarksOf(report);
@@ -19,32 +21,40 @@ export function renderSummary(report: ReportInput): string {
   const name = plain(say`${foreign(report.flow)} ${foreign(report.flow_version)}`);
   rows.push([
     "flow",
-    `${name}${report.flow === "magnitude" ? " (our reconstruction)" : ""}: ${report.flow === "activation" ? "" : `block ${params.block_size}, `}${params.n_iter} iterations, beta ${params.beta}, ${aimOf(report)}`,
+    `${name}${report.flow === "magnitude" ? " (our reconstruction)" : ""}: ` +
+      `${report.flow === "activation" ? "" : `block ${params.block_size}, `}${params.n_iter} iterations, beta ` +
+      `${params.beta}, ${aimOf(report)}`,
   ]);
   rows.push(["killed", `${count(totals.killed)} weights`]);
   rows.push([
     "",
-    `${percent(share(totals.killed, totals.target_weights))} of ${count(totals.target_weights)} target projection weights`,
+    `${percent(share(totals.killed, totals.target_weights))} of ${count(totals.target_weights)} target projection ` +
+      "weights",
   ]);
   rows.push([
     "",
-    `${percent(share(totals.killed, totals.model_weights))} of ${count(totals.model_weights)} weights of the full model`,
+    `${percent(share(totals.killed, totals.model_weights))} of ${count(totals.model_weights)} weights of the full ` +
+      "model",
   ]);
   rows.push([
     "tensors",
-    `${count(totals.tensors)}, sparsity ${percentRange(totals.min_sparsity, totals.max_sparsity)}, mean ${percent(totals.mean_sparsity)}${totals.failed_tensors > 0 ? `, ${count(totals.failed_tensors)} FAILED` : ""}`,
+    `${count(totals.tensors)}, sparsity ${percentRange(totals.min_sparsity, totals.max_sparsity)}, mean ` +
+      `${percent(totals.mean_sparsity)}${totals.failed_tensors > 0 ? `, ${count(totals.failed_tensors)} FAILED` : ""}`,
   ]);
   if (remarks.standOut.length > 0) {
     const shown = remarks.standOut.slice(0, 4).map((layer) => `layer ${layer.layer} (${percent(layer.sparsity)})`);
     const more = remarks.standOut.length - shown.length;
     rows.push([
       "layers",
-      `${shown.join(", ")}${more > 0 ? ` and ${more} more` : ""} stand out; the median layer has ${percent(remarks.medianLayer)} zeros`,
+      `${shown.join(", ")}${more > 0 ? ` and ${more} more` : ""} stand out; the median layer has ` +
+        `${percent(remarks.medianLayer)} zeros`,
     ]);
   } else if (remarks.band !== undefined) {
     rows.push([
       "layers",
-      `${remarks.layerCount === 1 ? "one" : count(remarks.layerCount)}, ${percentRange(remarks.band.low, remarks.band.high)} zeros${remarks.layerCount > 1 ? "; none stands out" : ""}`,
+      `${remarks.layerCount === 1 ? "one" : count(remarks.layerCount)}, ` +
+        `${percentRange(remarks.band.low, remarks.band.high)} ` +
+        `zeros${remarks.layerCount > 1 ? "; none stands out" : ""}`,
     ]);
   }
   rows.push(["coverage", `${percent(coverage.fraction)} of the target weights, ${counted(coverage.tiles, "tile")}`]);
@@ -55,7 +65,8 @@ export function renderSummary(report: ReportInput): string {
   if (worth != null) {
     rows.push([
       "packed",
-      `${byteSize(worth.size_packed)} instead of ${byteSize(worth.size_now)}, ${percent(worth.packed_fraction)}${worth.packed_is === "exact" ? "" : " (estimated)"}`,
+      `${byteSize(worth.size_packed)} instead of ${byteSize(worth.size_now)}, ` +
+        `${percent(worth.packed_fraction)}${worth.packed_is === "exact" ? "" : " (estimated)"}`,
     ]);
   }
   if (report.warnings.length > 0) rows.push(["warnings", `${count(report.warnings.length)}, listed in the report`]);

@@ -21,7 +21,13 @@ export function timeSection(report: ReportInput): Section {
   });
   const blocks: Block[] = [
     paragraph(
-      say`The whole operation took ${strong(duration(report.wall_seconds))}${report.wall_seconds > 0 ? `, ${byteSize(report.donor.total_size / report.wall_seconds)} of model a second` : ""}, with at most ${byteSize(report.peak_rss_bytes)} of memory.`,
+      say`The whole operation took
+        ${strong(duration(report.wall_seconds))}${
+          report.wall_seconds > 0
+            ? `, ${byteSize(report.donor.total_size / report.wall_seconds)} of model a second`
+            : ""
+        },
+        with at most ${byteSize(report.peak_rss_bytes)} of memory.`,
     ),
   ];
   if (shards.length > 0) {

@@ -23,21 +23,34 @@ export function worthSection(report: ReportInput): Section {
       title,
       blocks: [
         paragraph(
-          say`${strong("Not worked out.")} On disk a zero takes as much room as any other weight, so this output is as large as its donor. ${command(`physarium pack ${shellQuote(report.output.path)} PACKED`)} stores it without loss and without the zeros.`,
+          say`${strong("Not worked out.")} On disk a zero takes as much room as any other weight, so this output is as
+            large as its donor. ${command(`physarium pack ${shellQuote(report.output.path)} PACKED`)} stores it without
+            loss and without the zeros.`,
         ),
       ],
     };
   }
   const estimated = worth.packed_is !== "exact";
+  const sampled = worth.sampled_weights < worth.weights ? `${count(worth.sampled_weights)} sampled` : "all";
+  const left = `memories with ${percent(worth.reserved_fraction, 0)} left free for the rest of the engine`;
+  const dashed = memoriesInSight(worth).length > 0 ? `; the dashed lines are ${left}` : "";
   const blocks: Block[] = [
     paragraph(
-      say`${percent(worth.sparsity)} of all ${count(worth.weights)} weights are zero. Packed without loss, the tensors take ${strong(byteSize(worth.size_packed))} instead of ${byteSize(worth.size_now)}: ${strong(percent(worth.packed_fraction))} of their size${estimated ? `, by the packer's own code lengths on ${worth.sampled_weights < worth.weights ? `${count(worth.sampled_weights)} sampled` : "all"} weights` : ", read from the packed files"}. No coder that treats weights one by one and leaves signs and mantissas raw could get below ${byteSize(worth.size_entropy_bound)}.`,
+      say`${percent(worth.sparsity)} of all ${count(worth.weights)} weights are zero. Packed without loss, the tensors
+        take ${strong(byteSize(worth.size_packed))} instead of ${byteSize(worth.size_now)}:
+        ${strong(percent(worth.packed_fraction))} of their
+        size${
+          estimated ? `, by the packer's own code lengths on ${sampled} weights` : ", read from the packed files"
+        }. No coder that treats weights one by one and leaves signs and mantissas raw could get below
+        ${byteSize(worth.size_entropy_bound)}.`,
     ),
     {
       kind: "picture",
       picture: "formats",
       title: "The same model in other formats",
-      caption: say`Size of the tensors in each format${memoriesInSight(worth).length > 0 ? `; the dashed lines are memories with ${percent(worth.reserved_fraction, 0)} left free for the rest of the engine` : ""}. Paler bars round the weights.`,
+      caption: say`Size of the tensors in each
+        format${dashed}.
+        Paler bars round the weights.`,
     },
     {
       kind: "table",

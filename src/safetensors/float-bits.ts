@@ -1,7 +1,8 @@
 import { bytesPerFloat, type FloatDtype } from "./dtypes.js";
 
 /**
- * Conversions between F32 and the 16-bit floats, round to nearest, ties to even. Widening is exact; what narrowing does with a finite
+ * Conversions between F32 and the 16-bit floats, round to nearest, ties to even. Widening is exact; what narrowing does
+ * with a finite
  * value that is too large, and with −0, the caller says.
  */
 
@@ -64,7 +65,8 @@ export function f16OfF32(value: number): number {
 }
 
 /**
- * The bits of a number (f64) in `dtype`, too large ones as infinity. F16 is rounded once, from f64; BF16 through f32, where the second
+ * The bits of a number (f64) in `dtype`, too large ones as infinity. F16 is rounded once, from f64; BF16 through f32,
+ * where the second
  * rounding could differ from a direct one on an exact tie only.
  */
 export function floatBits(value: number, dtype: FloatDtype): number {
@@ -83,14 +85,20 @@ function f16OfNumber(value: number): number {
   const floor = Math.floor(quotient);
   const rest = quotient - floor;
   const rounded = floor + (rest > 0.5 || (rest === 0.5 && floor % 2 === 1) ? 1 : 0);
-  // A mantissa that rounds up to 2048 carries into the exponent, which is what adding does. Subnormals have no hidden bit.
+  // A mantissa that rounds up to 2048 carries into the exponent, which is what adding does. Subnormals have no hidden
+  // bit.
   return sign | (magnitude < 2 ** -14 ? rounded : ((exponent + 14) << 10) + rounded);
 }
 
-/** Whether F32 numbers may lie in the memory they came from (which then must be aligned), or get memory of their own. */
+/**
+ * Whether F32 numbers may lie in the memory they came from (which then must be aligned), or get memory of their own.
+ */
 export type Memory = "alias" | "copy";
 
-/** Widen stored floats (little-endian) to F32. With `copy`, `bytes` may start at any offset; else it must be aligned to its dtype. */
+/**
+ * Widen stored floats (little-endian) to F32. With `copy`, `bytes` may start at any offset; else it must be aligned to
+ * its dtype.
+ */
 export function decodeFloats(bytes: Uint8Array, dtype: FloatDtype, memory: Memory = "alias"): Float32Array {
   const size = bytesPerFloat(dtype);
   const isMoved = memory === "copy" && (dtype === "F32" || bytes.byteOffset % size !== 0);
@@ -109,7 +117,9 @@ export function decodeFloats(bytes: Uint8Array, dtype: FloatDtype, memory: Memor
 }
 
 export interface Narrowing {
-  /** What a finite number beyond the dtype's range becomes: an infinity, or the largest finite number. Default infinity. */
+  /**
+   * What a finite number beyond the dtype's range becomes: an infinity, or the largest finite number. Default infinity.
+   */
   readonly overflow?: "infinity" | "clamp";
   /** Whether −0, and what rounds to it, keeps its sign. Default so. */
   readonly negativeZero?: "keep" | "drop";

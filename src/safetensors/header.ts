@@ -3,7 +3,10 @@ import { bitsPerElement, KNOWN_DTYPES } from "./dtypes.js";
 import { JsonReader } from "./json-reader.js";
 import type { ByteSource } from "./source.js";
 
-/** The reference implementation's cap (`MAX_HEADER_SIZE` in tensor.rs): larger headers are refused before anything is allocated. */
+/**
+ * The reference implementation's cap (`MAX_HEADER_SIZE` in tensor.rs): larger headers are refused before anything is
+ * allocated.
+ */
 export const MAX_HEADER_BYTE_LENGTH = 100_000_000;
 
 /** Far above any real name; what is done with names stays cheap however hostile the file. */
@@ -35,7 +38,8 @@ export interface SafetensorsHeader {
 /**
  * Read and validate the header of a safetensors file.
  *
- * `name` opens every message; `reserve` is told the bytes of the header before they are read and may throw. Throws `DONOR_HEADER_*` for anything the reference implementation would refuse.
+ * `name` opens every message; `reserve` is told the bytes of the header before they are read and may throw. Throws
+ * `DONOR_HEADER_*` for anything the reference implementation would refuse.
  * source: huggingface/safetensors README "Format" and `Metadata::validate` in tensor.rs
  */
 export async function readHeader(
@@ -58,7 +62,8 @@ export function headerByteLength(prefix: Uint8Array, fileByteLength: number, nam
   if (prefix.byteLength < LENGTH_PREFIX_BYTES) {
     throw new PhysariumError(
       "DONOR_HEADER_TOO_SMALL",
-      `${name}: the file has ${fileByteLength} bytes, a safetensors file starts with 8 bytes of header length; it looks truncated, download it again`,
+      `${name}: the file has ${fileByteLength} bytes, a safetensors file starts with 8 bytes of header length; it ` +
+        "looks truncated, download it again",
       { file: name, fileByteLength },
     );
   }
@@ -66,14 +71,16 @@ export function headerByteLength(prefix: Uint8Array, fileByteLength: number, nam
   if (length > BigInt(MAX_HEADER_BYTE_LENGTH)) {
     throw new PhysariumError(
       "DONOR_HEADER_TOO_LARGE",
-      `${name}: its first 8 bytes announce a header of ${length} bytes, at most ${MAX_HEADER_BYTE_LENGTH} are allowed; this is no safetensors file or it is damaged`,
+      `${name}: its first 8 bytes announce a header of ${length} bytes, at most ${MAX_HEADER_BYTE_LENGTH} are ` +
+        "allowed; this is no safetensors file or it is damaged",
       { file: name },
     );
   }
   if (LENGTH_PREFIX_BYTES + Number(length) > fileByteLength) {
     throw new PhysariumError(
       "DONOR_HEADER_LENGTH",
-      `${name}: the header announces ${length} bytes of JSON but the file ends after ${fileByteLength} bytes; it looks truncated, download it again`,
+      `${name}: the header announces ${length} bytes of JSON but the file ends after ${fileByteLength} bytes; it ` +
+        "looks truncated, download it again",
       { file: name, fileByteLength },
     );
   }
@@ -98,7 +105,8 @@ export function parseHeader(json: Uint8Array, fileByteLength: number, name: stri
     if (key.length > MAX_NAME_CHARACTERS) {
       throw new PhysariumError(
         "DONOR_HEADER_NAME",
-        `${name}: a tensor's name has ${key.length} characters ("${key.slice(0, 40)}…"), at most ${MAX_NAME_CHARACTERS} are allowed; the header is malformed`,
+        `${name}: a tensor's name has ${key.length} characters ("${key.slice(0, 40)}…"), at most ` +
+          `${MAX_NAME_CHARACTERS} are allowed; the header is malformed`,
         { file: name },
       );
     }
@@ -167,7 +175,8 @@ function readTensorInfo(reader: JsonReader, tensor: string, dataByteOffset: numb
   if (expected !== end - begin) {
     throw new PhysariumError(
       "DONOR_HEADER_SIZE",
-      `${name}: tensor "${tensor}" is ${dtype} [${shape.join(", ")}], which takes ${expected} bytes, but its data_offsets span ${end - begin}`,
+      `${name}: tensor "${tensor}" is ${dtype} [${shape.join(", ")}], which takes ${expected} bytes, but its ` +
+        `data_offsets span ${end - begin}`,
       { file: name, tensor },
     );
   }
@@ -184,7 +193,8 @@ export function tensorByteLength(dtype: string, shape: readonly number[], tensor
       { file, tensor, dtype },
     );
   }
-  // A zero dimension makes the product zero, but only after the others were multiplied as the reference does, overflow included.
+  // A zero dimension makes the product zero, but only after the others were multiplied as the reference does, overflow
+  // included.
   let elements = 1n;
   for (const dimension of shape) {
     elements *= BigInt(dimension);
@@ -194,7 +204,8 @@ export function tensorByteLength(dtype: string, shape: readonly number[], tensor
   if (totalBits / 8n > BigInt(Number.MAX_SAFE_INTEGER)) {
     throw new PhysariumError(
       "DONOR_HEADER_OVERFLOW",
-      `${file}: tensor "${tensor}" of ${dtype} [${shape.join(", ")}] has more bytes than any file can hold; the header is malformed`,
+      `${file}: tensor "${tensor}" of ${dtype} [${shape.join(", ")}] has more bytes than any file can hold; the ` +
+        "header is malformed",
       { file, tensor },
     );
   }
@@ -217,7 +228,8 @@ function checkContiguous(tensors: TensorInfo[], dataByteOffset: number, fileByte
       const fault = tensor.byteOffset > expected ? "leaves a hole" : "overlaps the tensor before it";
       throw new PhysariumError(
         "DONOR_HEADER_OFFSETS",
-        `${name}: tensor "${tensor.name}" starts at byte ${tensor.byteOffset} of the file, expected ${expected}; it ${fault}`,
+        `${name}: tensor "${tensor.name}" starts at byte ${tensor.byteOffset} of the file, expected ${expected}; ` +
+          `it ${fault}`,
         { file: name, tensor: tensor.name, byteOffset: tensor.byteOffset, expectedByteOffset: expected },
       );
     }
@@ -229,7 +241,8 @@ function checkContiguous(tensors: TensorInfo[], dataByteOffset: number, fileByte
       expected > fileByteLength ? "the file looks truncated, download it again" : "foreign bytes follow the data";
     throw new PhysariumError(
       "DONOR_HEADER_END",
-      `${name}: ${last === undefined ? "the header" : `tensor "${last.name}"`} ends at byte ${expected}, the file has ${fileByteLength}; ${fault}`,
+      `${name}: ${last === undefined ? "the header" : `tensor "${last.name}"`} ends at byte ${expected}, the file ` +
+        `has ${fileByteLength}; ${fault}`,
       { file: name, expectedByteLength: expected, fileByteLength },
     );
   }
@@ -238,7 +251,8 @@ function checkContiguous(tensors: TensorInfo[], dataByteOffset: number, fileByte
 function malformed(file: string, tensor: string): PhysariumError {
   return new PhysariumError(
     "DONOR_HEADER_TENSOR",
-    `${file}: tensor "${tensor}" needs dtype, shape (at most ${MAX_DIMENSIONS} dimensions) and two data_offsets; the header is malformed`,
+    `${file}: tensor "${tensor}" needs dtype, shape (at most ${MAX_DIMENSIONS} dimensions) and two data_offsets; ` +
+      "the header is malformed",
     { file, tensor },
   );
 }

@@ -4,7 +4,8 @@ import { PhysariumError } from "../errors.js";
  * A strict pull reader of JSON bytes (RFC 8259) for headers and indexes.
  *
  * `JSON.parse` would keep the last of two equal keys, move integer-like names to the front, treat `__proto__`
- * specially and round integers past 2^53; a header of 10^6 tensors would also cost several objects a tensor. Here the caller
+ * specially and round integers past 2^53; a header of 10^6 tensors would also cost several objects a tensor. Here the
+ * caller
  * pulls what it expects, so nothing is built that it does not keep.
  *
  * Nesting is capped at 128 as in serde_json, so hostile depth cannot exhaust the stack.
@@ -34,7 +35,10 @@ export class JsonReader {
     private readonly literals: readonly string[] = ["true", "false", "null"],
   ) {}
 
-  /** Calls `onMember(key)` for each member; the callback must consume the member's value. Keys may repeat: the caller knows which may not. */
+  /**
+   * Calls `onMember(key)` for each member; the callback must consume the member's value. Keys may repeat: the caller
+   * knows which may not.
+   */
   readObject(expected: string, onMember: (key: string) => void): void {
     this.enter(OPEN_BRACE, expected);
     if (this.peek() === CLOSE_BRACE) {
@@ -207,7 +211,8 @@ export class JsonReader {
 
   private decode(start: number, end: number): string {
     const run = this.bytes.subarray(start, end);
-    // Short ASCII runs are most of a header: this path is several times faster than TextDecoder, and makes one flat string.
+    // Short ASCII runs are most of a header: this path is several times faster than TextDecoder, and makes one flat
+    // string.
     if (run.length <= 256 && run.every((byte) => byte < 0x80)) {
       return String.fromCharCode.apply(null, run as unknown as number[]);
     }

@@ -16,7 +16,8 @@ export interface ShardIndex {
 /**
  * Parse `model.safetensors.index.json`.
  *
- * Shard names must be plain file names: an index is foreign data, and one that names `../x` or `C:\x` would make us read, and a copier
+ * Shard names must be plain file names: an index is foreign data, and one that names `../x` or `C:\x` would make us
+ * read, and a copier
  * write, outside the folder. A byte order mark is skipped: editors leave one. Throws `DONOR_INDEX_*`.
  */
 export function parseShardIndex(json: Uint8Array, name: string): ShardIndex {
@@ -66,7 +67,8 @@ function checkFileName(file: string, tensor: string, name: string): void {
   if (!safe) {
     throw new PhysariumError(
       "DONOR_INDEX_PATH",
-      `${name}: tensor "${tensor}" lies in "${file}", expected the plain name of a .safetensors file in the same folder; do not trust this index`,
+      `${name}: tensor "${tensor}" lies in "${file}", expected the plain name of a .safetensors file in the same ` +
+        "folder; do not trust this index",
       { file: name, tensor, shard: file },
     );
   }

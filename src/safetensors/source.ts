@@ -1,4 +1,6 @@
-/** A file as the format sees it: a length and positional reads. `read` returns exactly `end - begin` bytes or throws. */
+/**
+ * A file as the format sees it: a length and positional reads. `read` returns exactly `end - begin` bytes or throws.
+ */
 export interface ByteSource {
   readonly byteLength: number;
   read(begin: number, end: number): Promise<Uint8Array>;

@@ -38,7 +38,8 @@ export function serializeHeader(
     position += byteLength;
     placed.push({ spec, begin, byteLength });
     members.push(
-      `${JSON.stringify(spec.name)}:{"dtype":"${spec.dtype}","shape":[${spec.shape.join(",")}],"data_offsets":[${begin},${position}]}`,
+      `${JSON.stringify(spec.name)}:{"dtype":"${spec.dtype}","shape":[${spec.shape.join(",")}],` +
+        `"data_offsets":[${begin},${position}]}`,
     );
   }
   const json = new TextEncoder().encode(`{${members.join(",")}}`);

@@ -35,7 +35,8 @@ export interface Completion {
 }
 
 /**
- * Everything between the last weight and the final name: side files, figures, the proof that the donor is what it was, the last record, the
+ * Everything between the last weight and the final name: side files, figures, the proof that the donor is what it was,
+ * the last record, the
  * numbers and documents, all of it flushed.
  */
 export async function completeOperation(completion: Completion): Promise<SurgeryReport> {

@@ -38,7 +38,10 @@ export type SurgeryEvent =
       readonly seconds: { readonly forward: number; readonly gram: number; readonly methods: number };
       /** At the pace of the layers operated on so far. */
       readonly seconds_left?: number;
-      /** Mean relative output error of the tensors operated on as selection leaves it, and after the last stage; absent where there were none. */
+      /**
+       * Mean relative output error of the tensors operated on as selection leaves it, and after the last stage; absent
+       * where there were none.
+       */
       readonly loss_before?: number;
       readonly loss_after?: number;
       /** Where there were none: whether an earlier run had done them, or the layer has no target. */

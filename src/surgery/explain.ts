@@ -4,7 +4,10 @@ import { freeBytes } from "../output/disk-space.js";
 import type { Plan } from "./plan.js";
 import { bytesWritten, resumeFlagsOf, type Workspace } from "./workspace.js";
 
-/** What stopped an operation, with what is kept of it and how to go on; errors that say so already come back as they are. */
+/**
+ * What stopped an operation, with what is kept of it and how to go on; errors that say so already come back as they
+ * are.
+ */
 export async function explain(
   error: unknown,
   plan: Plan,
@@ -18,7 +21,8 @@ export async function explain(
   if (error.code === "STOPPED") {
     return new PhysariumError(
       "STOPPED",
-      `${path}: stopped; ${tensorsDone} of ${plan.donor.tensorCount} tensors are done and kept in ${folder}; go on with ${resumeFlags}, or start over with --overwrite`,
+      `${path}: stopped; ${tensorsDone} of ${plan.donor.tensorCount} tensors are done and kept in ${folder}; go on ` +
+        `with ${resumeFlags}, or start over with --overwrite`,
       { tensorsDone },
     );
   }
@@ -30,7 +34,8 @@ export async function explain(
     const where = byteOffset === undefined ? file : `${file}: byte ${byteOffset}`;
     return new PhysariumError(
       error.code,
-      `${where}: ${operation} failed, the disk is full (${errno}); about ${missing} more bytes are needed; free them, then run again with ${resumeFlags} (${tensorsDone} of ${plan.donor.tensorCount} tensors are done)`,
+      `${where}: ${operation} failed, the disk is full (${errno}); about ${missing} more bytes are needed; free ` +
+        `them, then run again with ${resumeFlags} (${tensorsDone} of ${plan.donor.tensorCount} tensors are done)`,
       { ...error.details, missingBytes: missing },
       error,
     );

@@ -86,7 +86,8 @@ async function calibrationDigest(path: string | undefined, digester: Digester, f
 /**
  * Refuse to mix two operations in one output. Throws `USAGE_RESUME_MISMATCH`, saying everything that differs.
  *
- * returns  shards of the same length and header that were touched or copied since: whether their weights are the same, nobody knows
+ * returns  shards of the same length and header that were touched or copied since: whether their weights are the same,
+ *          nobody knows
  */
 export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outputPath: string): Set<string> {
   const touched = new Set<string>();
@@ -111,7 +112,8 @@ export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outpu
   if (differences.length === 0) return touched;
   throw new PhysariumError(
     "USAGE_RESUME_MISMATCH",
-    `${outputPath}: the run that stands there is another operation: ${differences.join("; ")}; give the same donor and parameters, or start over with --overwrite`,
+    `${outputPath}: the run that stands there is another operation: ${differences.join("; ")}; give the same donor ` +
+      "and parameters, or start over with --overwrite",
     { differences },
   );
 }

@@ -34,7 +34,9 @@ export async function refuseNonFinite(
             const position = start / bytes + at;
             throw new PhysariumError(
               "DONOR_NON_FINITE",
-              `${shard}: tensor "${name}" is NaN or infinite at row ${Math.floor(position / target.cols)}, column ${position % target.cols}; the weights are damaged, and a forward pass would carry that into everything`,
+              `${shard}: tensor "${name}" is NaN or infinite at row ${Math.floor(position / target.cols)}, column ` +
+                `${position % target.cols}; the weights are damaged, and a forward pass would carry that into ` +
+                "everything",
               { shard, tensor: name },
             );
           }

@@ -193,7 +193,8 @@ export class LayerFlow implements FlowRun {
     if (samples < asked) found.push(`the calibration text gives ${samples} of the ${asked} samples asked for`);
     if (tokens < widest) {
       found.push(
-        `${tokens} calibration tokens cannot tell the ${widest} inputs of the widest projection apart; more samples make a better choice`,
+        `${tokens} calibration tokens cannot tell the ${widest} inputs of the widest projection apart; more ` +
+          "samples make a better choice",
       );
     }
     return found;
@@ -209,7 +210,9 @@ export function checkSameCalibration(
   if (stopped === undefined || stopped.ids_sha256 === now.ids_sha256) return;
   throw new PhysariumError(
     "USAGE_RESUME_MISMATCH",
-    `${outputPath}: the run that stands there was calibrated on other tokens (${stopped.tokens}, ${stopped.ids_sha256.slice(0, 12)}…) than this one (${now.tokens}, ${now.ids_sha256.slice(0, 12)}…); resume on the machine and with the tokenizer it began with, or start over with --overwrite`,
+    `${outputPath}: the run that stands there was calibrated on other tokens (${stopped.tokens}, ` +
+      `${stopped.ids_sha256.slice(0, 12)}…) than this one (${now.tokens}, ${now.ids_sha256.slice(0, 12)}…); resume ` +
+      "on the machine and with the tokenizer it began with, or start over with --overwrite",
     { stopped: stopped.ids_sha256, now: now.ids_sha256 },
   );
 }

@@ -48,7 +48,8 @@ export interface OperationResult {
 /**
  * Carry a plan out: build the output beside its final name, record every tensor, flush, rename.
  *
- * The donor is only read. On any error, and on `signal`, what is done stays in `<output>.partial` and `resume` goes on from
+ * The donor is only read. On any error, and on `signal`, what is done stays in `<output>.partial` and `resume` goes on
+ * from
  * there; the final name never holds half an output. Throws `USAGE_*`, `DONOR_*`, `IO_*`, `STOPPED`.
  */
 export async function operate(plan: Plan, options: OperateOptions): Promise<OperationResult> {
@@ -132,7 +133,8 @@ class Operation {
       await publish(workspace.output, files);
       return { outputPath: workspace.output.path, state: "finished", report };
     } catch (error) {
-      // Weights that are no numbers will be there on a resume, too: nothing to keep, unless an earlier run left something.
+      // Weights that are no numbers will be there on a resume, too: nothing to keep, unless an earlier run left
+      // something.
       keep = !isPhysariumError(error, "DONOR_NON_FINITE") || workspace.stopped !== undefined;
       if (keep) await this.recordRun(true).catch(() => {});
       throw await explain(error, plan, workspace, this.records.size, files);
@@ -179,7 +181,9 @@ class Operation {
     });
     this.onEvent({
       event: "note",
-      message: `resuming: ${this.records.size} of ${plan.donor.tensorCount} tensors are done and unchanged${damaged > 0 ? `, ${damaged} will be done again` : ""}`,
+      message:
+        `resuming: ${this.records.size} of ${plan.donor.tensorCount} tensors are done and ` +
+        `unchanged${damaged > 0 ? `, ${damaged} will be done again` : ""}`,
     });
   }
 
@@ -231,7 +235,10 @@ class Operation {
     await boundary.pass();
   }
 
-  /** What is still to be done, in file order; a shard stands at full length, with its header, when its first tensor comes. */
+  /**
+   * What is still to be done, in file order; a shard stands at full length, with its header, when its first tensor
+   * comes.
+   */
   private async *openTensors(boundary: ShardBoundaries): AsyncGenerator<PlannedTensor> {
     const { plan, folder, digester, files } = this;
     for (const shard of plan.shards) {

@@ -130,7 +130,8 @@ function activationSettings(options: SurgeryOptions, params: FlowParams): LayerS
   if (protocol !== undefined && calibration === undefined) {
     throw new PhysariumError(
       "USAGE_PARAM",
-      "--protocol, --bos, --separator, --rows and --min-tokens say how a --calibration text is read; give one, or leave them out",
+      "--protocol, --bos, --separator, --rows and --min-tokens say how a --calibration text is read; give one, or " +
+        "leave them out",
     );
   }
   if (isGramFile(calibration)) refuseWithGrams(options);
@@ -140,7 +141,8 @@ function activationSettings(options: SurgeryOptions, params: FlowParams): LayerS
   if (options.allowNonFinite) {
     throw new PhysariumError(
       "USAGE_PARAM",
-      "--allow-non-finite and --flow activation exclude each other: the forward pass carries a NaN into everything; leave one out",
+      "--allow-non-finite and --flow activation exclude each other: the forward pass carries a NaN into " +
+        "everything; leave one out",
     );
   }
   if (!Number.isInteger(samples) || samples < 1) {
@@ -174,13 +176,15 @@ function refuseWithGrams(options: SurgeryOptions): void {
   if (said.length > 0) {
     throw new PhysariumError(
       "USAGE_PARAM",
-      `--${said.join(", --")} ${said.length === 1 ? "says" : "say"} how a text is run, and --calibration is a file of Grams, collected before; leave ${said.length === 1 ? "it" : "them"} out`,
+      `--${said.join(", --")} ${said.length === 1 ? "says" : "say"} how a text is run, and --calibration is a file ` +
+        `of Grams, collected before; leave ${said.length === 1 ? "it" : "them"} out`,
     );
   }
   if ((options.allocation ?? "uniform") !== "uniform") {
     throw new PhysariumError(
       "USAGE_PARAM",
-      `--allocation ${options.allocation} runs the calibration text once before, and a file of Grams holds none; give a text, or leave it out`,
+      `--allocation ${options.allocation} runs the calibration text once before, and a file of Grams holds none; ` +
+        "give a text, or leave it out",
     );
   }
 }

@@ -145,7 +145,8 @@ export class PieceOperator {
     const matrix = job.matrixCount > 1 ? `matrix ${job.matrix}, ` : "";
     throw new PhysariumError(
       "DONOR_NON_FINITE",
-      `${job.shard}: tensor "${job.tensor}" is ${kind} at ${matrix}row ${row}, column ${col}; the weights are damaged, or leave such weights untouched with --allow-non-finite`,
+      `${job.shard}: tensor "${job.tensor}" is ${kind} at ${matrix}row ${row}, column ${col}; the weights are ` +
+        "damaged, or leave such weights untouched with --allow-non-finite",
       { shard: job.shard, tensor: job.tensor, matrix: job.matrix, row, col },
     );
   }

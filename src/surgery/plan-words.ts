@@ -9,7 +9,9 @@ export interface PlanWarning {
   readonly message: string;
 }
 
-/** A share of the decoder that stays as it is without being asked for: from here on it is worth a warning, not a line. */
+/**
+ * A share of the decoder that stays as it is without being asked for: from here on it is worth a warning, not a line.
+ */
 const NOTABLE_SHARE = 0.01;
 
 /** A planned tensor as coverage counts it; undefined for what is no matrix of the decoder. */
@@ -25,7 +27,8 @@ export function planWarnings(donor: Donor, decoder: DecoderCoverage, shards: rea
   if (index?.totalSize !== undefined && index.totalSize !== totalSize) {
     warnings.push({
       code: "WARN_TOTAL_SIZE",
-      message: `the index states total_size ${index.totalSize}, the tensors take ${totalSize} bytes; loaders do not mind`,
+      message:
+        `the index states total_size ${index.totalSize}, the tensors take ${totalSize} bytes; ` + "loaders do not mind",
     });
   }
   if (!donor.sideFiles.some(({ file }) => file === "config.json")) {
@@ -38,7 +41,9 @@ export function planWarnings(donor: Donor, decoder: DecoderCoverage, shards: rea
     if (share < NOTABLE_SHARE || /--(?:include|exclude)$/.test(why)) continue;
     warnings.push({
       code: "WARN_UNTOUCHED",
-      message: `${tensors} × ${pattern}, ${(100 * share).toFixed(1)} % of the weights in the decoder's layers, stay as they are: ${why}`,
+      message:
+        `${tensors} × ${pattern}, ${(100 * share).toFixed(1)} % of the weights in the decoder's layers, stay as they ` +
+        `are: ${why}`,
     });
   }
   const drafts = shards.flatMap(({ tensors }) =>
@@ -47,7 +52,9 @@ export function planWarnings(donor: Donor, decoder: DecoderCoverage, shards: rea
   if (drafts.length > 0) {
     warnings.push({
       code: "WARN_DRAFT_HEAD",
-      message: `${drafts.length} matrices (${drafts[0].name}, …) belong to a draft head and are carried over: it goes on guessing for the model as it was before surgery`,
+      message:
+        `${drafts.length} matrices (${drafts[0].name}, …) belong to a draft head and are carried over: it goes on ` +
+        "guessing for the model as it was before surgery",
     });
   }
   return warnings;
@@ -59,7 +66,8 @@ export function noTarget(donor: Donor, options: CheckedOptions): PhysariumError 
   if (quantMethod !== undefined && quantMethod !== "compressed-tensors") {
     return new PhysariumError(
       "DONOR_QUANTISED",
-      `${donor.path}: config.json says that the model is quantised (${quantMethod}), and no tensor is a float matrix of a decoder layer; use the unquantised model`,
+      `${donor.path}: config.json says that the model is quantised (${quantMethod}), and no tensor is a float ` +
+        "matrix of a decoder layer; use the unquantised model",
       { quantMethod },
     );
   }
@@ -70,7 +78,9 @@ export function noTarget(donor: Donor, options: CheckedOptions): PhysariumError 
     : "name its matrices with --include, or see physarium plan for what each tensor is taken for";
   return new PhysariumError(
     "DONOR_NO_TARGET",
-    `${donor.path}: none of its ${donor.tensorCount} tensors is a target (they look like ${names.map((name) => `"${name}"`).join(", ")}); expected matrices in layers.N.…, h.N.… or blocks.N.…; ${advice}`,
+    `${donor.path}: none of its ${donor.tensorCount} tensors is a target (they look like ` +
+      `${names.map((name) => `"${name}"`).join(", ")}); expected matrices in layers.N.…, h.N.… or blocks.N.…; ` +
+      `${advice}`,
     { tensorCount: donor.tensorCount },
   );
 }

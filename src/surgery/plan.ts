@@ -137,7 +137,8 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
         if (rowBytes > MAX_ROW_BYTES) {
           throw new PhysariumError(
             "DONOR_ROW_TOO_LONG",
-            `${shard.file}: tensor "${info.name}" has rows of ${rowBytes} bytes, at most ${MAX_ROW_BYTES} fit in memory; leave it out with --exclude`,
+            `${shard.file}: tensor "${info.name}" has rows of ${rowBytes} bytes, at most ${MAX_ROW_BYTES} fit in ` +
+              "memory; leave it out with --exclude",
             { tensor: info.name },
           );
         }
@@ -146,7 +147,9 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
         if (isTurned(kernelFlow(options), target.storedByInput ?? false) && bandBytes > MAX_SLOT_BYTES) {
           throw new PhysariumError(
             "USAGE_BLOCK_SIZE",
-            `${shard.file}: tensor "${info.name}" is stored with inputs as rows; the balanced flow turns it a band of ${blockSize} rows at a time, which takes ${bandBytes} bytes, at most ${MAX_SLOT_BYTES}; give a smaller --block-size`,
+            `${shard.file}: tensor "${info.name}" is stored with inputs as rows; the balanced flow turns it a band ` +
+              `of ${blockSize} rows at a time, which takes ${bandBytes} bytes, at most ${MAX_SLOT_BYTES}; give a ` +
+              "smaller --block-size",
             { tensor: info.name },
           );
         }

@@ -15,7 +15,10 @@ import { type Digester, SIDE_FILE_PIECE_BYTES } from "../record/digest.js";
 import type { SideFileRecord } from "../record/ledger.js";
 import type { Plan, PlannedShard } from "./plan.js";
 
-/** Create (or reopen) an output shard at its full length and carry the donor's header bytes over verbatim. Returns their digest. */
+/**
+ * Create (or reopen) an output shard at its full length and carry the donor's header bytes over verbatim. Returns their
+ * digest.
+ */
 export async function prepareShard(
   shard: PlannedShard,
   folder: string,
@@ -143,7 +146,8 @@ export async function checkDonorUnchanged(plan: Plan, files: FileLayer = nodeFil
 function donorChanged(path: string, file: string): PhysariumError {
   return new PhysariumError(
     "DONOR_CHANGED",
-    `${path}: the file changed while the donor was being operated on (size or modification time); wait until nothing writes to ${dirname(path)}, then start over with --overwrite`,
+    `${path}: the file changed while the donor was being operated on (size or modification time); wait until ` +
+      `nothing writes to ${dirname(path)}, then start over with --overwrite`,
     { file },
   );
 }

@@ -16,7 +16,8 @@ const UNDER_EDGE = 1 - 2 ** -40;
 /**
  * The survival whose dead come nearest to the wanted fraction, from the drives of all targets.
  *
- * The dynamic scales: with drives and survival in the same unit the threshold in force is `s·τ(β, n_iter)`, so τ is asked once.
+ * The dynamic scales: with drives and survival in the same unit the threshold in force is `s·τ(β, n_iter)`, so τ is
+ * asked once.
  */
 export function searchSurvival(plan: Plan, histogram: Float64Array, targetSparsity: number): SearchOutcome {
   const { params } = plan.options;
@@ -30,7 +31,8 @@ export function searchSurvival(plan: Plan, histogram: Float64Array, targetSparsi
   if (survival > PARAM_LIMITS.survival.max) {
     throw new PhysariumError(
       "USAGE_TARGET_SPARSITY",
-      `--target-sparsity ${targetSparsity} would need a survival of ${survival.toFixed(1)}, at most ${PARAM_LIMITS.survival.max} is allowed; ask for less`,
+      `--target-sparsity ${targetSparsity} would need a survival of ${survival.toFixed(1)}, at most ` +
+        `${PARAM_LIMITS.survival.max} is allowed; ask for less`,
     );
   }
   return { survival, expectedSparsity: dead / plan.targetWeights };

@@ -145,21 +145,24 @@ function refuseOccupied(output: OutputFolder, { resume, overwrite }: WorkspaceOp
   if (output.occupied === "foreign") {
     throw new PhysariumError(
       "USAGE_OUTPUT_EXISTS",
-      `${path}: the folder is not empty and holds no ${RECORD_FOLDER}/${LEDGER_FILE}, so it is none of ours and is never replaced; choose another output or empty it`,
+      `${path}: the folder is not empty and holds no ${RECORD_FOLDER}/${LEDGER_FILE}, so it is none of ours and is ` +
+        "never replaced; choose another output or empty it",
       { path },
     );
   }
   if (output.partial === "foreign") {
     throw new PhysariumError(
       "USAGE_OUTPUT_EXISTS",
-      `${partialPath}: the output is built there, but the folder holds something else (no ${RECORD_FOLDER}/${LEDGER_FILE}); move it away`,
+      `${partialPath}: the output is built there, but the folder holds something else (no ` +
+        `${RECORD_FOLDER}/${LEDGER_FILE}); move it away`,
       { path: partialPath },
     );
   }
   if (output.partial === "ours" && !resume && !overwrite) {
     throw new PhysariumError(
       "USAGE_UNFINISHED",
-      `${path}: an unfinished run stands in ${partialPath}; give the command that began it once more with ${resumeFlags} to go on, or any command with --overwrite to throw it away and start over`,
+      `${path}: an unfinished run stands in ${partialPath}; give the command that began it once more with ` +
+        `${resumeFlags} to go on, or any command with --overwrite to throw it away and start over`,
       { path },
     );
   }
@@ -183,14 +186,16 @@ export function resumeFlagsOf({ occupied }: OutputFolder): string {
 }
 
 async function checkDiskSpace(plan: Plan, output: OutputFolder, resumes: boolean, files: FileLayer): Promise<void> {
-  // What is about to be cleared away is free again, but what a stopped run wrote is too little to count on; only --resume counts.
+  // What is about to be cleared away is free again, but what a stopped run wrote is too little to count on; only
+  // --resume counts.
   const written = resumes ? await bytesWritten(plan, output.partialPath, files) : 0;
   const needed = plan.bytesToWrite - written + DISK_MARGIN;
   const free = await freeBytes(output.partialPath, files);
   if (free >= needed) return;
   throw new PhysariumError(
     "USAGE_DISK_SPACE",
-    `${dirname(output.path)}: the output needs ${needed} bytes${resumes ? " more" : ""}, ${free} are free; ${needed - free} are missing: free them or write to another disk`,
+    `${dirname(output.path)}: the output needs ${needed} bytes${resumes ? " more" : ""}, ${free} are free; ` +
+      `${needed - free} are missing: free them or write to another disk`,
     { needed, free, missing: needed - free },
   );
 }
@@ -228,7 +233,8 @@ function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"]): Header
 }
 
 /**
- * A stopped run without what it made of some shards, and without what it found by reading all of the donor: their weights may be
+ * A stopped run without what it made of some shards, and without what it found by reading all of the donor: their
+ * weights may be
  * others, and only doing it again mixes no two donors.
  */
 function forget(stopped: Ledger, touched: ReadonlySet<string>, now: HeaderRecord["fingerprint"]): Ledger {

@@ -9,14 +9,20 @@ export const DISTRIBUTIONS: readonly Distribution[] = ["gaussian", "uniform", "s
 /** Entries of a table: one for each value of 16 random bits. */
 export const TABLE_SIZE = 65_536;
 
-/** Channels of a `weak-channels` matrix that are weak are scaled by this: a power of two, so BF16 and F32 scale without rounding. */
+/**
+ * Channels of a `weak-channels` matrix that are weak are scaled by this: a power of two, so BF16 and F32 scale without
+ * rounding.
+ */
 export const WEAK_SCALE = 1 / 8;
 
 /**
- * The quantiles of a distribution at the midpoints (k + ½) / 65,536, scaled to the standard deviation `std`, as bit patterns of `dtype`.
+ * The quantiles of a distribution at the midpoints (k + ½) / 65,536, scaled to the standard deviation `std`, as bit
+ * patterns of `dtype`.
  *
- * Drawing a weight is then one look-up with 16 random bits. What that costs: the tails end at the first and last midpoint (4.33 standard
- * deviations of a Gaussian), and an F32 tensor has 65,536 different values at most; BF16 and F16 round them to fewer anyway.
+ * Drawing a weight is then one look-up with 16 random bits. What that costs: the tails end at the first and last
+ * midpoint (4.33 standard
+ * deviations of a Gaussian), and an F32 tensor has 65,536 different values at most; BF16 and F16 round them to fewer
+ * anyway.
  *
  * `weak-channels` has two tables behind each other: strong channels at 0, weak ones at 65,536.
  */
@@ -52,8 +58,10 @@ function uniform(p: number): number {
 }
 
 /**
- * Quantile of Student's t with four degrees of freedom, the heaviest tails for which the variance is comfortably finite.
- * source: Shaw 2006, "Sampling Student's T distribution", J. Computational Finance 9(4), section 3.2 (closed form for n = 4)
+ * Quantile of Student's t with four degrees of freedom, the heaviest tails for which the variance is comfortably
+ * finite.
+ * source: Shaw 2006, "Sampling Student's T distribution", J. Computational Finance 9(4), section 3.2 (closed form for n
+ * = 4)
  */
 function student4(p: number): number {
   const root = Math.sqrt(4 * p * (1 - p));
@@ -62,7 +70,8 @@ function student4(p: number): number {
 
 /**
  * Quantile of the standard normal, to about 1e-16 relative.
- * source: Wichura 1988, "Algorithm AS241: The Percentage Points of the Normal Distribution", Applied Statistics 37(3); its third
+ * source: Wichura 1988, "Algorithm AS241: The Percentage Points of the Normal Distribution", Applied Statistics 37(3);
+ * its third
  * branch, for p below 1e-11, is left out because no midpoint reaches it
  */
 function gaussian(p: number): number {

@@ -35,7 +35,8 @@ export function deriveTensors(config: ModelConfig, where: string): TensorShape[]
   if (family === undefined) {
     throw new PhysariumError(
       "DONOR_CONFIG",
-      `${where}: cannot derive the tensors of model_type "${type}", known are ${Object.keys(FAMILIES).join(", ")}; put a tensor_shapes.json ({"name": [rows, cols], …}) beside it`,
+      `${where}: cannot derive the tensors of model_type "${type}", known are ${Object.keys(FAMILIES).join(", ")}; ` +
+        `put a tensor_shapes.json ({"name": [rows, cols], …}) beside it`,
       { modelType: type },
     );
   }
@@ -111,7 +112,8 @@ export function parseObject(text: string, where: string): Record<string, unknown
 }
 
 /**
- * The same model with `scale` times the layers (at least one) and vocabulary rows (a multiple of 64). The widths stay, so that every matrix
+ * The same model with `scale` times the layers (at least one) and vocabulary rows (a multiple of 64). The widths stay,
+ * so that every matrix
  * that remains keeps its shape and its tiles.
  */
 export function scaleModel(
@@ -151,7 +153,8 @@ function positive(config: ModelConfig, key: string, where: string, most = MAX_DI
   if (typeof value !== "number" || !Number.isSafeInteger(value) || value < 1 || value > most) {
     throw new PhysariumError(
       "DONOR_CONFIG",
-      `${where}: "${key}" is ${JSON.stringify(value)}, expected a positive integer up to ${most}; is this the config.json of a language model?`,
+      `${where}: "${key}" is ${JSON.stringify(value)}, expected a positive integer up to ${most}; is this the ` +
+        "config.json of a language model?",
       { key },
     );
   }

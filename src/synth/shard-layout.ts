@@ -7,7 +7,10 @@ export interface ShardLayout {
   readonly tensors: readonly TensorSpec[];
 }
 
-/** Shards of at most 5 GB. source: huggingface_hub `split_torch_state_dict_into_shards`, `MAX_SHARD_SIZE = "5GB"` (10^9 bytes each) */
+/**
+ * Shards of at most 5 GB. source: huggingface_hub `split_torch_state_dict_into_shards`, `MAX_SHARD_SIZE = "5GB"` (10^9
+ * bytes each)
+ */
 const MAX_SHARD_BYTES = 5_000_000_000;
 
 /** As Hugging Face writes a model: filled one behind the other up to 5 GB, a larger tensor in a shard of its own. */
@@ -26,7 +29,10 @@ export function splitBySize(tensors: readonly TensorSpec[], maxShardBytes = MAX_
   return named(shards);
 }
 
-/** `count` shards of about equal size (fewer where there are too few tensors): a shrunken model keeps the number of files of the real one. */
+/**
+ * `count` shards of about equal size (fewer where there are too few tensors): a shrunken model keeps the number of
+ * files of the real one.
+ */
 export function splitByCount(tensors: readonly TensorSpec[], count: number): ShardLayout[] {
   const total = tensors.reduce((sum, tensor) => sum + byteLengthOf(tensor), 0);
   const shards: TensorSpec[][] = Array.from({ length: count }, () => []);
@@ -53,7 +59,10 @@ export function indexText(shards: readonly ShardLayout[]): string {
     .flatMap(({ file, tensors }) => tensors.map((tensor) => [tensor.name, file] as const))
     .sort(([a], [b]) => compareNames(a, b))
     .map(([name, file]) => `    ${JSON.stringify(name)}: ${JSON.stringify(file)}`);
-  return `{\n  "metadata": {\n    "total_size": ${totalBytes(shards)}\n  },\n  "weight_map": {\n${entries.join(",\n")}\n  }\n}\n`;
+  return (
+    `{\n  "metadata": {\n    "total_size": ${totalBytes(shards)}\n  },\n  "weight_map": {\n${entries.join(",\n")}\n  ` +
+    "}\n}\n"
+  );
 }
 
 export function totalBytes(shards: readonly ShardLayout[]): number {

@@ -53,7 +53,8 @@ const DTYPE_NAMES: Record<string, FloatDtype> = { bfloat16: "BF16", float16: "F1
 /**
  * Read a config folder and decide the new donor. Writes nothing.
  *
- * Names and shapes come from `tensor_shapes.json` where there is one, else from `config.json`; shards from the index where there is one,
+ * Names and shapes come from `tensor_shapes.json` where there is one, else from `config.json`; shards from the index
+ * where there is one,
  * else as Hugging Face splits. Throws `USAGE_SYNTH_*` for options and `DONOR_*` for what is wrong in the folder.
  */
 export async function planSynth(source: string, options: SynthOptions, files: FileLayer): Promise<SynthPlan> {
@@ -109,7 +110,8 @@ export async function planSynth(source: string, options: SynthOptions, files: Fi
   if (!(std > 0 && std < 1e3)) {
     throw new PhysariumError(
       "DONOR_CONFIG",
-      `${configPath}: initializer_range is ${std}, expected a positive number; it is the standard deviation of the weights`,
+      `${configPath}: initializer_range is ${std}, expected a positive number; it is the standard deviation of the ` +
+        "weights",
       { key: "initializer_range" },
     );
   }
@@ -118,7 +120,9 @@ export async function planSynth(source: string, options: SynthOptions, files: Fi
     encode(
       `${JSON.stringify(
         {
-          note: "Random weights written by `physarium synth`: the tensors and files of a real model, nothing it learned.",
+          note:
+            "Random weights written by `physarium synth`: the tensors and files of a real model, " +
+            "nothing it learned.",
           source: basename(source),
           seed,
           distribution,
@@ -200,7 +204,8 @@ function checkIndex(index: ShardIndex, names: ReadonlySet<string>, source: strin
   const sample = [...extra, ...missing].slice(0, 3).join(", ");
   throw new PhysariumError(
     "DONOR_INDEX_MISMATCH",
-    `${join(source, INDEX_FILE)}: it names ${extra.length} tensors without a known shape and lacks ${missing.length} that have one (${sample}, …); put a ${SHAPES_FILE} beside it or remove the index`,
+    `${join(source, INDEX_FILE)}: it names ${extra.length} tensors without a known shape and lacks ` +
+      `${missing.length} that have one (${sample}, …); put a ${SHAPES_FILE} beside it or remove the index`,
     { extra: extra.slice(0, 20), missing: missing.slice(0, 20) },
   );
 }

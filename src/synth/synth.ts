@@ -42,7 +42,10 @@ export interface SynthResult {
   readonly seconds: number;
 }
 
-/** Weights are drawn and written in pieces of this many bytes, so that a piece is still in the cache when the system copies it. */
+/**
+ * Weights are drawn and written in pieces of this many bytes, so that a piece is still in the cache when the system
+ * copies it.
+ */
 const CHUNK_BYTES = 1 << 20;
 /** Pieces under way at once: one is drawn while others are written. */
 const CHUNKS_IN_FLIGHT = 4;
@@ -50,7 +53,8 @@ const CHUNKS_IN_FLIGHT = 4;
 /**
  * Write a random donor: the tensors, shapes, shards and index of a real model, with weights drawn from a distribution.
  *
- * Norm weights are 1, biases Gaussian, everything else follows `distribution`; the standard deviation is the configuration's
+ * Norm weights are 1, biases Gaussian, everything else follows `distribution`; the standard deviation is the
+ * configuration's
  * `initializer_range`. Written to `<output>.partial` and renamed when whole. Buffers take 4 MiB for any model.
  *
  * Throws `USAGE_SYNTH_*` before the first write, `DONOR_*` for the config folder, `IO_*` for the disk.
@@ -64,7 +68,8 @@ export async function synthesize(source: string, output: string, options: SynthR
     inputs: [source],
     output,
     command: "synth",
-    // Headers, index and side files are small beside the weights; a hundredth covers them and the file system's own needs.
+    // Headers, index and side files are small beside the weights; a hundredth covers them and the file system's own
+    // needs.
     neededBytes: Math.ceil(weightBytes(plan) * 1.01),
     ...(options.overwrite ? { mayReplace: (names, path) => refuseForeign(path, names, files) } : {}),
     isOwnPartial: (names, path) => refuseForeign(path, names, files),
@@ -184,7 +189,10 @@ function weightBytes({ shards }: SynthPlan): number {
   return shards.flatMap(({ tensors }) => tensors).reduce((sum, tensor) => sum + byteLengthOf(tensor), 0);
 }
 
-/** Every entry must be one that the marker lists: a donor of synth that was operated on or added to is not ours to delete. */
+/**
+ * Every entry must be one that the marker lists: a donor of synth that was operated on or added to is not ours to
+ * delete.
+ */
 async function refuseForeign(folder: string, entries: readonly string[], files: FileLayer): Promise<true> {
   let listed: unknown;
   try {
@@ -198,7 +206,9 @@ async function refuseForeign(folder: string, entries: readonly string[], files: 
   if (foreign.length > 0) {
     throw new PhysariumError(
       "USAGE_OUTPUT_FOREIGN",
-      `${folder}: not replaced, it holds ${foreign.length} entries that synth did not write (${foreign.slice(0, 3).join(", ")}${foreign.length > 3 ? ", …" : ""}); remove the folder yourself or choose another`,
+      `${folder}: not replaced, it holds ${foreign.length} entries that synth did not write ` +
+        `(${foreign.slice(0, 3).join(", ")}${foreign.length > 3 ? ", …" : ""}); remove the folder yourself or choose ` +
+        "another",
       { folder, foreign: foreign.slice(0, 20) },
     );
   }

@@ -4,7 +4,10 @@ import { TABLE_SIZE } from "./distribution.js";
 /** Random words of one tensor after 2^32 of them come from new keys, so that none repeats. */
 const WORDS_PER_SEGMENT = 2 ** 32;
 
-/** Between a fifth and a third and a bit of the input channels are weak: v1 then kills 32–43 %, as in layer 1 of the seed's report. */
+/**
+ * Between a fifth and a third and a bit of the input channels are weak: v1 then kills 32–43 %, as in layer 1 of the
+ * seed's report.
+ */
 const WEAK_SHARE_FROM = 0.2;
 const WEAK_SHARE_TO = 0.37;
 
@@ -14,7 +17,8 @@ const WEAK_SHARE_TO = 0.37;
  * Word i of a tensor is a keyed mix of i and serves weights 2i and 2i + 1 with 16 bits each, so a weight depends on
  * (seed, tensor name, position) alone: not on the shard, the order of the tensors or the size of a chunk.
  *
- * mixing function: the constants of "lowbias32" (C. Wellons, hash-prospector; public domain), with two keys of the tensor worked in
+ * mixing function: the constants of "lowbias32" (C. Wellons, hash-prospector; public domain), with two keys of the
+ * tensor worked in
  */
 export class WeightStream {
   private segment = -1;
@@ -35,7 +39,8 @@ export class WeightStream {
 
   /**
    * Fill `words` with the weights from word `firstWord` on.
-   * 16-bit dtypes: a word is two weights, the first in the low half. F32: `words` holds pairs, two elements a random word.
+   * 16-bit dtypes: a word is two weights, the first in the low half. F32: `words` holds pairs, two elements a random
+   * word.
    */
   fill(words: Uint32Array, firstWord: number): void {
     const perWord = this.table instanceof Uint16Array ? 1 : 2;
@@ -97,7 +102,10 @@ export class WeightStream {
   }
 }
 
-/** 32 random bits for position `i`: bijective in `i`, and two tensors' sequences are no shifts of one another because of `key1`. */
+/**
+ * 32 random bits for position `i`: bijective in `i`, and two tensors' sequences are no shifts of one another because of
+ * `key1`.
+ */
 function mix(i: number, key0: number, key1: number): number {
   let x = Math.imul(i, 0x9e3779b1) + key0;
   x = Math.imul(x ^ (x >>> 16), 0x21f0aaad) ^ key1;

@@ -2,7 +2,8 @@ import { Worker } from "node:worker_threads";
 import { fromPlainError, PhysariumError, type PlainError } from "../errors.js";
 
 /**
- * Runs jobs on threads, or in this one, a bounded number at once, in any order of completion. Each job in flight holds a slot: an
+ * Runs jobs on threads, or in this one, a bounded number at once, in any order of completion. Each job in flight holds
+ * a slot: an
  * index below `slotsPerThread` that is its own on its thread, for buffers.
  */
 export interface Pool<Job, Result> {

@@ -122,7 +122,10 @@ describe.skipIf(!namespaces)("in a fresh pid namespace, where pids repeat", () =
       ],
       { encoding: "utf8" },
     );
-  /** Exits at the n-th flush, without a word or a handler: what stands then is what a kill leaves. The first process of a namespace cannot be killed from within. */
+  /**
+   * Exits at the n-th flush, without a word or a handler: what stands then is what a kill leaves. The first process of
+   * a namespace cannot be killed from within.
+   */
   const dies = `import fs from "node:fs/promises"; import { syncBuiltinESMExports } from "node:module";
     import { isMainThread } from "node:worker_threads";
     const { open } = fs;

@@ -56,7 +56,8 @@ describe("flow", () => {
     const load = 0.17;
     await runFlow(tubes, Float64Array.of(load), { iterations: 30, beta: 2 });
     for (let at = 0; at < n; at++) {
-      // One step along all tubes together is not each tube's own step; the ends agree: dead tubes at 0, living ones at the fixed point.
+      // One step along all tubes together is not each tube's own step; the ends agree: dead tubes at 0, living ones at
+      // the fixed point.
       const y = Math.abs(drive[at]);
       const root = y * y - 4 * load;
       if (y < 2 * Math.sqrt(load) * 0.9) expect(Math.abs(tubes.flow[at])).toBeLessThan(0.05 * y);

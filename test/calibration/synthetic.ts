@@ -15,7 +15,10 @@ export function randomSource(seed: number): { uniform: () => number; gauss: () =
   return { uniform, gauss };
 }
 
-/** Inputs driven by few strong and many weak causes, some columns louder than others: correlated as activations are. f32 (tokens, n). */
+/**
+ * Inputs driven by few strong and many weak causes, some columns louder than others: correlated as activations are. f32
+ * (tokens, n).
+ */
 export function correlatedInputs(n: number, tokens: number, seed: number): Float32Array {
   const { gauss } = randomSource(seed);
   const mixing = Array.from({ length: n * n }, () => gauss() / Math.sqrt(n));

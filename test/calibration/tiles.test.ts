@@ -72,7 +72,8 @@ test("with every tube kept, each tile solves for what donor, drift and the tiles
   const { gram, cross, drift } = await collectStatistics(cols, rows, chunk);
   const flow = activationFlow({ alpha, damping: 1e-7, tileWidth: 12, anchorSteps: 80, healSteps: 80 });
   const { weights } = await flow.prune({ ...base, tiled: tiledStatistics([chunk], cols, plainEngine) });
-  // What is left of (W − X) G + α (W (K − G) + R), the later tile's weights being still the donor's while the first is solved.
+  // What is left of (W − X) G + α (W (K − G) + R), the later tile's weights being still the donor's while the first is
+  // solved.
   const left = (changed: Float32Array, row: number, col: number) => {
     let sum = alpha * drift![row * cols + col];
     for (let at = 0; at < cols; at++) {

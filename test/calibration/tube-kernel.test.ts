@@ -6,7 +6,9 @@ const { gauss, uniform } = randomSource(77);
 const numbers = (count: number) => Float32Array.from({ length: count }, gauss);
 const mask = (count: number) => Uint8Array.from({ length: count }, () => (uniform() < 0.6 ? 1 : 0));
 
-/** All arrays of a block in an arena whose gaps are filled with a pattern; `check` fails where a kernel wrote outside. */
+/**
+ * All arrays of a block in an arena whose gaps are filled with a pattern; `check` fails where a kernel wrote outside.
+ */
 function block(rows: number, cols: number) {
   const size = rows * cols;
   const arena = new TubeArena();

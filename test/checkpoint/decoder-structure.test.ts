@@ -12,7 +12,9 @@ const tensor = (name: string, shape: readonly number[]) => ({
   byteLength: 0,
 });
 
-/** Every tensor of a model by its name: `projection (kind)` with `ᵀ` where stored by input, or `- why` where carried. */
+/**
+ * Every tensor of a model by its name: `projection (kind)` with `ᵀ` where stored by input, or `- why` where carried.
+ */
 function plan(shapes: Shapes, config: object = {}): Record<string, string> {
   const structure = new DecoderStructure(
     Object.entries(shapes).map(([name, shape]) => tensor(name, shape)),

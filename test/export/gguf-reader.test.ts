@@ -204,7 +204,10 @@ describe("fuzz", () => {
   });
   afterAll(() => rmSync(folder, { recursive: true }));
 
-  /** One to four faults in the header: flipped bits, extreme bytes, numbers put over others, bytes cut out, the end cut off. */
+  /**
+   * One to four faults in the header: flipped bits, extreme bytes, numbers put over others, bytes cut out, the end cut
+   * off.
+   */
   function mutate(original: Uint8Array, headerBytes: number, random: () => number): Uint8Array {
     let bytes = original.slice();
     const faults = 1 + Math.floor(random() * 4);

@@ -214,7 +214,8 @@ describe("rows of rotary heads", () => {
     expect(factors[0]).toBe(1);
     expect(factors[63]).toBe(8);
     expect([...factors]).toEqual([...factors].sort((a, b) => a - b));
-    // What transformers' formula gives for Llama 3.1's channel 30: inverse frequency over its scaled self, worked by hand.
+    // What transformers' formula gives for Llama 3.1's channel 30: inverse frequency over its scaled self, worked by
+    // hand.
     const wave = 2 * Math.PI * 500_000 ** (60 / 128);
     const smooth = (8192 / wave - 1) / 3;
     expect(factors[30]).toBeCloseTo(1 / ((1 - smooth) / 8 + smooth), 5);

@@ -5,7 +5,10 @@ import { decodeBandReference, encodeBandReference } from "../../dist/pack/refere
 import type { FloatDtype } from "../../src/safetensors/dtypes.js";
 import { gaussianBand, seededRandom, wildBand } from "./random-bands.js";
 
-/** bench/pack-fuzz.mjs runs the same mutations by the million; here a slice of them, each held against the reference too. */
+/**
+ * bench/pack-fuzz.mjs runs the same mutations by the million; here a slice of them, each held against the reference
+ * too.
+ */
 const MUTATIONS = Number(process.env.PHYSARIUM_FUZZ ?? 3000);
 
 function mutate(packed: Uint8Array, random: () => number): Uint8Array {

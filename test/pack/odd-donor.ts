@@ -20,7 +20,10 @@ function float(name: string, dtype: FloatDtype, shape: number[], cut: number, se
   return { name, dtype, shape, data: gaussianBand(dtype, count, cut, seededRandom(seed)) };
 }
 
-/** Everything that a packer may meet: all kinds of dtypes and shapes, empty tensors, names that look like ours, odd lengths. */
+/**
+ * Everything that a packer may meet: all kinds of dtypes and shapes, empty tensors, names that look like ours, odd
+ * lengths.
+ */
 const SHARDS: OddTensor[][] = [
   [
     float("model.layers.0.mlp.down_proj.weight", "BF16", [97, 130], 0.2825, 1),
@@ -44,7 +47,9 @@ const SHARDS: OddTensor[][] = [
   ],
 ];
 
-/** A shard with a header as strange as the format allows: foreign metadata, keys in another order, spaces, no alignment. */
+/**
+ * A shard with a header as strange as the format allows: foreign metadata, keys in another order, spaces, no alignment.
+ */
 function serialize(tensors: OddTensor[], padding: string): Uint8Array {
   let position = 0;
   const members = tensors.map(({ name, dtype, shape, data }) => {

@@ -31,7 +31,9 @@ function halfOf(word: number): number {
   return ((word >>> 16) & 0x8000) | (exponent << 10) | ((word >>> 13) & 0x3ff);
 }
 
-/** Words with every bit pattern equally likely, some zeros and repeats among them: escapes, NaN, infinities, subnormals. */
+/**
+ * Words with every bit pattern equally likely, some zeros and repeats among them: escapes, NaN, infinities, subnormals.
+ */
 export function wildBand(dtype: FloatDtype, elementCount: number, random: () => number): Uint8Array {
   const size = dtype === "F32" ? 4 : 2;
   const raw = new Uint8Array(size * elementCount);

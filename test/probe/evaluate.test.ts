@@ -185,7 +185,8 @@ describe.skipIf(!hasEngine)("how the work is cut does not show", () => {
         const seen: number[] = [];
         let at = 1;
         for (const { ids: part, scoreFrom } of sequences) {
-          // A window behind the first scores only what no window before it did, unless its first token has no context at all.
+          // A window behind the first scores only what no window before it did, unless its first token has no context
+          // at all.
           for (let place = scoreFrom; place < part.length; place++) seen.push(part[place]);
           at += part.length - scoreFrom;
         }

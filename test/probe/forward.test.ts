@@ -11,7 +11,10 @@ import { hasEngine, LOAM, sharedDonor } from "./engine-present.js";
 import { Oracle } from "./oracle.js";
 import { randomNumbers, TINY_CONFIG, type TinyModel, temporaryFolder, writeTinyModel } from "./tiny-model.js";
 
-/** Weights mapped and cast in each run, or kept as f32, in the CPU's operators or the standard's: all must give the same numbers. */
+/**
+ * Weights mapped and cast in each run, or kept as f32, in the CPU's operators or the standard's: all must give the same
+ * numbers.
+ */
 const MODES: [string, RunnerOptions][] = [
   ["mapped", { memoryBytes: 0 }],
   ["kept as f32", {}],

@@ -39,7 +39,10 @@ export function gramTensorName({ layer, step }: Omit<GramEntry, "width">, kind: 
   return `layers.${layer}.${step}.${kind === "gram" ? "gram" : "mean_square"}`;
 }
 
-/** Writes a Gram file entry by entry, in any order; the file takes its name when all are there. `inputs` are the files and folders read. */
+/**
+ * Writes a Gram file entry by entry, in any order; the file takes its name when all are there. `inputs` are the files
+ * and folders read.
+ */
 export class GramFileWriter {
   private readonly missing: Set<string>;
 
@@ -140,7 +143,8 @@ export class GramFile {
       if (fingerprint !== undefined && found !== fingerprint) {
         throw new PhysariumError(
           "DONOR_GRAM_MISMATCH",
-          `${path}: collected from ${metadata.get("model_name")} with fingerprint ${found}, this model has ${fingerprint}; collect again`,
+          `${path}: collected from ${metadata.get("model_name")} with fingerprint ${found}, this model has ` +
+            `${fingerprint}; collect again`,
           { path, found, expected: fingerprint },
         );
       }
@@ -194,7 +198,10 @@ export class GramFile {
   }
 }
 
-/** Bytes of each tensor that enter the fingerprint: enough to tell an operated model from its donor, without reading it whole. */
+/**
+ * Bytes of each tensor that enter the fingerprint: enough to tell an operated model from its donor, without reading it
+ * whole.
+ */
 const SAMPLED_BYTES = 4096;
 
 /** SHA-256 over config.json and every tensor's name, dtype, shape and first bytes. */

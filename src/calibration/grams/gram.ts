@@ -6,8 +6,10 @@ import type { Activations } from "../../probe/forward/layer-runner.js";
 export type GramKind = "gram" | "norms";
 
 /**
- * Tokens multiplied at once. Within such a stretch the products are summed in f32 by the engine, beyond it in f64 here, so neither the length of
- * the text nor the batches it comes in show in the result: a stretch of 2048 f32 sums is good to about 1e-6 of Σ|x_i x_j|.
+ * Tokens multiplied at once. Within such a stretch the products are summed in f32 by the engine, beyond it in f64 here,
+ * so neither the length of
+ * the text nor the batches it comes in show in the result: a stretch of 2048 f32 sums is good to about 1e-6 of Σ|x_i
+ * x_j|.
  */
 const TOKENS_AT_ONCE = 2048;
 
@@ -52,7 +54,8 @@ export class GramProduct {
 /**
  * E[x xᵀ] over all tokens given, or E[x²] alone.
  *
- * Sums are f64: width² × 8 bytes for `gram`. The mean does not depend on how the tokens were batched, beyond 1e-5 relative to its diagonal.
+ * Sums are f64: width² × 8 bytes for `gram`. The mean does not depend on how the tokens were batched, beyond 1e-5
+ * relative to its diagonal.
  */
 export class GramAccumulator {
   private readonly sums: Float64Array;
@@ -66,7 +69,10 @@ export class GramAccumulator {
     this.sums = new Float64Array(kind === "gram" ? width * width : width);
   }
 
-  /** Add the inputs of more tokens; with `lengths` only the first so many tokens of each row of the batch count, the rest is padding. */
+  /**
+   * Add the inputs of more tokens; with `lengths` only the first so many tokens of each row of the batch count, the
+   * rest is padding.
+   */
   async add(inputs: Activations, lengths?: readonly number[]): Promise<void> {
     const { data, width } = lengths === undefined ? inputs : withoutPadding(inputs, lengths);
     const tokens = data.length / width;

@@ -57,7 +57,8 @@ export class StoredGrams {
     await file.close();
     throw new PhysariumError(
       "DONOR_GRAM_FORMAT",
-      `${path}: its metadata does not say how many sequences, tokens and which seed it was collected with; collect again`,
+      `${path}: its metadata does not say how many sequences, tokens and which seed it was collected with; collect ` +
+        "again",
       { path },
     );
   }
@@ -89,7 +90,8 @@ export class StoredGrams {
     await this.close();
     throw new PhysariumError(
       "USAGE_CALIBRATION",
-      `${this.path}: it holds norms only (--norms-only), which serve wanda and ria in compare; ${who} asks for whole Grams: collect again without --norms-only`,
+      `${this.path}: it holds norms only (--norms-only), which serve wanda and ria in compare; ${who} asks for ` +
+        "whole Grams: collect again without --norms-only",
       { path: this.path },
     );
   }

@@ -145,8 +145,10 @@ function rebuildRopeScaling(
 }
 
 /**
- * A scaling that gives these factors, if one does: between the short and the long waves 1/factor is a straight line over 1/wavelength, and
- * two of its points tell where it begins and ends. Only the ratios to the original length matter, so the low one is taken as 1.
+ * A scaling that gives these factors, if one does: between the short and the long waves 1/factor is a straight line
+ * over 1/wavelength, and
+ * two of its points tell where it begins and ends. Only the ratios to the original length matter, so the low one is
+ * taken as 1.
  */
 function fitLlama3Scaling(factors: Float32Array, ropeLength: number, ropeTheta: number): Llama3Scaling[] {
   const factor = factors[factors.length - 1];
@@ -202,7 +204,8 @@ class Keys {
     if (value.type === "array" || typeof value.value !== "number") {
       throw new PhysariumError(
         "DONOR_GGUF_METADATA",
-        `${this.name}: "${full}" is ${value.type === "array" ? "a list (one value a layer)" : value.type}, expected one number`,
+        `${this.name}: "${full}" is ${value.type === "array" ? "a list (one value a layer)" : value.type}, ` +
+          "expected one number",
       );
     }
     return value.type === "f32" ? shortestDecimal(value.value) : value.value;

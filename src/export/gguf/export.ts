@@ -89,8 +89,10 @@ interface GgufPlan {
 /**
  * Write a model folder as one GGUF file, tensor by tensor in bounded memory.
  *
- * Vectors are F32; matrices have the asked type, or F16 where its blocks do not divide their rows. The file appears under its name only
- * when it is whole and synced. Throws `USAGE_*` and `DONOR_*` before the first write, except for weights that the type cannot hold.
+ * Vectors are F32; matrices have the asked type, or F16 where its blocks do not divide their rows. The file appears
+ * under its name only
+ * when it is whole and synced. Throws `USAGE_*` and `DONOR_*` before the first write, except for weights that the type
+ * cannot hold.
  */
 export async function exportGguf(
   donorPath: string,
@@ -176,7 +178,8 @@ async function planGguf(folder: ModelFolder, type: ExportType): Promise<GgufPlan
   const hasOwnWindow = ["phi3", "gemma2", "gemma3_text"].includes(config.modelType);
   if (config.slidingWindow !== undefined && !hasOwnWindow) {
     warnings.push(
-      `attention windows of ${config.slidingWindow} tokens are not part of llama.cpp's ${architectureOf(config.modelType)}: longer contexts see more than the donor does`,
+      `attention windows of ${config.slidingWindow} tokens are not part of llama.cpp's ` +
+        `${architectureOf(config.modelType)}: longer contexts see more than the donor does`,
     );
   }
 
@@ -247,7 +250,8 @@ function matchTensors(folder: ModelFolder, config: ModelConfig) {
     if (info.shape.join() !== pair.shape.join()) {
       throw new PhysariumError(
         "DONOR_EXPORT_SHAPE",
-        `${shard}: tensor "${pair.name}" is [${info.shape.join(", ")}], config.json makes it [${pair.shape.join(", ")}]; they do not belong together`,
+        `${shard}: tensor "${pair.name}" is [${info.shape.join(", ")}], config.json makes it ` +
+          `[${pair.shape.join(", ")}]; they do not belong together`,
         { tensor: pair.name, shape: info.shape, expected: pair.shape },
       );
     }
@@ -268,7 +272,8 @@ function matchTensors(folder: ModelFolder, config: ModelConfig) {
     }
     throw new PhysariumError(
       "DONOR_EXPORT_TENSOR",
-      `tensor "${name}" has no place in llama.cpp's ${architectureOf(config.modelType)} architecture; leaving it out would change the model`,
+      `tensor "${name}" has no place in llama.cpp's ${architectureOf(config.modelType)} architecture; leaving it ` +
+        "out would change the model",
       { tensor: name },
     );
   }

@@ -57,9 +57,11 @@ export interface ImportPlan {
 const WEIGHTS_FILE = "model.safetensors";
 
 /**
- * Write a GGUF file as a model folder: config.json, tokenizer and model.safetensors, tensor by tensor in bounded memory.
+ * Write a GGUF file as a model folder: config.json, tokenizer and model.safetensors, tensor by tensor in bounded
+ * memory.
  *
- * The folder appears under its name only when it is whole and synced. Throws `DONOR_GGUF_*` for what is wrong with the file,
+ * The folder appears under its name only when it is whole and synced. Throws `DONOR_GGUF_*` for what is wrong with the
+ * file,
  * `DONOR_NON_FINITE` and `DONOR_IMPORT_RANGE` for weights no donor should have.
  */
 export async function importGguf(

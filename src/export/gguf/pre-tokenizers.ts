@@ -1,5 +1,6 @@
 /**
- * How text is cut before byte-pair merging: the regular expressions of tokenizer.json and the names llama.cpp knows them by
+ * How text is cut before byte-pair merging: the regular expressions of tokenizer.json and the names llama.cpp knows
+ * them by
  * (`tokenizer.ggml.pre`). A name stands for code in llama.cpp, so only splits listed here survive an export exactly.
  * source: llama.cpp src/llama-vocab.cpp `llm_tokenizer_bpe` and convert_hf_to_gguf_update.py
  */
@@ -73,14 +74,16 @@ export function namePreTokenizer(preTokenizer: unknown): NamedSplit {
       return {
         name: "gpt-2",
         difference:
-          "the tokenizer splits by ASCII classes, llama.cpp's gpt-2 split by Unicode ones: ASCII text is cut alike, other text may not be",
+          "the tokenizer splits by ASCII classes, llama.cpp's gpt-2 split by Unicode ones: ASCII text is cut " +
+          "alike, other text may not be",
       };
     }
   }
   return {
     name: "gpt-2",
     difference:
-      "the tokenizer's split is not one that llama.cpp has a name for; its gpt-2 split is used and may cut text differently",
+      "the tokenizer's split is not one that llama.cpp has a name for; its gpt-2 split is used and may cut text " +
+      "differently",
   };
 }
 

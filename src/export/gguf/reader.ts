@@ -34,7 +34,9 @@ export interface GgufFile {
   readonly dataByteOffset: number;
 }
 
-/** Limits against the largest real models (150,000 to 260,000 tokens and merges, some thousand tensors) with room above. */
+/**
+ * Limits against the largest real models (150,000 to 260,000 tokens and merges, some thousand tensors) with room above.
+ */
 const MAX_HEADER_BYTES = 512 << 20;
 const MAX_METADATA_COUNT = 65_536;
 const MAX_TENSOR_COUNT = 1_000_000;
@@ -49,7 +51,8 @@ const FIRST_WINDOW_BYTES = 1 << 20;
 /**
  * Read and validate everything of a GGUF file but its weights (versions 2 and 3, little-endian).
  *
- * `name` opens every message. Each count and length is checked against what the file can still hold before anything is allocated.
+ * `name` opens every message. Each count and length is checked against what the file can still hold before anything is
+ * allocated.
  * Throws `DONOR_GGUF_*`. source: ggml-org/ggml docs/gguf.md
  */
 export async function readGguf(source: ByteSource, name: string): Promise<GgufFile> {
@@ -149,7 +152,8 @@ function readTensorShape(cursor: Cursor, tensor: string, name: string) {
     throw fault(
       "TYPE",
       name,
-      `${where} has type ${FOREIGN_TENSOR_TYPES.get(id) ?? `number ${id}`}, which Physarium does not read; known are ${known}`,
+      `${where} has type ${FOREIGN_TENSOR_TYPES.get(id) ?? `number ${id}`}, which Physarium does not read; known ` +
+        `are ${known}`,
     );
   }
   const rowLength = shape[shape.length - 1];
@@ -234,7 +238,8 @@ class Cursor {
       throw fault(
         "LIMIT",
         this.name,
-        `${what} is ${value}; the rest of the file (${this.fileByteLength - this.position} bytes) cannot hold that many, or it is over the limit of ${maximum}`,
+        `${what} is ${value}; the rest of the file (${this.fileByteLength - this.position} bytes) cannot hold that ` +
+          `many, or it is over the limit of ${maximum}`,
       );
     }
     return value;

@@ -19,7 +19,8 @@ const SPLIT_ALIASES: Readonly<Record<string, string>> = {
 /**
  * tokenizer.json and tokenizer_config.json from a GGUF file's metadata.
  *
- * A tokenizer.json that the file carries whole is given back as it is; otherwise one is built from tokens, types and merges, or for the
+ * A tokenizer.json that the file carries whole is given back as it is; otherwise one is built from tokens, types and
+ * merges, or for the
  * SentencePiece kind from the scores, by which any two neighbours that make a token are a merge.
  */
 export function rebuildTokenizer(metadata: GgufMetadata): RebuiltTokenizer {
@@ -119,7 +120,10 @@ const BPE = {
   ignore_merges: false,
 } as const;
 
-/** Every way to make a token of two others, by falling score of the token; equal scores keep the order of the ids of their parts. */
+/**
+ * Every way to make a token of two others, by falling score of the token; equal scores keep the order of the ids of
+ * their parts.
+ */
 function mergesFromScores(tokens: readonly string[], types: readonly number[], scores: readonly number[]): string[] {
   const idOf = new Map<string, number>();
   tokens.forEach((token, id) => {

@@ -48,8 +48,10 @@ export const SPACE_MARK = "▁";
 /**
  * Tokenizer metadata in llama.cpp's keys, from tokenizer.json and tokenizer_config.json.
  *
- * Byte-pair vocabularies of byte-level kind become `gpt2`, those of SentencePiece kind (`▁`, byte fallback) become `llama`, whose scores
- * are minus the rank of the first merge that makes a token. A folder without tokenizer.json becomes `none`: token ids only.
+ * Byte-pair vocabularies of byte-level kind become `gpt2`, those of SentencePiece kind (`▁`, byte fallback) become
+ * `llama`, whose scores
+ * are minus the rank of the first merge that makes a token. A folder without tokenizer.json becomes `none`: token ids
+ * only.
  * Throws `DONOR_TOKENIZER` for other kinds. source: llama.cpp gguf-py/gguf/vocab.py, src/llama-vocab.cpp
  */
 export function describeTokenizer(files: TokenizerFiles, vocabSize: number): TokenizerDescription {
@@ -69,7 +71,8 @@ export function describeTokenizer(files: TokenizerFiles, vocabSize: number): Tok
   if (model?.type !== "BPE" || typeof model.vocab !== "object") {
     throw new PhysariumError(
       "DONOR_TOKENIZER",
-      `tokenizer.json: its model is ${JSON.stringify(model?.type)}, only BPE can be exported (byte-level or SentencePiece kind)`,
+      `tokenizer.json: its model is ${JSON.stringify(model?.type)}, only BPE can be exported (byte-level or ` +
+        "SentencePiece kind)",
       { type: model?.type },
     );
   }
@@ -144,7 +147,8 @@ function listTokens(json: TokenizerJson, vocabSize: number, isSentencePiece: boo
     if (!Number.isSafeInteger(id) || id < 0 || id >= vocabSize) {
       throw new PhysariumError(
         "DONOR_TOKENIZER",
-        `tokenizer.json: token ${JSON.stringify(content)} has id ${id}, the embedding has ${vocabSize} rows; config.json and tokenizer.json do not belong together`,
+        `tokenizer.json: token ${JSON.stringify(content)} has id ${id}, the embedding has ${vocabSize} rows; ` +
+          "config.json and tokenizer.json do not belong together",
         { id, vocabSize },
       );
     }
@@ -163,7 +167,8 @@ function listTokens(json: TokenizerJson, vocabSize: number, isSentencePiece: boo
 }
 
 /**
- * llama.cpp joins the neighbours whose union scores highest, tokenizer.json the pair ranked first: with minus the rank as score both
+ * llama.cpp joins the neighbours whose union scores highest, tokenizer.json the pair ranked first: with minus the rank
+ * as score both
  * choose alike. Single characters need no score; a longer token that no merge makes must come last.
  */
 function scoresFromMerges(tokens: readonly string[], types: readonly number[], merges: readonly string[]) {

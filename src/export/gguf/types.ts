@@ -23,7 +23,10 @@ export const VALUE_TYPES = [
 export type ValueType = (typeof VALUE_TYPES)[number];
 export type ScalarType = Exclude<ValueType, "array">;
 
-/** 64-bit integers come as numbers; those past 2^53 are refused on reading, since nothing that a model needs is that large. */
+/**
+ * 64-bit integers come as numbers; those past 2^53 are refused on reading, since nothing that a model needs is that
+ * large.
+ */
 export type GgufScalar = number | boolean | string;
 
 export type GgufValue =
@@ -43,7 +46,8 @@ export interface BlockFormat {
 }
 
 /**
- * The tensor types Physarium reads. The ones with a minimum per block (`_1`, Q4_K, Q5_K) put their grid between a block's least and
+ * The tensor types Physarium reads. The ones with a minimum per block (`_1`, Q4_K, Q5_K) put their grid between a
+ * block's least and
  * largest weight, so zero is a grid point only by chance; the symmetric ones and the floats hold it.
  */
 export const TENSOR_TYPES = {

@@ -5,11 +5,13 @@ import { bytesPerFloat, type FloatDtype } from "../../safetensors/dtypes.js";
  * The sparse-bitmask layout of compressed-tensors: a bit a weight, and the weights whose bit is set.
  *
  *   X.compressed   the donor's dtype, [survivors]             row after row
- *   X.bitmask      U8, [rows, ceil(cols / 8)]                 bit c & 7 of byte c >> 3 is column c; rows start on whole bytes
+ *   X.bitmask      U8, [rows, ceil(cols / 8)]                 bit c & 7 of byte c >> 3 is column c; rows start on whole
+ *   bytes
  *   X.row_offsets  I64, [rows]                                survivors before each row
  *   X.shape        I64, [2]
  *
- * where X is the weight's name without `.weight`. The library sets the bit where a weight differs from zero; here it is set where its bits
+ * where X is the weight's name without `.weight`. The library sets the bit where a weight differs from zero; here it is
+ * set where its bits
  * do, so that −0 survives too: the library decompresses both alike.
  * source: vllm-project/compressed-tensors 0.12 compressors/sparse_compressors/sparse_bitmask.py (Apache-2.0)
  */
@@ -68,7 +70,10 @@ export function packBand(bytes: Uint8Array, dtype: FloatDtype, cols: number): Pa
   return { values: new Uint8Array(values.buffer, 0, survivors * bytesPerFloat(dtype)), bitmask };
 }
 
-/** Survivors that the bits of whole rows announce; bits past the last column must be clear. Throws `DONOR_SPARSE_BITMASK`. */
+/**
+ * Survivors that the bits of whole rows announce; bits past the last column must be clear. Throws
+ * `DONOR_SPARSE_BITMASK`.
+ */
 export function countBits(bitmask: Uint8Array, cols: number, tensor: string): number[] {
   const rowBytes = bitmaskRowBytes(cols);
   const paddingBits = cols % 8 === 0 ? 0 : (0xff << (cols % 8)) & 0xff;
@@ -90,7 +95,9 @@ export function countBits(bitmask: Uint8Array, cols: number, tensor: string): nu
 
 const POPULATION = Uint8Array.from({ length: 256 }, (_, byte) => byte.toString(2).replaceAll("0", "").length);
 
-/** Put a band's survivors back among zeros: the inverse of `packBand`. `values` holds exactly as many as bits are set. */
+/**
+ * Put a band's survivors back among zeros: the inverse of `packBand`. `values` holds exactly as many as bits are set.
+ */
 export function unpackBand({ values, bitmask }: PackedBand, dtype: FloatDtype, cols: number): Uint8Array {
   const rowBytes = bitmaskRowBytes(cols);
   const rows = bitmask.length / rowBytes;

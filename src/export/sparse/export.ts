@@ -51,8 +51,10 @@ interface PlannedWeight extends SparseTensor {
 /**
  * Write a model folder in the sparse-bitmask layout of compressed-tensors, shard by shard in bounded memory.
  *
- * Decoder projections that shrink are compressed; everything else keeps its bytes. Two passes: one counts survivors, which the headers
- * need, one writes. Throws `USAGE_*`, `DONOR_*` before the first write. source: see bitmask.ts; config.json as llm-compressor writes it
+ * Decoder projections that shrink are compressed; everything else keeps its bytes. Two passes: one counts survivors,
+ * which the headers
+ * need, one writes. Throws `USAGE_*`, `DONOR_*` before the first write. source: see bitmask.ts; config.json as
+ * llm-compressor writes it
  */
 export async function exportSparse(
   donorPath: string,
@@ -269,7 +271,8 @@ async function writeWeight(
   if (valuesAt !== values.byteOffset + values.byteLength) {
     throw new PhysariumError(
       "DONOR_CHANGED",
-      `tensor "${weight.name}": it held ${weight.survivors} survivors when counted and others when written; the donor changed meanwhile`,
+      `tensor "${weight.name}": it held ${weight.survivors} survivors when counted and others when written; the ` +
+        "donor changed meanwhile",
       { tensor: weight.name },
     );
   }

@@ -42,7 +42,8 @@ interface CompressedWeight {
 }
 
 /**
- * Write a sparse-bitmask folder of compressed-tensors as a plain one: dense weights, `quantization_config` taken out of config.json.
+ * Write a sparse-bitmask folder of compressed-tensors as a plain one: dense weights, `quantization_config` taken out of
+ * config.json.
  *
  * Every count is checked: bits against row offsets, their sum against the survivors stored. Throws `DONOR_SPARSE_*`.
  */
@@ -133,7 +134,9 @@ async function readSparseConfig(path: string, files: FileLayer): Promise<Record<
   if (format !== "sparse-bitmask" || isQuantised) {
     throw new PhysariumError(
       "DONOR_SPARSE_FORMAT",
-      `${path}: config.json describes ${isQuantised ? "a quantised model" : `sparsity format ${JSON.stringify(format ?? null)}`}, expected "sparse-bitmask" alone`,
+      `${path}: config.json describes ` +
+        `${isQuantised ? "a quantised model" : `sparsity format ${JSON.stringify(format ?? null)}`}, expected ` +
+        `"sparse-bitmask" alone`,
       { format },
     );
   }
@@ -188,7 +191,8 @@ async function planWeight(
     throw damaged(
       file,
       parts.shape.name,
-      `says [${rows}, ${cols}], but the bitmask is [${parts.bitmask.shape.join(", ")}] and the row offsets [${parts.row_offsets.shape.join(", ")}]`,
+      `says [${rows}, ${cols}], but the bitmask is [${parts.bitmask.shape.join(", ")}] and the row offsets ` +
+        `[${parts.row_offsets.shape.join(", ")}]`,
     );
   }
   return { name: `${module}.weight`, dtype, rows, cols, parts };

@@ -1,10 +1,12 @@
 import { PhysariumError } from "../../errors.js";
 
 /**
- * Lower Cholesky factor L of a symmetric positive definite matrix, A = L Lᵀ, f64 row-major; the upper part of the result is 0.
+ * Lower Cholesky factor L of a symmetric positive definite matrix, A = L Lᵀ, f64 row-major; the upper part of the
+ * result is 0.
  *
  * Rows are dotted with rows, both contiguous, so n = 5,000 takes tens of seconds, not minutes.
- * Throws `INTERNAL` where the matrix is not positive definite: a Gram that was damped is. With a `floor` above 0 a pivot below it is raised to it
+ * Throws `INTERNAL` where the matrix is not positive definite: a Gram that was damped is. With a `floor` above 0 a
+ * pivot below it is raised to it
  * instead, for those who want an answer that is about right of a matrix that rounding has made singular.
  */
 export function cholesky(matrix: ArrayLike<number>, n: number, floor = 0): Float64Array {

@@ -5,13 +5,15 @@ import { cholesky, inverseDiagonal, invertLower } from "./cholesky.js";
 const PLAIN_LIMIT = 1024;
 const BLOCK = 128;
 /**
- * The least a pivot may be. Channels that are louder than the rest a thousandfold and say the same leave pivots that f32 cannot tell from 0; how isolated they are
+ * The least a pivot may be. Channels that are louder than the rest a thousandfold and say the same leave pivots that
+ * f32 cannot tell from 0; how isolated they are
  * then is a guess, and isolation only ranks candidates.
  */
 const FLOOR = 1e-6;
 
 /**
- * d_j = 1/√((C⁻¹)_jj) for a symmetric C (n, n) with unit diagonal: how much of input j the others cannot say, between 0 and 1.
+ * d_j = 1/√((C⁻¹)_jj) for a symmetric C (n, n) with unit diagonal: how much of input j the others cannot say, between 0
+ * and 1.
  *
  * Beyond `PLAIN_LIMIT` inputs the same factorisation runs in blocks, the products between blocks in f32 on the engine.
  */
@@ -35,7 +37,8 @@ export async function blockedInverseDiagonal(
   for (let start = 0; start < n; start += block) {
     const width = Math.min(block, n - start);
     const below = n - start;
-    // What earlier columns leave of this column of blocks: C − L Lᵀ. Columns of L not yet computed are 0 and add nothing.
+    // What earlier columns leave of this column of blocks: C − L Lᵀ. Columns of L not yet computed are 0 and add
+    // nothing.
     const right = new Float32Array(n * width);
     for (let col = 0; col < width; col++) {
       for (let inner = 0; inner < start; inner++) right[inner * width + col] = lower[(start + col) * n + inner];
@@ -60,7 +63,8 @@ export async function blockedInverseDiagonal(
     }
   }
 
-  // Row of blocks i of M is −L_ii⁻¹ (L_i,<i M_<i), with L_ii⁻¹ on the diagonal; L's own rows are not needed after, so M takes their place.
+  // Row of blocks i of M is −L_ii⁻¹ (L_i,<i M_<i), with L_ii⁻¹ on the diagonal; L's own rows are not needed after, so M
+  // takes their place.
   const diagonal = new Float64Array(n);
   for (let start = 0; start < n; start += block) {
     const width = Math.min(block, n - start);

@@ -74,7 +74,10 @@ export interface BlockStage {
   readonly seconds: number;
 }
 
-/** All stages of the activation flow on one block. `coupling` is C (cols, cols), bound; what lay in `arena` is void afterwards. */
+/**
+ * All stages of the activation flow on one block. `coupling` is C (cols, cols), bound; what lay in `arena` is void
+ * afterwards.
+ */
 export async function operateBlock(
   block: RowBlock,
   terms: BlockTerms,

@@ -10,7 +10,8 @@ export interface BlockRunner {
   /** Blocks that are worked on at the same time. */
   readonly width: number;
   /**
-   * Operate on all `blocks`; `done` of each is called in any order. Results are the same for any runner whose products are. Throws `STOPPED` soon after
+   * Operate on all `blocks`; `done` of each is called in any order. Results are the same for any runner whose products
+   * are. Throws `STOPPED` soon after
    * `signal` aborts.
    */
   operate(
@@ -21,7 +22,10 @@ export interface BlockRunner {
   close(): Promise<void>;
 }
 
-/** Blocks side by side on `count` threads that share `threads` between them; with one, or on a device of which there is one, products are `engine`'s. */
+/**
+ * Blocks side by side on `count` threads that share `threads` between them; with one, or on a device of which there is
+ * one, products are `engine`'s.
+ */
 export async function openBlocks(count: number, threads: number, engine: MatrixEngine): Promise<BlockRunner> {
   const isSplit = count > 1 && engine.device === "cpu";
   return isSplit ? threadedBlocks(count, Math.max(1, Math.floor(threads / count))) : inlineBlocks(engine);
@@ -46,7 +50,8 @@ export function inlineBlocks(engine: MatrixEngine): BlockRunner {
 /**
  * Blocks side by side on `count` threads, each with an engine of its own that uses `engineThreads`.
  *
- * A thread that is ended in the middle of a product takes the process with it: so threads answer with their errors instead of failing, hear at each product
+ * A thread that is ended in the middle of a product takes the process with it: so threads answer with their errors
+ * instead of failing, hear at each product
  * that they should stop, and are closed when none works.
  */
 export async function threadedBlocks(count: number, engineThreads: number): Promise<BlockRunner> {
@@ -108,7 +113,9 @@ async function* tasksOf(
   }
 }
 
-/** Arenas between uses: their memory is as large as the largest block so far, and making one costs a page fault a page. */
+/**
+ * Arenas between uses: their memory is as large as the largest block so far, and making one costs a page fault a page.
+ */
 const arenas: TubeArena[] = [];
 
 /** A setup in use: its coupling bound (and not held twice), and room for one block. */

@@ -7,14 +7,18 @@ export interface FlowOptions {
   readonly beta: number;
 }
 
-/** A flow |Q| below this counts as nothing: its square would leave f32, and a starved tube never comes back by itself. */
+/**
+ * A flow |Q| below this counts as nothing: its square would leave f32, and a starved tube never comes back by itself.
+ */
 const STARVED = 1e-15;
 
 /**
- * Let the tubes compete: `iterations` times one Jacobi-preconditioned step of steepest descent (the first of conjugate gradients) on (√D C √D + λI) z = √D C y,
+ * Let the tubes compete: `iterations` times one Jacobi-preconditioned step of steepest descent (the first of conjugate
+ * gradients) on (√D C √D + λI) z = √D C y,
  * Q = √D z, then D ← |Q|^β, with λ rising linearly to `load`.
  *
- * Warm start: the step begins from the z that gives the present Q under the new D (z = Q/√D), so the pressure stays valid from step to
+ * Warm start: the step begins from the z that gives the present Q under the new D (z = Q/√D), so the pressure stays
+ * valid from step to
  * step and each costs one product: √D(Cy − CQ) − λz = √D g − λz.
  * load     final λ of each row
  * returns  nothing; flow and pressure of `tubes` are changed in place, `alive` is not
@@ -82,7 +86,10 @@ function directionAtAnyBeta(tubes: TubeRows, load: Float64Array, ramp: number, b
   }
 }
 
-/** λ for a wanted sparsity: the load under which a tube by itself starves if its drive is below the row's quantile of |y| at that sparsity. */
+/**
+ * λ for a wanted sparsity: the load under which a tube by itself starves if its drive is below the row's quantile of
+ * |y| at that sparsity.
+ */
 export function loadForSparsity(tubes: TubeRows, sparsity: number, beta = 2): Float64Array {
   const { rows, cols, drive } = tubes;
   const sorted = new Float32Array(cols);

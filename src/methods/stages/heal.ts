@@ -1,9 +1,11 @@
 import type { TubeRows } from "./tube-rows.js";
 
 /**
- * Least squares of the survivors on the kept support: `steps` conjugate-gradient steps on C_SS Q_S = (C y)_S, all rows at once.
+ * Least squares of the survivors on the kept support: `steps` conjugate-gradient steps on C_SS Q_S = (C y)_S, all rows
+ * at once.
  *
- * The diagonal of C is 1, so the Jacobi preconditioner is the identity. Each step costs one product and leaves the pressure of the whole
+ * The diagonal of C is 1, so the Jacobi preconditioner is the identity. Each step costs one product and leaves the
+ * pressure of the whole
  * row valid, dead tubes included: that is what sprouting looks at. Expects pressure = (y − Q) C and Q = 0 where dead.
  * source: Hestenes & Stiefel 1952; spec: reference.ts `referenceLeastSquares`
  */

@@ -1,7 +1,8 @@
 import { cholesky, solveCholesky } from "../algebra/cholesky.js";
 
 /**
- * The stages of v2 for one row, in plain f64 loops: what the fast versions are held to. They stay readable for ever and are
+ * The stages of v2 for one row, in plain f64 loops: what the fast versions are held to. They stay readable for ever and
+ * are
  * used by tests only; a row has n tubes, C is (n, n) row-major with unit diagonal.
  */
 export interface ReferenceRow {
@@ -35,7 +36,10 @@ export function referenceAnchor(
   return weights.map((weight, at) => (1 - alpha) * weight + alpha * refit[at]);
 }
 
-/** The flow, written in z as DESIGN.md states it: Q = √D z, one Jacobi-preconditioned step of steepest descent from a warm start each time. */
+/**
+ * The flow, written in z as DESIGN.md states it: Q = √D z, one Jacobi-preconditioned step of steepest descent from a
+ * warm start each time.
+ */
 export function referenceFlow(row: ReferenceRow, load: number, iterations: number, beta: number): number[] {
   const { drive, coupling } = row;
   const wanted = timesCoupling(drive, coupling);
@@ -77,7 +81,8 @@ export function referenceLeastSquares({ drive, coupling }: ReferenceRow, support
 }
 
 /**
- * The best that one-for-one exchanges reach: again and again the exchange of a living for a dead tube that lowers the exact loss
+ * The best that one-for-one exchanges reach: again and again the exchange of a living for a dead tube that lowers the
+ * exact loss
  * most, until none does. O(n⁴) a round: for small cases.
  */
 export function referenceExchange(row: ReferenceRow, start: readonly number[]): number[] {

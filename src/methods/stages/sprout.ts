@@ -21,13 +21,17 @@ export interface SproutResult {
 }
 
 /**
- * Let starved tubes grow again where pressure builds up: each round exchanges, in every row, its m weakest living tubes (by |Q|·d) for the m
- * starved ones with most pressure (by |g|/d), heals, and keeps the exchange where the row's loss fell; elsewhere the row is put back and m halves.
+ * Let starved tubes grow again where pressure builds up: each round exchanges, in every row, its m weakest living tubes
+ * (by |Q|·d) for the m
+ * starved ones with most pressure (by |g|/d), heals, and keeps the exchange where the row's loss fell; elsewhere the
+ * row is put back and m halves.
  * At m = 1 a refused pair is passed over and the next is tried.
  *
- * isolation  d_j = 1/√((C⁻¹)_jj) ≤ 1: how much of input j the others cannot say. (|Q|·d)² is what removing a tube costs, (|g|/d)² what a
+ * isolation  d_j = 1/√((C⁻¹)_jj) ≤ 1: how much of input j the others cannot say. (|Q|·d)² is what removing a tube
+ *            costs, (|g|/d)² what a
  *            new one gains, in the second-order sense of Hassibi & Stork 1993, with every other tube free to adjust.
- * Expects flow healed on `alive` and a valid pressure; leaves both so. Rows keep their count of living tubes, groups of a pattern theirs.
+ * Expects flow healed on `alive` and a valid pressure; leaves both so. Rows keep their count of living tubes, groups of
+ * a pattern theirs.
  */
 export async function sprout(tubes: TubeRows, isolation: Float64Array, options: SproutOptions): Promise<SproutResult> {
   const { rows, cols, flow, pressure, alive } = tubes;
@@ -88,7 +92,10 @@ async function shiftPressure(tubes: TubeRows, before: Float32Array): Promise<voi
   for (let at = 0; at < change.length; at++) pressure[at] -= product[at];
 }
 
-/** Some tubes of a row by what speaks for choosing them: `sizes[i]` of the tube at column `columns[i]`, columns rising, the first `count` of each. */
+/**
+ * Some tubes of a row by what speaks for choosing them: `sizes[i]` of the tube at column `columns[i]`, columns rising,
+ * the first `count` of each.
+ */
 class Candidates {
   readonly sizes: Float32Array;
   readonly columns: Int32Array;
@@ -181,7 +188,10 @@ class Exchange {
     starved.count = deads;
   }
 
-  /** The best exchange of each group of a pattern that has one: its cheapest living tube for its most pressed starved one. */
+  /**
+   * The best exchange of each group of a pattern that has one: its cheapest living tube for its most pressed starved
+   * one.
+   */
   private pairInGroups(flow: Float32Array, pressure: Float32Array, alive: Uint8Array, of: number): Pair[] {
     const { cols, isolation } = this;
     const pairs: Pair[] = [];

@@ -50,7 +50,8 @@ let compiled: WebAssembly.Module | undefined;
 /**
  * Memory that the kernel and the matrix engine share: arrays lie in it, products are written to it, nothing is copied.
  *
- * `reserve` lays all arrays of a block out anew, and those of an earlier block are void. An arena serves one block at a time.
+ * `reserve` lays all arrays of a block out anew, and those of an earlier block are void. An arena serves one block at a
+ * time.
  */
 export class TubeArena {
   private readonly memory = new WebAssembly.Memory({ initial: 1, maximum: 65_536 });

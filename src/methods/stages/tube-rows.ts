@@ -4,8 +4,10 @@ import { TubeArena, type TubeKernel } from "./tube-arena.js";
 /**
  * Rows of one matrix in the coordinates of the flow, all operated on at once.
  *
- * With the Gram G of the inputs, a_j = √G_jj and C = G/(a aᵀ) (unit diagonal), a row's tubes have the drive y = w∘a; its output error
- * is (y − Q) C (y − Q)ᵀ for the flow Q = x∘a of new weights x. The pressure g = (y − Q) C is what the outputs still lack, seen
+ * With the Gram G of the inputs, a_j = √G_jj and C = G/(a aᵀ) (unit diagonal), a row's tubes have the drive y = w∘a;
+ * its output error
+ * is (y − Q) C (y − Q)ᵀ for the flow Q = x∘a of new weights x. The pressure g = (y − Q) C is what the outputs still
+ * lack, seen
  * from each input. Every stage keeps flow and pressure in step, so the loss is a dot product.
  * All arrays are f32 row-major (rows, cols).
  */
@@ -29,7 +31,10 @@ export interface TubeRows {
 /** Bytes of `TubeRows` a tube: five arrays of f32 and the mask. */
 export const BYTES_PER_TUBE = 5 * 4 + 1;
 
-/** Start with every tube open: Q = y, nothing lacks. The arrays lie in `arena`, whose earlier ones are void from here on. */
+/**
+ * Start with every tube open: Q = y, nothing lacks. The arrays lie in `arena`, whose earlier ones are void from here
+ * on.
+ */
 export function openTubes(
   drive: Float32Array,
   rows: number,

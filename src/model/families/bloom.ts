@@ -1,6 +1,8 @@
 import { type Family, LLAMA_BLOCK, plainLayers } from "../architecture.js";
 
-/** BLOOM: ALiBi instead of positions, layer norms (one behind the embeddings), q, k, v fused head by head, tanh-GELU. */
+/**
+ * BLOOM: ALiBi instead of positions, layer norms (one behind the embeddings), q, k, v fused head by head, tanh-GELU.
+ */
 export const bloom: Family = {
   modelTypes: ["bloom"],
   reference: "BLOOM, arXiv:2211.05100; modeling_bloom.py of transformers",

@@ -2,7 +2,8 @@ import { configuredRope, type Family, headDimOf, LLAMA_BLOCK, slidingLayers } fr
 import { headLayerNorms } from "./head-norms.js";
 
 /**
- * Cohere's Command R and R7B: attention and MLP side by side behind one layer norm without bias, channels 2i and 2i + 1 turn together, logits are
+ * Cohere's Command R and R7B: attention and MLP side by side behind one layer norm without bias, channels 2i and 2i + 1
+ * turn together, logits are
  * scaled. In the second generation layers slide but every fourth, and those have no rope.
  */
 export const cohere: Family = {

@@ -9,7 +9,10 @@ const DEFAULTS = {
   partial_rotary_factor: 0.5,
 };
 
-/** GLM-4 (first "glm", then "glm4", with norms behind attention and MLP too): half of each head turns, channels 2i and 2i + 1 together; gate and up fused. */
+/**
+ * GLM-4 (first "glm", then "glm4", with norms behind attention and MLP too): half of each head turns, channels 2i and
+ * 2i + 1 together; gate and up fused.
+ */
 export const glm: Family = {
   modelTypes: ["glm", "glm4"],
   reference: "ChatGLM, arXiv:2406.12793; modeling_glm.py, modeling_glm4.py of transformers",

@@ -1,6 +1,9 @@
 import { configuredRope, type Family, LLAMA_BLOCK, plainLayers } from "../architecture.js";
 
-/** GPT-NeoX and Pythia: layer norms, q, k, v fused head by head, a quarter of each head turns, attention and MLP side by side with a norm each. */
+/**
+ * GPT-NeoX and Pythia: layer norms, q, k, v fused head by head, a quarter of each head turns, attention and MLP side by
+ * side with a norm each.
+ */
 export const gptNeox: Family = {
   modelTypes: ["gpt_neox"],
   reference: "GPT-NeoX-20B, arXiv:2204.06745; Pythia, arXiv:2304.01373; modeling_gpt_neox.py of transformers",

@@ -2,7 +2,9 @@ import { type Family, likeLlama, slidingLayers } from "../architecture.js";
 import type { Experts } from "../experts.js";
 import { LLAMA_NAMES } from "../names.js";
 
-/** gpt-oss in BF16: every second layer slides, each head has a sink, experts with bent gates lie in one tensor, turned. */
+/**
+ * gpt-oss in BF16: every second layer slides, each head has a sink, experts with bent gates lie in one tensor, turned.
+ */
 export const gptOss: Family = {
   modelTypes: ["gpt_oss"],
   reference: "gpt-oss model card, arXiv:2508.10925; modeling_gpt_oss.py of transformers",

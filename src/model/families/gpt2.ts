@@ -1,10 +1,14 @@
 import { activationOf, type Family, plainLayers } from "../architecture.js";
 
-/** GPT-2: learned positions, layer norms, no gate, matrices stored as (inputs, outputs). GPT-BigCode: the same with one key head and plain matrices. */
+/**
+ * GPT-2: learned positions, layer norms, no gate, matrices stored as (inputs, outputs). GPT-BigCode: the same with one
+ * key head and plain matrices.
+ */
 export const gpt2: Family = {
   modelTypes: ["gpt2", "gpt_bigcode"],
   reference:
-    "GPT-2, Radford et al. 2019; SantaCoder, arXiv:2301.03988; modeling_gpt2.py, modeling_gpt_bigcode.py of transformers",
+    "GPT-2, Radford et al. 2019; SantaCoder, arXiv:2301.03988; modeling_gpt2.py, modeling_gpt_bigcode.py of " +
+    "transformers",
   aliases: {
     n_embd: "hidden_size",
     n_layer: "num_hidden_layers",

@@ -1,6 +1,9 @@
 import type { Family } from "../architecture.js";
 
-/** IBM's Granite 3 and 4, dense: Llama with multipliers for embeddings, attention scores, what is added to the residual stream, and logits. */
+/**
+ * IBM's Granite 3 and 4, dense: Llama with multipliers for embeddings, attention scores, what is added to the residual
+ * stream, and logits.
+ */
 export const granite: Family = {
   modelTypes: ["granite"],
   reference: "Granite 3.0; Power scheduler, arXiv:2408.13359; modeling_granite.py of transformers",

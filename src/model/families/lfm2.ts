@@ -54,7 +54,10 @@ export const lfm2: Family = {
   },
 };
 
-/** Two thirds of what the configuration says, times a factor, filled up to a multiple. source: `Lfm2MLP` of transformers 5.24 */
+/**
+ * Two thirds of what the configuration says, times a factor, filled up to a multiple. source: `Lfm2MLP` of transformers
+ * 5.24
+ */
 function neurons(
   size: number,
   { isAdjusted, factor, multiple }: { isAdjusted: boolean; factor: number; multiple: number },

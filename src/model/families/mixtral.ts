@@ -3,11 +3,14 @@ import type { Experts, Routing } from "../experts.js";
 
 const PATH = "block_sparse_moe";
 
-/** Mixtral, Phi-3.5-MoE (layer norms, one expert chosen after the other) and Granite's mixtures (experts in one tensor). */
+/**
+ * Mixtral, Phi-3.5-MoE (layer norms, one expert chosen after the other) and Granite's mixtures (experts in one tensor).
+ */
 export const mixtral: Family = {
   modelTypes: ["mixtral", "phimoe", "granitemoe"],
   reference:
-    "Mixtral of Experts, arXiv:2401.04088; GRIN, arXiv:2409.12136; modeling_mixtral.py, modeling_phimoe.py, modeling_granitemoe.py of transformers",
+    "Mixtral of Experts, arXiv:2401.04088; GRIN, arXiv:2409.12136; modeling_mixtral.py, modeling_phimoe.py, " +
+    "modeling_granitemoe.py of transformers",
   defaults: {
     mixtral: {
       num_key_value_heads: 8,

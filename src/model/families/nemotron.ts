@@ -1,7 +1,10 @@
 import type { Family } from "../architecture.js";
 import { LLAMA_NAMES, PLAIN_UP } from "../names.js";
 
-/** Nemotron 4 and Minitron: layer norms that multiply by 1 + weight, half of each head turns, squared ReLU without a gate. */
+/**
+ * Nemotron 4 and Minitron: layer norms that multiply by 1 + weight, half of each head turns, squared ReLU without a
+ * gate.
+ */
 export const nemotron: Family = {
   modelTypes: ["nemotron"],
   reference: "Nemotron-4 15B, arXiv:2402.16819; modeling_nemotron.py of transformers",

@@ -9,7 +9,10 @@ import {
 import type { ModelConfig } from "../config.js";
 import { headNorms } from "./head-norms.js";
 
-/** OLMo 1 (layer norms without weights), 2 (norms behind attention and MLP, and over all of q and of k), 3 (three sliding layers of four besides). */
+/**
+ * OLMo 1 (layer norms without weights), 2 (norms behind attention and MLP, and over all of q and of k), 3 (three
+ * sliding layers of four besides).
+ */
 export const olmo: Family = {
   modelTypes: ["olmo", "olmo2", "olmo3"],
   reference: "OLMo, arXiv:2402.00838; OLMo 2, arXiv:2501.00656; modeling_olmo*.py of transformers",

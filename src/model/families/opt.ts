@@ -1,6 +1,9 @@
 import { activationOf, type Family, plainLayers } from "../architecture.js";
 
-/** OPT: learned positions from the third row of their table on, layer norms, ReLU without a gate. Its 350M (norms behind, embeddings of another width) is refused. */
+/**
+ * OPT: learned positions from the third row of their table on, layer norms, ReLU without a gate. Its 350M (norms
+ * behind, embeddings of another width) is refused.
+ */
 export const opt: Family = {
   modelTypes: ["opt"],
   reference: "OPT, arXiv:2205.01068; modeling_opt.py of transformers",

@@ -2,7 +2,10 @@ import type { Family } from "../architecture.js";
 import { LLAMA_NAMES } from "../names.js";
 import { headLayerNorms } from "./head-norms.js";
 
-/** Adept's Persimmon: layer norms, also on q and k; q, k, v fused head by head; half of each head turns; squared ReLU without a gate. */
+/**
+ * Adept's Persimmon: layer norms, also on q and k; q, k, v fused head by head; half of each head turns; squared ReLU
+ * without a gate.
+ */
 export const persimmon: Family = {
   modelTypes: ["persimmon"],
   reference: "modeling_persimmon.py of transformers",

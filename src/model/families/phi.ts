@@ -2,7 +2,10 @@ import { type Family, LLAMA_BLOCK } from "../architecture.js";
 import { LLAMA_NAMES } from "../names.js";
 import { headLayerNorms } from "./head-norms.js";
 
-/** Phi 1, 1.5 and 2: attention and MLP side by side behind one layer norm, part of each head turns, tanh-GELU without a gate, a bias everywhere. */
+/**
+ * Phi 1, 1.5 and 2: attention and MLP side by side behind one layer norm, part of each head turns, tanh-GELU without a
+ * gate, a bias everywhere.
+ */
 export const phi: Family = {
   modelTypes: ["phi"],
   reference: "Phi-1.5, arXiv:2309.05463; modeling_phi.py of transformers",

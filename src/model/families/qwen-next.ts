@@ -16,7 +16,10 @@ const DEFAULTS = {
   linear_num_value_heads: 32,
 };
 
-/** Qwen3-Next and Qwen3.5: three layers of linear attention by the gated delta rule, then one of softmax attention whose output is gated. */
+/**
+ * Qwen3-Next and Qwen3.5: three layers of linear attention by the gated delta rule, then one of softmax attention whose
+ * output is gated.
+ */
 export const qwenNext: Family = {
   modelTypes: ["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"],
   turnsInPart: true,

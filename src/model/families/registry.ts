@@ -74,10 +74,16 @@ const FAMILIES: readonly Family[] = [
 
 export const KNOWN_MODEL_TYPES: readonly string[] = FAMILIES.flatMap(({ modelTypes }) => modelTypes);
 
-/** What Llama's class of the reference takes where a configuration leaves a field out. source: `LlamaConfig` of transformers 5.24 */
+/**
+ * What Llama's class of the reference takes where a configuration leaves a field out. source: `LlamaConfig` of
+ * transformers 5.24
+ */
 const LLAMA_DEFAULTS = { num_attention_heads: 32, max_position_embeddings: 2048, rms_norm_eps: 1e-6 };
 
-/** Make the architecture from `config.json`. Throws `DONOR_ARCHITECTURE` for a model type nobody here implemented, `DONOR_CONFIG` for a broken file. */
+/**
+ * Make the architecture from `config.json`. Throws `DONOR_ARCHITECTURE` for a model type nobody here implemented,
+ * `DONOR_CONFIG` for a broken file.
+ */
 export function architectureOf(wholeConfig: ModelConfig): Architecture {
   const { family, config } = familyOf(wholeConfig);
   const hiddenSize = config.count("hidden_size");
@@ -138,7 +144,8 @@ export function familyOf(wholeConfig: ModelConfig): { family: Family; config: Mo
     const known = values.length === 0 ? "it is not implemented" : `only ${values.join(", ")} is implemented`;
     throw new PhysariumError(
       "DONOR_ARCHITECTURE",
-      `config.json: ${field} is ${JSON.stringify(value)}; ${known} for model_type "${modelType}", and anything else changes what the model computes`,
+      `config.json: ${field} is ${JSON.stringify(value)}; ${known} for model_type "${modelType}", and anything ` +
+        "else changes what the model computes",
       { field, value },
     );
   }

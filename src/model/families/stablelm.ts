@@ -1,7 +1,10 @@
 import { type Family, LLAMA_BLOCK } from "../architecture.js";
 import { headLayerNorms } from "./head-norms.js";
 
-/** StableLM 2 and 3B: Llama with layer norms and a quarter of each head turning; in the 12B attention and MLP stand side by side, and q and k have a norm a head. */
+/**
+ * StableLM 2 and 3B: Llama with layer norms and a quarter of each head turning; in the 12B attention and MLP stand side
+ * by side, and q and k have a norm a head.
+ */
 export const stablelm: Family = {
   modelTypes: ["stablelm"],
   reference: "Stable LM 2, arXiv:2402.17834; modeling_stablelm.py of transformers",

@@ -7,7 +7,8 @@ import { causalConvolution } from "./short-conv.js";
 const LENGTH_EPS = 1e-6;
 
 /**
- * Linear attention by the gated delta rule: input of the layer → input of out_proj (batch, tokens, value heads × value dim).
+ * Linear attention by the gated delta rule: input of the layer → input of out_proj (batch, tokens, value heads × value
+ * dim).
  * The state of a head forgets by a gate, then takes in what its key does not say of the value yet, token by token.
  * source: arXiv:2412.06464; `Qwen3NextGatedDeltaNet` of transformers 5.24
  */
@@ -99,7 +100,10 @@ function grouped(parts: LayerParts, rule: DeltaRule, hiddenSize: number, x: Valu
   return { mixed: graph.op("Concat", flat.slice(0, 3), { axis: -1 }), gate: flat[3], write, decay };
 }
 
-/** (batch, tokens, key heads, dim) → (batch, tokens, value heads, dim): each key head serves as many value heads side by side. */
+/**
+ * (batch, tokens, key heads, dim) → (batch, tokens, value heads, dim): each key head serves as many value heads side by
+ * side.
+ */
 function perValueHead(graph: OnnxGraph, heads: Value, { keyHeadCount, valueHeadCount, keyDim }: DeltaRule): Value {
   const each = valueHeadCount / keyHeadCount;
   if (each === 1) return heads;

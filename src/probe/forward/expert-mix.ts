@@ -69,7 +69,9 @@ function largest(graph: OnnxGraph, values: Value, count: number): Value[] {
   return graph.ops("TopK", [values, graph.integers(count)], 2, { axis: -1, largest: 1, sorted: 1 });
 }
 
-/** What experts are chosen by: scores with their correction, those of groups out of the running far below all others. */
+/**
+ * What experts are chosen by: scores with their correction, those of groups out of the running far below all others.
+ */
 function eligible(parts: LayerParts, routing: Routing, count: number, scores: Value, logits: Value): Value {
   const { graph } = parts;
   // A sigmoid that is only a factor keeps the order of the logits, and large ones apart.
@@ -90,7 +92,10 @@ function eligible(parts: LayerParts, routing: Routing, count: number, scores: Va
   return graph.op("Reshape", [moved, graph.integers(-1, count)]);
 }
 
-/** One expert after the other: the largest logit, weighed by a softmax over the logits close to it. source: arXiv:2409.12136 */
+/**
+ * One expert after the other: the largest logit, weighed by a softmax over the logits close to it. source:
+ * arXiv:2409.12136
+ */
 function sparseMixer(graph: OnnxGraph, logits: Value, perToken: number, jitter: number): Value {
   const far = graph.scalar(-1e30);
   let left = logits;

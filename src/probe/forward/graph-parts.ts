@@ -20,18 +20,24 @@ export function maskInput(slidingWindow: number | undefined): string {
   return `mask_${slidingWindow ?? "all"}`;
 }
 
-/** Whether attention is made of standard operators: on other devices, and where scores need what the one operator does not know. */
+/**
+ * Whether attention is made of standard operators: on other devices, and where scores need what the one operator does
+ * not know.
+ */
 export function attendsPlainly({ alibiScale, attentionSinks }: Architecture, portable: boolean): boolean {
   return portable || alibiScale !== undefined || attentionSinks;
 }
 
-/** The different ropes of a model; a graph's tables `cos_<i>`, `sin_<i>` (positions, rotary / 2) count in this order. */
+/**
+ * The different ropes of a model; a graph's tables `cos_<i>`, `sin_<i>` (positions, rotary / 2) count in this order.
+ */
 export function ropesOf(architecture: Architecture): Rope[] {
   return [...new Set(architecture.layers.flatMap(({ rope }) => (rope === undefined ? [] : [rope])))];
 }
 
 /**
- * A norm over the last axis, of `width` channels: x / √(mean x² + ε) · (weight + offset), or a layer norm with its bias where there is one. `name` goes
+ * A norm over the last axis, of `width` channels: x / √(mean x² + ε) · (weight + offset), or a layer norm with its bias
+ * where there is one. `name` goes
  * without `.weight`. source: arXiv:1910.07467, arXiv:1607.06450
  */
 export function norm(
@@ -91,7 +97,8 @@ export function xielu(
 }
 
 /**
- * x Wᵀ for x (batch, tokens, cols) and W (rows, cols), which a transposed matrix holds as (cols, rows). On the CPU FusedMatMul reads W as it is
+ * x Wᵀ for x (batch, tokens, cols) and W (rows, cols), which a transposed matrix holds as (cols, rows). On the CPU
+ * FusedMatMul reads W as it is
  * stored and packs it where it is constant; Gemm is the standard's operator for the same.
  */
 export function multiply(
@@ -110,7 +117,10 @@ export function multiply(
   return graph.op("Reshape", [flat, graph.op("Concat", [batch, graph.integers(rows)], { axis: 0 })]);
 }
 
-/** The slopes of ALiBi, one a head: powers of 2^(−8/n), with every other power of the next finer row where n is no power of two. source: arXiv:2108.12409 */
+/**
+ * The slopes of ALiBi, one a head: powers of 2^(−8/n), with every other power of the next finer row where n is no power
+ * of two. source: arXiv:2108.12409
+ */
 export function alibiSlopes(heads: number): Float32Array {
   const whole = 2 ** Math.floor(Math.log2(heads));
   return Float32Array.from({ length: heads }, (_, head) =>

@@ -16,7 +16,8 @@ export interface HeadOf {
 export const VOCABULARY_CHUNK = 8192;
 
 /**
- * token ids (batch, tokens) int64 → residual (batch, tokens, hidden): the embedding's rows, read from where they lie; with learned positions,
+ * token ids (batch, tokens) int64 → residual (batch, tokens, hidden): the embedding's rows, read from where they lie;
+ * with learned positions,
  * position_ids (batch, tokens) int64 choose the rows that are added.
  */
 export function embeddingGraph({ architecture, weights }: HeadOf): OnnxGraph {
@@ -72,9 +73,12 @@ export function logitsGraph(head: HeadOf, [start, end]: VocabularyChunk, portabl
 /**
  * What the likelihood of given tokens needs of one chunk of the vocabulary, so that logits never lie in memory whole.
  *
- * inputs   normed_<m> (1, places, hidden) for each model m; targets (1, places, 1) int64, counted from the chunk's start and clipped to it
- * outputs  for each model m, all (1, places, 1): max_<m>, sum_<m> = Σ exp(logit − max) over the chunk, top_<m> the first largest token
- *          counted from the chunk's start, target_<m> the target's logit (to be used where the target lies in the chunk);
+ * inputs   normed_<m> (1, places, hidden) for each model m; targets (1, places, 1) int64, counted from the chunk's
+ *          start and clipped to it
+ * outputs  for each model m, all (1, places, 1): max_<m>, sum_<m> = Σ exp(logit − max) over the chunk, top_<m> the
+ *          first largest token
+ *          counted from the chunk's start, target_<m> the target's logit (to be used where the target lies in the
+ *          chunk);
  *          with two models cross = Σ exp(logit_0 − max_0)·(logit_0 − logit_1)
  */
 export function scoreGraph(heads: readonly HeadOf[], [start, end]: VocabularyChunk, portable: boolean): OnnxGraph {

@@ -32,7 +32,8 @@ export async function inspectModel(model: Model): Promise<InspectedModel> {
 const IGNORED = /\.rotary_emb\.inv_freq$/;
 
 /**
- * Every tensor of the decoder must be one the graph uses: an unknown one means another architecture than `config.json` says, and the numbers
+ * Every tensor of the decoder must be one the graph uses: an unknown one means another architecture than `config.json`
+ * says, and the numbers
  * would be wrong without a word.
  */
 function checkTensors(architecture: Architecture, weights: Weights): void {
@@ -52,7 +53,8 @@ function checkTensors(architecture: Architecture, weights: Weights): void {
     if (foreign !== undefined) {
       throw new PhysariumError(
         "DONOR_ARCHITECTURE",
-        `tensor "${foreign}" has no place in the forward pass of model_type "${architecture.modelType}"; this is a variant nobody here implemented`,
+        `tensor "${foreign}" has no place in the forward pass of model_type "${architecture.modelType}"; this is a ` +
+          "variant nobody here implemented",
         { tensor: foreign },
       );
     }

@@ -16,13 +16,19 @@ import { storedValue, type Weights } from "./weights.js";
 export interface GraphOptions {
   /** Standard operators only: see `EngineOptions.portable`. */
   readonly portable: boolean;
-  /** Take keys and values of earlier tokens (`past_key_<layer>`, `past_value_<layer>`) and give all of them (`present_…`). */
+  /**
+   * Take keys and values of earlier tokens (`past_key_<layer>`, `past_value_<layer>`) and give all of them
+   * (`present_…`).
+   */
   readonly cache?: boolean;
   /** Tensors whose weights come with each run (graph inputs of the tensor's name) instead of from the file. */
   readonly supplied?: ReadonlySet<string>;
 }
 
-/** One decoder layer in a graph, part by part. What other files build of a layer (experts, other mixers) builds on its public parts. */
+/**
+ * One decoder layer in a graph, part by part. What other files build of a layer (experts, other mixers) builds on its
+ * public parts.
+ */
 export class LayerBuilder implements LayerParts {
   /** What stands before the layer's tensors. */
   readonly base: string;
@@ -187,8 +193,10 @@ export class LayerBuilder implements LayerParts {
   }
 
   /**
-   * Input of gate, up → (batch, tokens, 1): how much of an error in gate or up reaches the output of down, Σ_i |down_i|² (f(g_i)² + (u_i f′(g_i))²) over the
-   * neurons i of gate g, up u and the column down_i, for errors of one size and independent. Without a gate Σ_i |down_i|² f′(u_i)².
+   * Input of gate, up → (batch, tokens, 1): how much of an error in gate or up reaches the output of down, Σ_i
+   * |down_i|² (f(g_i)² + (u_i f′(g_i))²) over the
+   * neurons i of gate g, up u and the column down_i, for errors of one size and independent. Without a gate Σ_i
+   * |down_i|² f′(u_i)².
    */
   listen(x: Value): Value {
     const { graph } = this;
@@ -285,7 +293,9 @@ export class LayerBuilder implements LayerParts {
     );
   }
 
-  /** x Wᵀ + b; the bias where the checkpoint has one. Supplied weights come as (rows, cols) whatever the file's order. */
+  /**
+   * x Wᵀ + b; the bias where the checkpoint has one. Supplied weights come as (rows, cols) whatever the file's order.
+   */
   private product(x: Value, { tensor, rows, cols, transposed }: Projection): Value {
     const { graph, weights, options } = this;
     const isSupplied = options.supplied?.has(tensor) ?? false;

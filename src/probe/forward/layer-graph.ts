@@ -4,7 +4,10 @@ import { inputWidth, type Step } from "../../model/steps.js";
 import { type GraphOptions, LayerBuilder } from "./layer-builder.js";
 import type { Weights } from "./weights.js";
 
-/** Whole decoder layers `[layerStart, layerEnd)` one behind the other: residual_in → residual, both (batch, tokens, hidden). */
+/**
+ * Whole decoder layers `[layerStart, layerEnd)` one behind the other: residual_in → residual, both (batch, tokens,
+ * hidden).
+ */
 export function blockGraph(
   architecture: Architecture,
   weights: Weights,
@@ -27,8 +30,10 @@ export function blockGraph(
 /**
  * A part of one layer: a run of `STEPS` without gaps, `begin` for the norm before them.
  *
- * inputs   residual_in with `begin` and where o or down adds to it; without `begin` given_<first step> (batch, tokens, its width)
- * outputs  residual where o or down is among the steps; input_<step> for every step reached, the one after the last included
+ * inputs   residual_in with `begin` and where o or down adds to it; without `begin` given_<first step> (batch, tokens,
+ *          its width)
+ * outputs  residual where o or down is among the steps; input_<step> for every step reached, the one after the last
+ *          included
  */
 export function stepGraph(
   architecture: Architecture,
@@ -64,7 +69,10 @@ export function stepGraph(
   return graph;
 }
 
-/** How much each token's errors in gate and up count (`LayerBuilder.listen`): given_gate_up → listening (batch, tokens, 1). */
+/**
+ * How much each token's errors in gate and up count (`LayerBuilder.listen`): given_gate_up → listening (batch, tokens,
+ * 1).
+ */
 export function listeningGraph(
   architecture: Architecture,
   weights: Weights,

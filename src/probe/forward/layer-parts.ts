@@ -9,7 +9,9 @@ export interface LayerParts {
   norm(x: Value, path: string, width: number): Value;
   /** The activation function of the MLP. */
   activate(x: Value): Value;
-  /** The tensor `<path>` itself as f32, of exactly this shape; rows `[rowStart, rowEnd)` of its first axis where given. */
+  /**
+   * The tensor `<path>` itself as f32, of exactly this shape; rows `[rowStart, rowEnd)` of its first axis where given.
+   */
   stored(path: string, shape: readonly number[], rowStart?: number, rowEnd?: number): Value;
   /** Whether the checkpoint holds the tensor `<path>`. */
   has(path: string): boolean;

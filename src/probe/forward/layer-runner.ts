@@ -1,59 +1,21 @@
 import type { Donor, Model } from "../../checkpoint/donor.js";
 import { OnnxGraph } from "../../engine/onnx-graph.js";
-import { Engine, type EngineOptions, type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
+import { Engine, type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
 import type { Mixer } from "../../model/mixers.js";
 import { inputWidth, type Projection, projectionsOf, STEPS, type Step } from "../../model/steps.js";
-import { defaultMemoryBytes } from "../memory.js";
+import type { Activations, KvCache, LayerState, SuppliedWeights } from "./activations.js";
 import { POSITION_INPUTS } from "./graph-parts.js";
 import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from "./head-graph.js";
 import { inspectModel } from "./inspect-model.js";
 import { blockGraph, listeningGraph, stepGraph } from "./layer-graph.js";
 import { Places, placesOf } from "./places.js";
+import { type RunnerOptions, shouldKeepCopies } from "./runner-options.js";
 import { type StoredTensor, storedValue, type Weights } from "./weights.js";
 
-/** Numbers between two parts of a model: row-major (batch, tokens, width), f32. Whoever holds them may keep them; nothing here writes to them. */
-export interface Activations {
-  readonly data: Float32Array;
-  readonly batch: number;
-  readonly tokens: number;
-  readonly width: number;
-}
-
-/** Where a forward pass stands inside a layer: the residual stream, and the input of the next step's projections. */
-export interface LayerState {
-  readonly residual: Activations;
-  /** `undefined` behind the last step: the layer is done and `residual` is its output. */
-  readonly input: Activations | undefined;
-}
-
-/** Weights that take the place of the checkpoint's, by tensor name: f32, row-major (rows, cols) as `projections` says. */
-export type SuppliedWeights = ReadonlyMap<string, Float32Array>;
-
-/** Keys and values of the tokens so far, one entry a layer, held by the engine. */
-export interface KvCache {
-  readonly keys: readonly Tensor[];
-  readonly values: readonly Tensor[];
-  readonly batch: number;
-  readonly tokens: number;
-  /** The tokens so far, where a layer keeps another state than keys and values: then everything is run anew. */
-  readonly sequences?: readonly (readonly number[])[];
-}
-
-export interface RunnerOptions extends EngineOptions {
-  /** Share an engine already open; `device` and `threads` are then its own. */
-  readonly engine?: Engine;
-  /** What f32 copies of weights may take, in bytes; default half of the machine's memory. Over it the weights stay mapped. */
-  readonly memoryBytes?: number;
-  /** What is to come: with few tokens casting the weights anew in each run is cheaper than keeping f32 copies. Default: much. */
-  readonly workload?: Workload;
-}
-
-export interface Workload {
-  readonly runs: number;
-  readonly tokens: number;
-}
+export type { Activations, KvCache, LayerState, SuppliedWeights } from "./activations.js";
+export type { RunnerOptions, Workload } from "./runner-options.js";
 
 /**
  * A model that runs straight from its checkpoint, whole or layer by layer.
@@ -64,7 +26,8 @@ export interface Workload {
  * for (let layer = 0; layer < runner.layerCount; layer++) {
  *   let state = await runner.begin(layer, residual);            // state.input: what q, k, v multiply
  *   for (const step of STEPS) {                                 // qkv → o → gate_up → down
- *     collect(runner.projections(layer, step), state.input!);   // (batch, tokens, cols): the inputs of this step's projections
+ *     collect(runner.projections(layer, step), state.input!);   // (batch, tokens, cols): the inputs of this step's
+ *     projections
  *     const operated = new Map([[tensorName, newWeights]]);     // optional: f32 (rows, cols), instead of the file's
  *     state = await runner.advance(layer, step, state, operated);
  *   }
@@ -75,13 +38,17 @@ export interface Workload {
  * await runner.close();
  * ```
  *
- * So every step can see the inputs that the already operated part produces. `forward` takes all layers at once and is faster where nobody
- * looks in between. Sequences of a batch have one length; a shorter one is padded on the right, where causal attention never looks.
+ * So every step can see the inputs that the already operated part produces. `forward` takes all layers at once and is
+ * faster where nobody
+ * looks in between. Sequences of a batch have one length; a shorter one is padded on the right, where causal attention
+ * never looks.
  *
- * Weights stay in their files. Either they are mapped and each run casts what it uses, one matrix at a time, or (see `RunnerOptions`) an
+ * Weights stay in their files. Either they are mapped and each run casts what it uses, one matrix at a time, or (see
+ * `RunnerOptions`) an
  * f32 copy is kept that multiplies a fifth faster.
  *
- * Throws `DONOR_ARCHITECTURE`, `DONOR_CONFIG`, `DONOR_ROPE`, `DONOR_QUANTISED`, `DONOR_TENSOR_*` or `DONOR_SHAPE` at `open`, for everything that is wrong
+ * Throws `DONOR_ARCHITECTURE`, `DONOR_CONFIG`, `DONOR_ROPE`, `DONOR_QUANTISED`, `DONOR_TENSOR_*` or `DONOR_SHAPE` at
+ * `open`, for everything that is wrong
  * with the model; `USAGE_ENGINE_MISSING` without onnxruntime-node.
  */
 export class LayerRunner {
@@ -105,7 +72,10 @@ export class LayerRunner {
     return new LayerRunner(donor, architecture, weights, engine, shouldKeepCopies(weights, engine, options));
   }
 
-  /** The same model on the same engine, with sessions of its own and as much memory for f32 copies of weights as is said here. */
+  /**
+   * The same model on the same engine, with sessions of its own and as much memory for f32 copies of weights as is said
+   * here.
+   */
   withMemory(memoryBytes: number): LayerRunner {
     const { donor, architecture, weights, engine } = this;
     return new LayerRunner(donor, architecture, weights, engine, shouldKeepCopies(weights, engine, { memoryBytes }));
@@ -127,7 +97,8 @@ export class LayerRunner {
   }
 
   /**
-   * The checkpoint's own weight of a projection: f32, row-major (rows, cols). It comes through the engine's mapping of the file, out of the pages that
+   * The checkpoint's own weight of a projection: f32, row-major (rows, cols). It comes through the engine's mapping of
+   * the file, out of the pages that
    * the forward pass uses beside: nothing is read twice.
    */
   async weight(projection: Projection): Promise<Float32Array> {
@@ -143,7 +114,10 @@ export class LayerRunner {
     }
   }
 
-  /** Look up sequences of one length, `past` tokens behind the start → residual (batch, tokens, hidden). Throws `DONOR_TOKEN` for an id outside the vocabulary. */
+  /**
+   * Look up sequences of one length, `past` tokens behind the start → residual (batch, tokens, hidden). Throws
+   * `DONOR_TOKEN` for an id outside the vocabulary.
+   */
   async embed(sequences: readonly ArrayLike<number>[], past = 0): Promise<Activations> {
     const batch = sequences.length;
     const tokens = sequences[0].length;
@@ -155,7 +129,8 @@ export class LayerRunner {
         if (!(Number.isInteger(id) && id >= 0 && id < this.architecture.vocabSize)) {
           throw new PhysariumError(
             "DONOR_TOKEN",
-            `token ${id} is none of the model's vocabulary of ${this.architecture.vocabSize}; tokenizer and model do not belong together`,
+            `token ${id} is none of the model's vocabulary of ${this.architecture.vocabSize}; tokenizer and model ` +
+              "do not belong together",
             { token: id },
           );
         }
@@ -195,7 +170,10 @@ export class LayerRunner {
     return { residual, input: { ...residual, data: floats(outputs.input_qkv) } };
   }
 
-  /** Take one step of a layer, with `supplied` weights where given, and the checkpoint's elsewhere. Steps come in the order of `STEPS`. */
+  /**
+   * Take one step of a layer, with `supplied` weights where given, and the checkpoint's elsewhere. Steps come in the
+   * order of `STEPS`.
+   */
   async advance(layer: number, step: Step, state: LayerState, supplied?: SuppliedWeights): Promise<LayerState> {
     const { input, residual } = state;
     if (input === undefined || input.width !== inputWidth(this.architecture, step, layer)) {
@@ -225,7 +203,8 @@ export class LayerRunner {
   }
 
   /**
-   * How much of an error in gate and up each token passes on to the output of down, in the donor's own weights: Σ_i |down_i|² (f(g_i)² + (u_i f′(g_i))²) over
+   * How much of an error in gate and up each token passes on to the output of down, in the donor's own weights: Σ_i
+   * |down_i|² (f(g_i)² + (u_i f′(g_i))²) over
    * the neurons i. `input` is that of the step gate_up; returns one number a token, ≥ 0.
    */
   async listening(layer: number, input: Activations): Promise<Float32Array> {
@@ -236,7 +215,8 @@ export class LayerRunner {
   }
 
   /**
-   * One layer, residual → residual, giving `onInput` the input of every step on the way; `supplied` weights take the place of the
+   * One layer, residual → residual, giving `onInput` the input of every step on the way; `supplied` weights take the
+   * place of the
    * checkpoint's.
    */
   async forwardLayer(
@@ -252,7 +232,10 @@ export class LayerRunner {
     return state.residual;
   }
 
-  /** Final norm and output matrix: residual → logits (batch, tokens, vocabulary). For few places; texts are scored by `Scorer`. */
+  /**
+   * Final norm and output matrix: residual → logits (batch, tokens, vocabulary). For few places; texts are scored by
+   * `Scorer`.
+   */
   async logits(residual: Activations): Promise<Activations> {
     const { vocabSize } = this.architecture;
     const places = residual.batch * residual.tokens;
@@ -313,7 +296,10 @@ export class LayerRunner {
     };
   }
 
-  /** Convolutions and linear attention remember more than keys and values: all tokens so far run again, the new ones are given. */
+  /**
+   * Convolutions and linear attention remember more than keys and values: all tokens so far run again, the new ones are
+   * given.
+   */
   private async runAnew(
     sequences: readonly ArrayLike<number>[],
     cache: KvCache | undefined,
@@ -345,7 +331,10 @@ export class LayerRunner {
     return this.engine.f32(data, [batch, tokens, width]);
   }
 
-  /** Layers that share a session: all of them, or one alone where casts happen in each run and the engine would do all of a session's first. */
+  /**
+   * Layers that share a session: all of them, or one alone where casts happen in each run and the engine would do all
+   * of a session's first.
+   */
   private blocks(layerStart: number, layerEnd: number): [number, number][] {
     if (this.keepsCopies) return layerStart < layerEnd ? [[layerStart, layerEnd]] : [];
     return Array.from({ length: layerEnd - layerStart }, (_, at) => [layerStart + at, layerStart + at + 1]);
@@ -364,17 +353,4 @@ export class LayerRunner {
     this.sessions.set(key, opened);
     return opened;
   }
-}
-
-/**
- * Keep f32 copies where they fit and where they pay: making them costs about 8 ns a weight once (one thread casts, then packs), casting in
- * each run 0.4 ns, and products with copies are about 1.5 ps a weight and token faster (measured on two cores; `bench/probe.mjs`).
- */
-function shouldKeepCopies(weights: Weights, engine: Engine, options: RunnerOptions): boolean {
-  // Other devices hold their own copies, and cannot cast BF16.
-  if (engine.device !== "cpu") return true;
-  const budget = options.memoryBytes ?? defaultMemoryBytes();
-  if (4 * weights.elementCount > budget) return false;
-  const { runs, tokens } = options.workload ?? { runs: Infinity, tokens: Infinity };
-  return 0.4 * runs + 1.5e-3 * tokens > 8;
 }

@@ -59,7 +59,8 @@ export class Places {
     if (total <= chunk) return;
     throw new PhysariumError(
       "DONOR_ARCHITECTURE",
-      `config.json: attention_chunk_size is ${chunk}, and a text of ${total} tokens is longer than one chunk; give a shorter window`,
+      `config.json: attention_chunk_size is ${chunk}, and a text of ${total} tokens is longer than one chunk; give ` +
+        "a shorter window",
       { chunk, total },
     );
   }
@@ -70,7 +71,10 @@ export function placesOf(batch: number, tokens: number, past: number): BigInt64A
   return BigInt64Array.from({ length: batch * tokens }, (_, at) => BigInt(past + (at % tokens)));
 }
 
-/** What is added to attention scores, (tokens, past + tokens): 0 where a token may look, so low elsewhere that nothing is left after softmax. */
+/**
+ * What is added to attention scores, (tokens, past + tokens): 0 where a token may look, so low elsewhere that nothing
+ * is left after softmax.
+ */
 function causalMask(tokens: number, past: number, slidingWindow = Number.POSITIVE_INFINITY): Float32Array {
   const total = past + tokens;
   // Not infinite: a backend may compile infinities away.

@@ -2,7 +2,8 @@ import type { Value } from "../../engine/onnx-graph.js";
 import type { LayerParts } from "./layer-parts.js";
 
 /**
- * Each channel of (batch, tokens, channels) as a weighted sum of its last `kernelSize` tokens; nothing stands before the first.
+ * Each channel of (batch, tokens, channels) as a weighted sum of its last `kernelSize` tokens; nothing stands before
+ * the first.
  * The weights `<path>.weight` are (channels, 1, kernelSize).
  */
 export function causalConvolution(

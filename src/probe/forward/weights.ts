@@ -20,7 +20,10 @@ export interface StoredTensor {
 const ONNX_DTYPE: Readonly<Record<FloatDtype, OnnxType>> = { BF16: "BFLOAT16", F16: "FLOAT16", F32: "FLOAT" };
 const TO_FLOAT = { to: 1 };
 
-/** The tensors of a model by the parts of a decoder: which name plays which role, checked for dtype and shape as they are asked for. */
+/**
+ * The tensors of a model by the parts of a decoder: which name plays which role, checked for dtype and shape as they
+ * are asked for.
+ */
 export class Weights {
   private readonly tensors = new Map<string, StoredTensor>();
   /** What stands before the embedding and the layers: `model.` in most, `language_model.model.` in some. */
@@ -116,7 +119,8 @@ export class Weights {
   }
 
   /**
-   * The output matrix: its own where the file has one, whatever config.json says about ties; else the embedding where the two may be tied. It
+   * The output matrix: its own where the file has one, whatever config.json says about ties; else the embedding where
+   * the two may be tied. It
    * stands behind the decoder's prefix or behind a part of it.
    */
   head(architecture: Architecture): string {

@@ -33,9 +33,11 @@ interface Waiting<Result> {
 const GRACE_MILLISECONDS = 10_000;
 
 /**
- * Runs what a foreign file says (patterns, templates, tables of any size) in a process of its own, where it can neither hang nor abort us.
+ * Runs what a foreign file says (patterns, templates, tables of any size) in a process of its own, where it can neither
+ * hang nor abort us.
  *
- * A process and not a thread: a thread that reaches its `resourceLimits` with a large allocation aborts all of Node, and a pattern of the native tokenizers
+ * A process and not a thread: a thread that reaches its `resourceLimits` with a large allocation aborts all of Node,
+ * and a pattern of the native tokenizers
  * library that backtracks too long does the same (both tried). Jobs are answered one after another.
  */
 export class ConfinedProcess<Job, Result> {
@@ -45,7 +47,10 @@ export class ConfinedProcess<Job, Result> {
   private nextId = 0;
   private failure: Error | undefined;
 
-  /** `refuse` makes the error of a broken limit: it gets what was broken, in words, and the job that broke it. An abort of `signal` fails all jobs with `STOPPED`. */
+  /**
+   * `refuse` makes the error of a broken limit: it gets what was broken, in words, and the job that broke it. An abort
+   * of `signal` fails all jobs with `STOPPED`.
+   */
   constructor(
     url: URL,
     private readonly refuse: (words: string, job: Job | undefined) => PhysariumError,

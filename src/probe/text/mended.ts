@@ -2,8 +2,10 @@ import type { Tokenizer } from "@huggingface/tokenizers";
 import { UnigramModel } from "./unigram.js";
 
 /**
- * Where the JavaScript library gives other tokens than the Rust library, the reference, what it does is replaced; every rule here is the Rust library's.
- * source: huggingface/tokenizers 0.23, `pre_tokenizers/`, `normalizers/utils.rs`, `tokenizer/added_vocabulary.rs`, `models/`
+ * Where the JavaScript library gives other tokens than the Rust library, the reference, what it does is replaced; every
+ * rule here is the Rust library's.
+ * source: huggingface/tokenizers 0.23, `pre_tokenizers/`, `normalizers/utils.rs`, `tokenizer/added_vocabulary.rs`,
+ * `models/`
  */
 export function mend(tokenizer: Tokenizer, json: Json): void {
   const parts = tokenizer as unknown as Parts;
@@ -95,7 +97,10 @@ function mendPreTokenizer(part: PreTokenizer | null, config: Json): void {
   }
 }
 
-/** What JavaScript calls white space and word characters differs: a byte order mark is none, letters beyond ASCII are some. */
+/**
+ * What JavaScript calls white space and word characters differs: a byte order mark is none, letters beyond ASCII are
+ * some.
+ */
 const NO_WHITE_SPACE = /\P{White_Space}+/gu;
 const BYTE_LEVEL =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;

@@ -27,13 +27,17 @@ export interface ProtocolOptions {
   /** Makes the windows overlap. */
   readonly stride?: number;
   /**
-   * The token that begins the stream (or each document): `true` for the tokenizer's own, `"each"` for that in every window, or a token's text. Default: for a
+   * The token that begins the stream (or each document): `true` for the tokenizer's own, `"each"` for that in every
+   * window, or a token's text. Default: for a
    * stream what the tokenizer itself puts in front of a text, for documents its BOS.
    */
   readonly bos?: boolean | string;
   /** How line ends of other systems are read. */
   readonly newlines?: Newlines;
-  /** The file's lines are rows of WikiText, to be joined by a blank line as the datasets library and the scripts of GPTQ have them. */
+  /**
+   * The file's lines are rows of WikiText, to be joined by a blank line as the datasets library and the scripts of GPTQ
+   * have them.
+   */
   readonly rows?: boolean;
   /** Text between documents. */
   readonly separator?: string;
@@ -60,15 +64,19 @@ export const DEFAULT_MAX_WINDOW = 2048;
 const MAX_KEPT_TOKENS = 1 << 26;
 
 /**
- * Make a text into sequences to score, by one of the field's protocols. Of a long text only as much is read and becomes tokens as `skip` and `limit` need.
+ * Make a text into sequences to score, by one of the field's protocols. Of a long text only as much is read and becomes
+ * tokens as `skip` and `limit` need.
  *
- * `wikitext`: the text is one stream of tokens, cut into windows side by side; a last partial window is dropped. source: GPTQ, arXiv:2210.17323,
+ * `wikitext`: the text is one stream of tokens, cut into windows side by side; a last partial window is dropped.
+ * source: GPTQ, arXiv:2210.17323,
  * datautils.py and llama.py; SparseGPT and Wanda use the same.
- * `stride`: windows overlap and each token counts once, with the longest context it ever gets, the rest at the end included. source: transformers
+ * `stride`: windows overlap and each token counts once, with the longest context it ever gets, the rest at the end
+ * included. source: transformers
  * documentation, "Perplexity of fixed-length models".
  * `documents`: each document alone, from BOS, cut to the window.
  *
- * Throws `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for options that make no sense, `USAGE_TEXT_EMPTY`, `USAGE_TEXT_SHORT`, `USAGE_TEXT_UNKNOWN` for texts that leave
+ * Throws `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for options that make no sense, `USAGE_TEXT_EMPTY`,
+ * `USAGE_TEXT_SHORT`, `USAGE_TEXT_UNKNOWN` for texts that leave
  * nothing to count, `USAGE_TEXT_LONG` for more tokens than can be held, `DONOR_TOKENIZER`.
  */
 export async function prepareText(
@@ -260,7 +268,8 @@ function refuseTooMany(tokens: number): void {
   if (tokens <= MAX_KEPT_TOKENS) return;
   throw new PhysariumError(
     "USAGE_TEXT_LONG",
-    `the text has more than ${MAX_KEPT_TOKENS} tokens, which would take weeks to score; take a part of them with --limit`,
+    `the text has more than ${MAX_KEPT_TOKENS} tokens, which would take weeks to score; take a part of them with ` +
+      "--limit",
     { tokens },
   );
 }
@@ -272,7 +281,8 @@ function noDocument(): PhysariumError {
 function tooShort(tokens: number, window: number): PhysariumError {
   return new PhysariumError(
     "USAGE_TEXT_SHORT",
-    `the text has ${tokens} tokens, a window ${window}; give a longer text, or a window of at most ${tokens} with --window`,
+    `the text has ${tokens} tokens, a window ${window}; give a longer text, or a window of at most ${tokens} with ` +
+      "--window",
     { tokens, window },
   );
 }

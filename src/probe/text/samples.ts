@@ -32,7 +32,8 @@ export function takeSamples(text: PreparedText, options: SampleOptions): Split {
 }
 
 /**
- * One text that both calibrates and is scored, each sequence for one purpose only: the `samples` sequences at its start are kept from scoring, the
+ * One text that both calibrates and is scored, each sequence for one purpose only: the `samples` sequences at its start
+ * are kept from scoring, the
  * next `limit` are scored, and calibration draws (in order for seed 0) from all that are not scored.
  */
 export function splitText(text: PreparedText, options: SampleOptions, limit = Number.POSITIVE_INFINITY): Split {
@@ -41,7 +42,8 @@ export function splitText(text: PreparedText, options: SampleOptions, limit = Nu
   if (scored.length === 0) {
     throw new PhysariumError(
       "USAGE_CALIBRATION",
-      `text and calibration are one file of ${all.length} sequences, and ${options.samples} samples leave none to score; take fewer --samples or another text`,
+      `text and calibration are one file of ${all.length} sequences, and ${options.samples} samples leave none to ` +
+        "score; take fewer --samples or another text",
       { sequences: all.length, samples: options.samples },
     );
   }

@@ -2,7 +2,10 @@ import { Script } from "node:vm";
 import { toPlainError } from "../../errors.js";
 import { type AnswerMessage, JOB_TOO_LONG, type JobMessage } from "./confined-process.js";
 
-/** Node gives modules no other way to a watchdog that interrupts a pattern or a loop: a script with a timeout that calls us back. */
+/**
+ * Node gives modules no other way to a watchdog that interrupts a pattern or a loop: a script with a timeout that calls
+ * us back.
+ */
 const CALL = new Script("globalThis.runConfinedJob()");
 
 /** The other side of `ConfinedProcess`: answer every job with its result or its error, each within its time. */

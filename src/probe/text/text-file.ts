@@ -18,7 +18,10 @@ export interface TextFile {
 /** Bytes of one read: large enough to be quick, small enough that Ctrl-C is heard between two. */
 const PIECE_BYTES = 1 << 20;
 
-/** Look through a text file: its digest, and whether it is text. Throws `IO_*`, `USAGE_TEXT_FILE` for what is no file, `USAGE_TEXT_ENCODING`, `STOPPED`. */
+/**
+ * Look through a text file: its digest, and whether it is text. Throws `IO_*`, `USAGE_TEXT_FILE` for what is no file,
+ * `USAGE_TEXT_ENCODING`, `STOPPED`.
+ */
 export async function openTextFile(
   path: string,
   { files = nodeFiles, signal }: { files?: FileLayer; signal?: AbortSignal | undefined } = {},
@@ -132,7 +135,10 @@ function unfinishedEnd(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
   return new Uint8Array();
 }
 
-/** Where the character begins that is no UTF-8, by bisection: a prefix is valid when decoding it as a stream does not throw. */
+/**
+ * Where the character begins that is no UTF-8, by bisection: a prefix is valid when decoding it as a stream does not
+ * throw.
+ */
 function firstInvalidByte(bytes: Uint8Array): number {
   const isValid = (length: number): boolean => {
     try {

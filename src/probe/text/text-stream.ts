@@ -2,7 +2,9 @@
 
 export type TextStream = AsyncIterable<string>;
 
-/** `\r\n` and a lone `\r` read as `\n`, as Python's text mode and with it the reference reads them; or left as they are. */
+/**
+ * `\r\n` and a lone `\r` read as `\n`, as Python's text mode and with it the reference reads them; or left as they are.
+ */
 export type Newlines = "universal" | "keep";
 
 /** What was seen of a text that went by. */
@@ -36,7 +38,10 @@ export async function* readNewlines(text: TextStream, newlines: Newlines, seen: 
 
 export const ROW_JOINER = "\n\n";
 
-/** The datasets library keeps each row's line end, and makes rows of white space empty. source: wikitext.py of the dataset `Salesforce/wikitext` */
+/**
+ * The datasets library keeps each row's line end, and makes rows of white space empty. source: wikitext.py of the
+ * dataset `Salesforce/wikitext`
+ */
 export async function* joinRows(text: TextStream): TextStream {
   let rest = "";
   let isFirst = true;

@@ -14,10 +14,13 @@ const MAX_TRIES = 8;
 const CHARACTERS_PER_TOKEN = 8;
 
 /**
- * The tokens of a text of any length, the first `wanted` of them: the ones that encoding it in one go would give, a part at a time.
+ * The tokens of a text of any length, the first `wanted` of them: the ones that encoding it in one go would give, a
+ * part at a time.
  *
- * A text is cut where a line or a word begins, and only where the line before the cut has the same tokens with and without what follows. Each part is encoded
- * with that line in front, whose tokens are then left out: what a tokenizer puts before a text (a space, `▁`) does not come again at every cut.
+ * A text is cut where a line or a word begins, and only where the line before the cut has the same tokens with and
+ * without what follows. Each part is encoded
+ * with that line in front, whose tokens are then left out: what a tokenizer puts before a text (a space, `▁`) does not
+ * come again at every cut.
  */
 export async function* tokensOf(
   text: TextStream,

@@ -14,7 +14,8 @@ export interface TokenizerOptions {
 }
 
 /**
- * A model's own tokenizer, from `tokenizer.json` and `tokenizer_config.json`. Nothing is added to a text unless asked for.
+ * A model's own tokenizer, from `tokenizer.json` and `tokenizer_config.json`. Nothing is added to a text unless asked
+ * for.
  *
  * It works in a process of its own, within limits of time, memory and output: `DONOR_TOKENIZER` says which was broken.
  */
@@ -29,7 +30,10 @@ export class TextTokenizer {
     private readonly facts: TokenizerFacts,
   ) {}
 
-  /** Throws `DONOR_TOKENIZER` where the folder has no tokenizer.json, or one that cannot be read or takes more than it may. */
+  /**
+   * Throws `DONOR_TOKENIZER` where the folder has no tokenizer.json, or one that cannot be read or takes more than it
+   * may.
+   */
   static async open(model: string | ModelSource, { signal, limits }: TokenizerOptions = {}): Promise<TextTokenizer> {
     const source = sourceOf(model);
     const path = placeOf(source, "tokenizer.json");
@@ -111,7 +115,9 @@ export class TextTokenizer {
     return (await this.process.run({ kind: "render", template, context })) as string;
   }
 
-  /** Ends the tokenizer's process. An idle one does not keep Node from ending, but takes the memory of its vocabulary. */
+  /**
+   * Ends the tokenizer's process. An idle one does not keep Node from ending, but takes the memory of its vocabulary.
+   */
   close(): void {
     this.process.close();
   }

@@ -2,12 +2,17 @@ import { PhysariumError } from "../../errors.js";
 
 type Json = Readonly<Record<string, unknown>>;
 
-/** What a character that no token spells costs below the worst token. source: SentencePiece, `unigram_model.cc`, kUnkPenalty */
+/**
+ * What a character that no token spells costs below the worst token. source: SentencePiece, `unigram_model.cc`,
+ * kUnkPenalty
+ */
 const UNKNOWN_PENALTY = 10;
 
 /**
- * A Unigram vocabulary: of all ways to spell a word the one with the highest sum of scores; what cannot be spelled is spelled in bytes where `byte_fallback` is set
- * and all 256 are there, else unknown. source: huggingface/tokenizers 0.23, `models/unigram/model.rs`, `encode_optimized`
+ * A Unigram vocabulary: of all ways to spell a word the one with the highest sum of scores; what cannot be spelled is
+ * spelled in bytes where `byte_fallback` is set
+ * and all 256 are there, else unknown. source: huggingface/tokenizers 0.23, `models/unigram/model.rs`,
+ * `encode_optimized`
  */
 export class UnigramModel {
   private readonly scores = new Map<string, number>();
@@ -50,7 +55,10 @@ export class UnigramModel {
     });
   }
 
-  /** Viterbi over the places of the text, forwards; on a tie the piece that begins first. Neighbours that cannot be spelled are one piece. */
+  /**
+   * Viterbi over the places of the text, forwards; on a tie the piece that begins first. Neighbours that cannot be
+   * spelled are one piece.
+   */
   private bestPieces(word: string): string[] {
     const size = word.length;
     const best = new Float64Array(size + 1).fill(Number.NEGATIVE_INFINITY);

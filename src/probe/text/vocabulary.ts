@@ -11,7 +11,8 @@ const MAX_TOKENS_PER_CHARACTER = 72;
 const MAX_ADDED_TOKENS = 4096;
 
 /**
- * A tokenizer as `tokenizer.json` and `tokenizer_config.json` define it. Runs what these say, so only in a process of its own (`tokenizer-process.ts`).
+ * A tokenizer as `tokenizer.json` and `tokenizer_config.json` define it. Runs what these say, so only in a process of
+ * its own (`tokenizer-process.ts`).
  *
  * Throws `DONOR_TOKENIZER` for what cannot be read, and for more tokens than the text can have.
  */
@@ -79,7 +80,10 @@ export class Vocabulary {
     return this.tokenizer.id_to_token(id);
   }
 
-  /** As the reference decides it: `add_bos_token` where the configuration names it, else what the post-processor puts first. source: transformers 5, `TokenizersBackend.__init__` */
+  /**
+   * As the reference decides it: `add_bos_token` where the configuration names it, else what the post-processor puts
+   * first. source: transformers 5, `TokenizersBackend.__init__`
+   */
   private leading(bos: SpecialToken | undefined): SpecialToken | undefined {
     const { add_bos_token: wanted, add_eos_token: wantsEos } = this.config;
     if (wanted !== undefined || wantsEos !== undefined) return wanted === true ? bos : undefined;
@@ -122,7 +126,8 @@ function checkIds(json: Json): number {
     if (!(Number.isInteger(id) && (id as number) >= 0 && (id as number) < MAX_TOKENS)) {
       throw new PhysariumError(
         "DONOR_TOKENIZER",
-        `the token ${JSON.stringify(token)} has the id ${JSON.stringify(id)}; expected a whole number from 0 to ${MAX_TOKENS - 1}`,
+        `the token ${JSON.stringify(token)} has the id ${JSON.stringify(id)}; expected a whole number from 0 to ` +
+          `${MAX_TOKENS - 1}`,
       );
     }
     highest = Math.max(highest, id as number);

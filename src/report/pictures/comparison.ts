@@ -7,7 +7,10 @@ import { svgPlot } from "./svg-plot.js";
 /** The method this picture is about; the others stand back. */
 const OURS = "activation";
 
-/** Damage of every method, one panel a target, logarithmic: a file of its own, so its colours are plain. Empty where nothing can be drawn. */
+/**
+ * Damage of every method, one panel a target, logarithmic: a file of its own, so its colours are plain. Empty where
+ * nothing can be drawn.
+ */
 export function comparisonPicture(record: ComparisonRecord, titles: ComparisonTitles): string {
   const points = record.rows
     .filter(({ damage }) => damage > 0)

@@ -30,6 +30,8 @@ export function depthPanels(grid: LayerGrid, remarks: Remarks): string {
     const sorted = points.map((point) => point.sparsity).sort((a, b) => a - b);
     const usual = median(sorted) ?? 0;
     const loud = points.filter(({ layer }) => marked.has(layer));
+    const named = loud.map((point) => `layer ${point.layer} ${percent(point.sparsity)}`).join(", ");
+    const standingOut = loud.length > 0 ? `; standing out: ${named}` : "";
     const svg = svgPlot(
       {
         width: 208,
@@ -70,7 +72,9 @@ export function depthPanels(grid: LayerGrid, remarks: Remarks): string {
         ],
       },
       {
-        alt: `${projection} along depth: median ${percent(usual)}, from ${percent(sorted[0])} to ${percent(sorted[sorted.length - 1])}${loud.length > 0 ? `; standing out: ${loud.map((d) => `layer ${d.layer} ${percent(d.sparsity)}`).join(", ")}` : ""}.`,
+        alt:
+          `${projection} along depth: median ${percent(usual)}, from ${percent(sorted[0])} to ` +
+          `${percent(sorted[sorted.length - 1])}${standingOut}.`,
       },
     );
     return `<div class="panel"><p class="panel-title">${escapeHtml(labels.get(projection) ?? "")}</p>${svg}</div>`;

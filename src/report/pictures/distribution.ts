@@ -69,7 +69,9 @@ export function distribution(rows: readonly TensorRow[]): string {
       ],
     },
     {
-      alt: `Histogram of ${count(sound.length)} tensors by sparsity, from ${percent(min)} to ${percent(max)}; most lie near ${percent(low + (most + 0.5) * width, 1)}.`,
+      alt:
+        `Histogram of ${count(sound.length)} tensors by sparsity, from ${percent(min)} to ${percent(max)}; most lie ` +
+        `near ${percent(low + (most + 0.5) * width, 1)}.`,
       minWidth: 720,
     },
   );
@@ -125,5 +127,6 @@ export function distribution(rows: readonly TensorRow[]): string {
     },
   );
   const rest = weights.size - projections.length;
-  return `${top}${bottom}${rest > 0 ? `<p class="legend">${count(rest)} more projections are in the histogram only.</p>` : ""}`;
+  const more = rest > 0 ? `<p class="legend">${count(rest)} more projections are in the histogram only.</p>` : "";
+  return `${top}${bottom}${more}`;
 }

@@ -53,7 +53,8 @@ export function drives(histogram: Figures["drive_histogram"] | undefined): strin
           insetLeft: 0.5,
           insetRight: 0.5,
           title: (d: (typeof bins)[number]) =>
-            `${d.open ? `${significant(d.from)} and above` : `${significant(d.from)} to ${significant(d.to)}`}: ${count(d.n)} weights in the bin`,
+            `${d.open ? `${significant(d.from)} and above` : `${significant(d.from)} to ${significant(d.to)}`}: ` +
+            `${count(d.n)} weights in the bin`,
         }),
         Plot.ruleY([0], { stroke: "var(--soft)" }),
         ...(inside
@@ -89,7 +90,10 @@ export function drives(histogram: Figures["drive_histogram"] | undefined): strin
       ],
     },
     {
-      alt: `Histogram of ${count(all)} drives between ${significant(xDomain[0])} and ${significant(xDomain[1])}. The cut lies at ${significant(threshold)}; ${percent(starvedShare(histogram), 1)} of these sampled weights lie left of it and starve. The last bar holds everything above ${significant(edges[last])}.`,
+      alt:
+        `Histogram of ${count(all)} drives between ${significant(xDomain[0])} and ${significant(xDomain[1])}. The ` +
+        `cut lies at ${significant(threshold)}; ${percent(starvedShare(histogram), 1)} of these sampled weights lie ` +
+        `left of it and starve. The last bar holds everything above ${significant(edges[last])}.`,
       minWidth: 720,
     },
   );

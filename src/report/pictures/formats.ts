@@ -10,6 +10,8 @@ export function formatSizes(worth: WorthNumbers): string {
     .filter(({ size }) => size > 0)
     .map((format) => ({ ...format, label: formatName(format.format) }));
   if (formats.length === 0) return "";
+  const inWords = ({ label, size, bits_per_weight }: (typeof formats)[number]) =>
+    `${label} ${byteSize(size)}, ${fixed(bits_per_weight, 2)} bits a weight`;
   const largest = formats.reduce((most, { size }) => Math.max(most, size), 0);
   const memories = memoriesInSight(worth);
   const right = memories.reduce((most, { room }) => Math.max(most, room), largest) * 1.12;
@@ -68,7 +70,7 @@ export function formatSizes(worth: WorthNumbers): string {
       ],
     },
     {
-      alt: `Bars of size by format: ${formats.map(({ label, size, bits_per_weight }) => `${label} ${byteSize(size)}, ${fixed(bits_per_weight, 2)} bits a weight`).join("; ")}.`,
+      alt: `Bars of size by format: ${formats.map(inWords).join("; ")}.`,
       minWidth: 720,
     },
   );

@@ -64,7 +64,8 @@ export function layerMap(grid: LayerGrid): string {
           ...(cells.length <= MAX_TITLES
             ? {
                 title: (d: (typeof cells)[number]) =>
-                  `layer ${d.layer}, ${d.projection}: ${percent(d.sparsity)}${d.tensors > 1 ? ` over ${d.tensors} tensors` : ""}`,
+                  `layer ${d.layer}, ${d.projection}: ` +
+                  `${percent(d.sparsity)}${d.tensors > 1 ? ` over ${d.tensors} tensors` : ""}`,
               }
             : {}),
         }),
@@ -84,7 +85,10 @@ export function layerMap(grid: LayerGrid): string {
       ],
     },
     {
-      alt: `Heat map of sparsity, ${grid.layers.length} layers by ${grid.projections.length} projections. Most: ${percent(most.sparsity)} in layer ${most.layer}, ${most.projection}. Least: ${percent(least.sparsity)} in layer ${least.layer}, ${least.projection}.`,
+      alt:
+        `Heat map of sparsity, ${grid.layers.length} layers by ${grid.projections.length} projections. Most: ` +
+        `${percent(most.sparsity)} in layer ${most.layer}, ${most.projection}. Least: ${percent(least.sparsity)} in ` +
+        `layer ${least.layer}, ${least.projection}.`,
       ...(width > 600 ? { minWidth: Math.min(width, 720) } : {}),
     },
   );

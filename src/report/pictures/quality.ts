@@ -49,7 +49,10 @@ export function nllCurve(quality: QualityNumbers): string {
       ],
     },
     {
-      alt: `Mean negative log-likelihood along ${count(quality.protocol.tokens)} predictions: operated model ${significant(quality.model.mean_nll)} nats a token on average${quality.donor === null ? "" : `, donor ${significant(quality.donor.mean_nll)}`}.`,
+      alt:
+        `Mean negative log-likelihood along ${count(quality.protocol.tokens)} predictions: operated model ` +
+        `${significant(quality.model.mean_nll)} nats a token on ` +
+        `average${quality.donor === null ? "" : `, donor ${significant(quality.donor.mean_nll)}`}.`,
       minWidth: 720,
     },
   );
@@ -82,7 +85,9 @@ export function nllCurve(quality: QualityNumbers): string {
       ],
     },
     {
-      alt: `The difference of the two lines: the operated model is worse in ${count(worse)} of ${count(costs.length)} stretches of the text and better in the others.`,
+      alt:
+        `The difference of the two lines: the operated model is worse in ${count(worse)} of ${count(costs.length)} ` +
+        "stretches of the text and better in the others.",
       minWidth: 720,
     },
   );
@@ -192,7 +197,9 @@ export function divergence(quality: QualityNumbers): string {
       ],
     },
     {
-      alt: `Histogram of ${count(all)} places of the text by their KL divergence from the donor: median ${significant(median, 3)}, mean ${significant(mean, 3)} nats.`,
+      alt:
+        `Histogram of ${count(all)} places of the text by their KL divergence from the donor: median ` +
+        `${significant(median, 3)}, mean ${significant(mean, 3)} nats.`,
       minWidth: 720,
     },
   );

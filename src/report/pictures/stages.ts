@@ -9,7 +9,10 @@ const MAX_LINES = 12;
 const HEIGHT = 260;
 const LINE_HEIGHT = 13;
 
-/** How the error of each projection falls from stage to stage, logarithmic. Empty where fewer than two stages have an error. */
+/**
+ * How the error of each projection falls from stage to stage, logarithmic. Empty where fewer than two stages have an
+ * error.
+ */
 export function stageErrors(activation: ActivationSection | undefined): string {
   if (activation === undefined) return "";
   const { stages, projections } = meanErrors(activation);

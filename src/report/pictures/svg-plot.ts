@@ -14,7 +14,8 @@ export interface SvgWords {
 
 /**
  * Draw with Observable Plot on the server and return the SVG as text.
- * Colours are custom properties of the page, so that one picture serves light, dark and print. Text from outside is escaped by the serialiser.
+ * Colours are custom properties of the page, so that one picture serves light, dark and print. Text from outside is
+ * escaped by the serialiser.
  */
 export function svgPlot(options: Plot.PlotOptions, { alt, minWidth }: SvgWords): string {
   const svg = Plot.plot({
@@ -23,7 +24,8 @@ export function svgPlot(options: Plot.PlotOptions, { alt, minWidth }: SvgWords):
     style: { background: "none", fontFamily: "inherit", fontSize: "12px", overflow: "visible" },
   }) as unknown as Element;
   svg.querySelector("style")?.remove();
-  // Plot names its groups ("rule", "x-axis tick label"), which a group without a role may not be; the picture as a whole has its text.
+  // Plot names its groups ("rule", "x-axis tick label"), which a group without a role may not be; the picture as a
+  // whole has its text.
   for (const group of svg.querySelectorAll("[aria-label]")) {
     if (group.getAttribute("aria-label")?.endsWith("label")) group.setAttribute("class", "axis");
     group.removeAttribute("aria-label");

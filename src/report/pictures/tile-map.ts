@@ -13,7 +13,8 @@ const MAX_CELLS = 65_536;
 const MAX_NUMBERED = 20;
 
 /**
- * Maps of tiles side by side on one scale, so that they can be compared; one path a colour, equal neighbours merged: a hundred cells take about
+ * Maps of tiles side by side on one scale, so that they can be compared; one path a colour, equal neighbours merged: a
+ * hundred cells take about
  * a kilobyte.
  */
 export function tileMaps(maps: readonly TileMap[]): string {
@@ -63,7 +64,9 @@ function tileMap(map: TileMap, low: number, high: number): string {
     .join("");
   const name = clip(printable(map.name), 90);
   const pooled = rows * cols < map.tile_rows * map.tile_cols;
-  const size = `${count(map.tile_rows)} × ${counted(map.tile_cols, "tile")} of ${count(map.block_size)} × ${count(map.block_size)}${pooled ? `, pooled to ${count(rows)} × ${count(cols)} cells` : ""}`;
+  const size =
+    `${count(map.tile_rows)} × ${counted(map.tile_cols, "tile")} of ${count(map.block_size)} × ` +
+    `${count(map.block_size)}${pooled ? `, pooled to ${count(rows)} × ${count(cols)} cells` : ""}`;
   const words = rows * cols === 1 ? `${percent(mean)} zeros` : `cells ${range} zeros, mean ${percent(mean)}`;
   // A cell is at most 28 pixels (76 where it holds its number), the whole at most 400 by 420, whichever binds first.
   const few = rows * cols <= MAX_NUMBERED && cols <= 5;
@@ -74,12 +77,18 @@ function tileMap(map: TileMap, low: number, high: number): string {
   return (
     `<div class="tile-map"><p class="panel-title">${map.which === "most pruned" ? "Most pruned" : "Least pruned"}</p>` +
     `<p class="tile-name"><code>${escapeHtml(name)}</code></p>` +
-    `<svg class="tiles" role="img" aria-label="${escapeHtml(`Tile map of the ${map.which} tensor ${name}: ${size}; ${words}.`)}" viewBox="0 0 ${cols} ${rows}" width="${Math.max(8, Math.round(cols * cell))}" shape-rendering="crispEdges" preserveAspectRatio="xMinYMin">${drawing}${numbers}</svg>` +
+    `<svg class="tiles" role="img" ` +
+    `aria-label="${escapeHtml(`Tile map of the ${map.which} tensor ${name}: ${size}; ${words}.`)}" viewBox="0 0 ` +
+    `${cols} ${rows}" width="${Math.max(8, Math.round(cols * cell))}" shape-rendering="crispEdges" ` +
+    `preserveAspectRatio="xMinYMin">${drawing}${numbers}</svg>` +
     `<p class="tile-size">${size}<br>${words}</p></div>`
   );
 }
 
 function number(value: number, col: number, row: number, low: number, high: number): string {
   if (!Number.isFinite(value)) return "";
-  return `<text x="${col + 0.5}" y="${row + 0.56}" font-size=".17" text-anchor="middle" fill="var(--t${rampStep(value, low, high)})">${percent(value)}</text>`;
+  return (
+    `<text x="${col + 0.5}" y="${row + 0.56}" font-size=".17" text-anchor="middle" ` +
+    `fill="var(--t${rampStep(value, low, high)})">${percent(value)}</text>`
+  );
 }

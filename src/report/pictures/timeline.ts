@@ -79,7 +79,8 @@ export function timeline(shards: readonly ShardRow[]): string {
                 fill: "var(--killed)",
                 stroke: "var(--paper)",
                 title: (d: (typeof spans)[number]) =>
-                  `${d.shard.file}: ${duration(d.shard.seconds)}, ${count(d.killed)} killed in it, ${count(d.after)} so far`,
+                  `${d.shard.file}: ${duration(d.shard.seconds)}, ${count(d.killed)} killed in it, ` +
+                  `${count(d.after)} so far`,
               }),
             ]
           : []),
@@ -93,7 +94,9 @@ export function timeline(shards: readonly ShardRow[]): string {
       ],
     },
     {
-      alt: `Weights killed over time: ${counted(spans.length, "shard")} in ${duration(clock)}, ${count(before)} weights killed at the end.`,
+      alt:
+        `Weights killed over time: ${counted(spans.length, "shard")} in ${duration(clock)}, ${count(before)} weights ` +
+        "killed at the end.",
       minWidth: 720,
     },
   );

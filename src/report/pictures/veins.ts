@@ -13,8 +13,10 @@ const SWAY = 9;
 export const MAX_TUBES = 9;
 
 /**
- * The head of the report: the model as the slime mould left it. One tube a projection from first layer to last; the pale tube is the donor's, the
- * solid one inside it is as wide as the share of the weights that live, so a layer that was pruned hard is seen to narrow.
+ * The head of the report: the model as the slime mould left it. One tube a projection from first layer to last; the
+ * pale tube is the donor's, the
+ * solid one inside it is as wide as the share of the weights that live, so a layer that was pruned hard is seen to
+ * narrow.
  */
 export function veins(grid: LayerGrid): string {
   const tubes = grid.projections
@@ -40,11 +42,19 @@ export function veins(grid: LayerGrid): string {
     );
     solid.push(tube(centre, full, alive));
   }
-  const alt = `${tubes.length} tubes, one a projection, from the first layer to the last; their width is the share of weights that live, between ${percent(1 - grid.max)} and ${percent(1 - grid.min)}.`;
-  return `<svg class="veins" role="img" aria-label="${escapeHtml(alt)}" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none"><g class="pale">${pale.join("")}</g><g>${solid.join("")}</g></svg>`;
+  const alt =
+    `${tubes.length} tubes, one a projection, from the first layer to the last; their width is the share of weights ` +
+    `that live, between ${percent(1 - grid.max)} and ${percent(1 - grid.min)}.`;
+  return (
+    `<svg class="veins" role="img" aria-label="${escapeHtml(alt)}" viewBox="0 0 ${WIDTH} ${HEIGHT}" ` +
+    `preserveAspectRatio="none"><g class="pale">${pale.join("")}</g><g>${solid.join("")}</g></svg>`
+  );
 }
 
-/** A closed path around a tube: it leaves the common stem, widens to `full` times the share alive at each layer, and returns to it. */
+/**
+ * A closed path around a tube: it leaves the common stem, widens to `full` times the share alive at each layer, and
+ * returns to it.
+ */
 function tube(centre: number, full: number, alive: readonly number[]): string {
   const spine: { x: number; y: number; half: number }[] = [];
   const add = (x: number, share: number) => {
@@ -84,7 +94,10 @@ interface Point {
   readonly y: number;
 }
 
-/** Quadratic segments through the midpoints of the points, which lie close enough: half the size of cubic ones, and they cannot overshoot. */
+/**
+ * Quadratic segments through the midpoints of the points, which lie close enough: half the size of cubic ones, and they
+ * cannot overshoot.
+ */
 function smooth(points: readonly Point[]): string {
   let path = "";
   for (let i = 1; i < points.length - 1; i++) {
