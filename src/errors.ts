@@ -2,7 +2,8 @@
  * The one error class. Every refusal and failure that Physarium foresees is a `PhysariumError` with a code;
  * anything else that surfaces is a bug of ours (exit 70).
  *
- * Families and exit codes: `USAGE_*` 2 · `DONOR_*` 3 · `VERIFY_*` 4 · `IO_*` 5 · `STOPPED` 130 · everything else 70.
+ * Families and exit codes: `USAGE_*` 2 · `DONOR_*` 3 · `VERIFY_*` 4 · `IO_*` and `HUB_*` 5 · `STOPPED` 130 · everything
+ * else 70.
  */
 export class PhysariumError extends Error {
   override readonly name = "PhysariumError";
@@ -38,7 +39,7 @@ export function exitCodeOf(error: unknown): number {
   if (error.code.startsWith("USAGE_")) return 2;
   if (error.code.startsWith("DONOR_")) return 3;
   if (error.code.startsWith("VERIFY_")) return 4;
-  if (error.code.startsWith("IO_")) return 5;
+  if (error.code.startsWith("IO_") || error.code.startsWith("HUB_")) return 5;
   if (error.code === "STOPPED") return 130;
   return 70;
 }

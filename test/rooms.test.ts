@@ -40,6 +40,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   pack: ["safetensors", "checkpoint", "output", "record", "threads"],
   export: ["safetensors", "checkpoint", "output", "record", "model"],
   synth: ["safetensors", "checkpoint", "output", "model"],
+  hub: ["safetensors", "checkpoint", "output"],
   report: ["record"],
 };
 /** Single files above the rooms. */

@@ -78,8 +78,7 @@ function refuseHubName(path: string): void {
   const id = `${owner}/${name}`;
   throw new PhysariumError(
     "DONOR_NOT_FOUND",
-    `${path}: there is no such folder; if ${id} is a model on the Hub, download it (hf download ${id} --local-dir ` +
-      `${name}) and give ./${name}`,
+    `${path}: there is no such folder; did you mean hf://${id}, the model of that name on the Hub?`,
     { path },
   );
 }

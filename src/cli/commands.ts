@@ -3,6 +3,7 @@ import { registerCalibrate } from "./calibrate.js";
 import { registerCompare } from "./compare.js";
 import { registerEval } from "./eval.js";
 import { registerExport } from "./export.js";
+import { registerFetch } from "./fetch.js";
 import { registerGate } from "./gate.js";
 import { registerGenerate } from "./generate.js";
 import { registerImport } from "./import.js";
@@ -14,6 +15,8 @@ import { registerSurgery } from "./surgery.js";
 import { registerSynth } from "./synth.js";
 import { registerUnpack } from "./unpack.js";
 import { registerVerify } from "./verify.js";
+
+export { takeHubAddresses } from "./hub-arguments.js";
 
 /** Every command, in the order of the help. */
 export const COMMANDS: readonly ((program: Command) => void)[] = [
@@ -32,4 +35,5 @@ export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerExport,
   registerImport,
   registerSynth,
+  registerFetch,
 ];

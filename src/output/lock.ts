@@ -57,7 +57,7 @@ export async function takeLock(partialPath: string, files: FileLayer = nodeFiles
   try {
     const owner = await thisProcess(line, files);
     for (let tries = 0, tookOver = false; tries < TRIES; tries++) {
-      if (await createLock(path, owner, files)) {
+      if (await holding(path, () => createLock(path, owner, files))) {
         await sweepRemains(folder, line, files).catch(() => {});
         return held(path, line, tookOver, files);
       }
@@ -79,12 +79,11 @@ export async function takeLock(partialPath: string, files: FileLayer = nodeFiles
 }
 
 function held(path: string, line: LifeLine | undefined, tookOver: boolean, files: FileLayer): Lock {
-  locksHeld.add(path);
   return {
     tookOver,
     release: async () => {
       // Let go of, even where the file cannot be removed: the next run of this process finds it stale.
-      locksHeld.delete(path);
+      holds(path, -1);
       try {
         await attempt("removing", path, () => files.rm(path, { force: true }));
       } finally {
@@ -94,8 +93,27 @@ function held(path: string, line: LifeLine | undefined, tookOver: boolean, files
   };
 }
 
-/** Locks that this process holds now. */
-const locksHeld = new Set<string>();
+/** Count the lock as held while it is being made, and from then on where it was. */
+async function holding(path: string, make: () => Promise<boolean>): Promise<boolean> {
+  holds(path, 1);
+  let isMade = false;
+  try {
+    isMade = await make();
+    return isMade;
+  } finally {
+    if (!isMade) holds(path, -1);
+  }
+}
+
+/**
+ * How often this process holds a lock or is about to: counted before the file appears, so that no other run of it sees
+ * one unheld.
+ */
+const locksHeld = new Map<string, number>();
+
+function holds(path: string, more: 1 | -1): void {
+  locksHeld.set(path, (locksHeld.get(path) ?? 0) + more);
+}
 
 /** Killed within the few calls that take a lock, a run leaves its life line or the draft of its lock. */
 async function sweepRemains(folder: string, own: LifeLine | undefined, files: FileLayer): Promise<void> {
@@ -279,7 +297,7 @@ async function isAlive(owner: LockOwner, path: string, files: FileLayer): Promis
   }
   const { started, ended } = await lifeOf(owner.pid, files);
   const isOwn = owner.pid === process.pid && owner.started === started;
-  if (isOwn && !locksHeld.has(path)) return false;
+  if (isOwn && (locksHeld.get(path) ?? 0) === 0) return false;
   // Where either start is unknown the pid alone decides.
   return !ended && (started === "" || owner.started === "" || started === owner.started);
 }

@@ -123,11 +123,12 @@ describe("what is no model is named, with what helps", () => {
     await expect(openDonor(join(files({ [file]: "…" }), file))).rejects.toEqual(refusal(code, message));
   });
 
-  test.each(["org/name", "hf://org/name-1.5B"])("%s is a name on the Hub", async (id) => {
-    await expect(modelFolder(id)).rejects.toEqual(refusal("DONOR_NOT_FOUND", /hf download org\/name/));
-    const { status, stderr } = await physarium(["plan", id]);
+  test("a bare name on the Hub is asked about", async () => {
+    const question = /did you mean hf:\/\/org\/name/;
+    await expect(modelFolder("org/name")).rejects.toEqual(refusal("DONOR_NOT_FOUND", question));
+    const { status, stderr } = await physarium(["plan", "org/name"]);
     expect(status).toBe(3);
-    expect(stderr).toMatch(/hf download/);
+    expect(stderr).toMatch(question);
   });
 });
 

@@ -1,0 +1,201 @@
+import { mkdir, readdir, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
+import { freeBytes } from "../output/disk-space.js";
+import { type Lock, takeLock } from "../output/lock.js";
+import { formatHubAddress, type HubAddress } from "./address.js";
+import { HubCache } from "./hub-cache.js";
+import { HubClient, type HubFile, type HubSnapshot } from "./hub-client.js";
+
+export interface FetchOptions {
+  readonly client?: HubClient;
+  readonly signal?: AbortSignal;
+  /** Which files; default everything that belongs to a model in safetensors form. */
+  readonly wanted?: (path: string) => boolean;
+  readonly onProgress?: (bytesDone: number, bytesTotal: number, file: string) => void;
+}
+
+export interface FetchedModel {
+  /** The model folder in the cache: links to proven blobs. */
+  readonly folder: string;
+  readonly commit: string;
+  readonly files: number;
+  readonly bytesTotal: number;
+  /** What had to come over the wire in this run. */
+  readonly bytesFetched: number;
+}
+
+const FILES_AT_ONCE = 4;
+const LOCK_WAIT_MS = 250;
+/** A connection that brought less before it broke brought nothing: a server may drip for ever. */
+const LITTLE_BYTES = 64 << 10;
+
+/** Weights in other formats, and folders that hold them: a model in safetensors form needs none of it. */
+const OTHER_WEIGHTS =
+  /\.(bin|pth?|ckpt|gguf|ggml|h5|msgpack|onnx|onnx_data|npz|tflite|mlmodel|ot)$|^(onnx|original|openvino)\//i;
+
+/**
+ * Fetch a model into the cache: every file checked against the hash that the Hub states, what is there already left
+ * alone, what is half there gone on with.
+ * Throws `HUB_*`, `IO_*`, `USAGE_DISK_SPACE`, `STOPPED`.
+ */
+export async function fetchModel(address: HubAddress, options: FetchOptions = {}): Promise<FetchedModel> {
+  const { client = new HubClient(), signal, onProgress = () => {} } = options;
+  const cache = new HubCache(client.environment.cacheFolder);
+  if (client.environment.offline) return offlineModel(address, cache);
+  const snapshot = await client.snapshot(address);
+  const wanted = options.wanted ?? ((path: string) => !OTHER_WEIGHTS.test(path));
+  const files = snapshot.files.filter(({ path }) => wanted(path));
+  if (files.length === 0) {
+    throw new PhysariumError("HUB_NOT_FOUND", `${formatHubAddress(address)}: there is no file of a model here`, {});
+  }
+  const missing: HubFile[] = [];
+  for (const file of files) if (!(await cache.has(address, file))) missing.push(file);
+  const bytesTotal = files.reduce((sum, file) => sum + file.byteLength, 0);
+  const bytesMissing = missing.reduce((sum, file) => sum + file.byteLength, 0);
+  await mkdir(cache.folder, { recursive: true });
+  const free = await freeBytes(cache.folder);
+  if (free < bytesMissing) {
+    throw new PhysariumError(
+      "USAGE_DISK_SPACE",
+      `${cache.folder}: ${bytesMissing} bytes are to come, the disk has ${free} free; free some space, or set ` +
+        "HF_HUB_CACHE to another disk",
+      { bytesMissing, free },
+    );
+  }
+  let done = bytesTotal - bytesMissing;
+  onProgress(done, bytesTotal, "");
+  const queue = [...missing];
+  const take = async (): Promise<void> => {
+    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
+      const { path } = file;
+      await fetchFile(client, cache, snapshot, file, signal, (bytes) => {
+        done += bytes;
+        onProgress(done, bytesTotal, path);
+      });
+    }
+  };
+  const takers = await Promise.allSettled(Array.from({ length: FILES_AT_ONCE }, take));
+  const failed = takers.find((taker) => taker.status === "rejected");
+  if (failed !== undefined) throw failed.reason;
+  for (const file of files) await cache.link(snapshot, file);
+  await cache.remember(snapshot);
+  return {
+    folder: join(cache.snapshotFolder(address, snapshot.commit), ...address.subfolder.split("/")),
+    commit: snapshot.commit,
+    files: files.length,
+    bytesTotal,
+    bytesFetched: bytesMissing,
+  };
+}
+
+/** One file; a second process that wants it waits for the first. A wrong hash is thrown away and fetched once more. */
+async function fetchFile(
+  client: HubClient,
+  cache: HubCache,
+  snapshot: HubSnapshot,
+  file: HubFile,
+  signal: AbortSignal | undefined,
+  onBytes: (bytes: number) => void,
+): Promise<void> {
+  const { address } = snapshot;
+  const locks = join(cache.folder, ".locks", cache.repositoryFolder(address).split(/[\\/]/).at(-1)!);
+  await mkdir(locks, { recursive: true });
+  const lock = await waitForLock(join(locks, `${file.hash.hex}.physarium`), signal);
+  try {
+    if (await cache.has(address, file)) return onBytes(file.byteLength);
+    const blob = await cache.openIncomplete(address, file);
+    try {
+      onBytes(blob.byteLength);
+      for (let round = 0; ; round++) {
+        await fill(client, snapshot, file, blob, signal, onBytes);
+        if (blob.isProven()) break;
+        if (round === 1) {
+          throw new PhysariumError(
+            "HUB_HASH",
+            `${formatHubAddress(address)}: "${file.path}" came twice with another hash than the Hub states; a ` +
+              "proxy or mirror may alter it, nothing of it was kept",
+            { path: file.path, expected: file.hash.hex },
+          );
+        }
+        onBytes(-blob.byteLength);
+        await blob.restart();
+      }
+      await blob.commit();
+    } catch (error) {
+      if (error instanceof PhysariumError && error.code === "HUB_HASH") await blob.restart();
+      throw error;
+    } finally {
+      await blob.close();
+    }
+  } finally {
+    await lock.release();
+  }
+}
+
+/** Python's client locks by a file of the same folder whose mere presence says nothing: ours has a name of its own. */
+async function waitForLock(path: string, signal: AbortSignal | undefined): Promise<Lock> {
+  for (;;) {
+    refuseStopped(signal);
+    try {
+      return await takeLock(path);
+    } catch (error) {
+      if (!isPhysariumError(error, "USAGE_LOCKED")) throw error;
+      await new Promise((wake) => setTimeout(wake, LOCK_WAIT_MS));
+    }
+  }
+}
+
+async function fill(
+  client: HubClient,
+  snapshot: HubSnapshot,
+  file: HubFile,
+  blob: Awaited<ReturnType<HubCache["openIncomplete"]>>,
+  signal: AbortSignal | undefined,
+  onBytes: (bytes: number) => void,
+): Promise<void> {
+  // A connection that breaks is taken up where it broke, as long as each brings something.
+  for (let barren = 0; blob.byteLength < file.byteLength; ) {
+    const before = blob.byteLength;
+    try {
+      await client.range(snapshot, file, blob.byteLength, file.byteLength, async (pieces) => {
+        if (blob.byteLength !== before) throw new Broken();
+        for await (const piece of pieces) {
+          refuseStopped(signal);
+          await blob.append(piece);
+          onBytes(piece.byteLength);
+        }
+      });
+    } catch (error) {
+      if (!(error instanceof Broken)) throw error;
+    }
+    barren = blob.byteLength - before < LITTLE_BYTES ? barren + 1 : 0;
+    if (barren > 5)
+      throw new PhysariumError("HUB_STALLED", `${file.path}: nothing more came; run the command again`, {});
+  }
+}
+
+/** A second try must ask for what is left, not for the first one's range. */
+class Broken extends PhysariumError {
+  constructor() {
+    super("HUB_BROKEN", "the connection broke; the rest is asked for anew");
+  }
+}
+
+/** What the cache holds of a model where nothing may be asked. */
+async function offlineModel(address: HubAddress, cache: HubCache): Promise<FetchedModel> {
+  const commit = await cache.knownCommit(address);
+  const folder = commit === undefined ? undefined : join(cache.snapshotFolder(address, commit), address.subfolder);
+  const names = folder === undefined ? [] : await readdir(folder).catch(() => []);
+  if (commit === undefined || folder === undefined || names.length === 0) {
+    throw new PhysariumError(
+      "HUB_OFFLINE",
+      `${formatHubAddress(address)}: HF_HUB_OFFLINE is set and the cache (${cache.folder}) does not hold it; unset ` +
+        "it and run physarium fetch",
+      { cache: cache.folder },
+    );
+  }
+  let bytesTotal = 0;
+  for (const name of names) bytesTotal += (await stat(join(folder, name))).size;
+  return { folder, commit, files: names.length, bytesTotal, bytesFetched: 0 };
+}
