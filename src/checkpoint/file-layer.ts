@@ -178,7 +178,15 @@ export async function readSmallFile(
   files: FileLayer = nodeFiles,
   maxByteLength = 100_000_000,
 ): Promise<Uint8Array> {
-  const source = await FileSource.open(path, files);
+  return readBounded(await FileSource.open(path, files), path, maxByteLength);
+}
+
+/** Read an opened source whole and close it. `path` names it in a message. Throws `DONOR_FILE_TOO_LARGE`, `IO_*`. */
+export async function readBounded(
+  source: ByteSource & { close(): Promise<void> },
+  path: string,
+  maxByteLength: number,
+): Promise<Uint8Array> {
   try {
     if (source.byteLength > maxByteLength) {
       throw new PhysariumError(

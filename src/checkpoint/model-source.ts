@@ -1,6 +1,6 @@
 import { join } from "node:path";
-import { PhysariumError } from "../errors.js";
 import type { ByteSource } from "../safetensors/source.js";
+import { readBounded } from "./file-layer.js";
 
 /** What stands directly in a model: a file, or a folder that is not looked into. */
 export interface SourceEntry {
@@ -68,18 +68,5 @@ export function placeOf({ place, localPath }: ModelSource, file: string): string
 
 /** Read a small file whole; `maxByteLength` guards against a hostile one. Throws `DONOR_FILE_TOO_LARGE`, `IO_*`. */
 export async function readWhole(source: ModelSource, file: string, maxByteLength = 100_000_000): Promise<Uint8Array> {
-  const opened = await source.open(file);
-  try {
-    if (opened.byteLength > maxByteLength) {
-      const path = placeOf(source, file);
-      throw new PhysariumError(
-        "DONOR_FILE_TOO_LARGE",
-        `${path}: the file has ${opened.byteLength} bytes, at most ${maxByteLength} are expected of it`,
-        { path },
-      );
-    }
-    return await opened.read(0, opened.byteLength);
-  } finally {
-    await opened.close();
-  }
+  return readBounded(await source.open(file), placeOf(source, file), maxByteLength);
 }

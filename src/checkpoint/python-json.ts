@@ -1,18 +1,19 @@
 /**
  * JSON as Python's `json` module writes and reads it: a byte order mark before it, and the bare words NaN, Infinity and
- * -Infinity
- * for numbers, which become null. Throws `SyntaxError` for what is no JSON even so.
+ * -Infinity for numbers, which become null. Throws `SyntaxError` for what is no JSON even so, `TypeError` for bytes that
+ * are no UTF-8.
  */
-export function parsePythonJson(bytes: Uint8Array): unknown {
-  // TextDecoder drops the mark.
-  const text = new TextDecoder().decode(bytes);
+export function parsePythonJson(source: Uint8Array | string): unknown {
+  const decoded = typeof source === "string" ? source : new TextDecoder("utf-8", { fatal: true }).decode(source);
+  const text = decoded.replace(/^\uFEFF/, "");
   try {
     return JSON.parse(text);
   } catch (error) {
-    if (!/NaN|Infinity/.test(text)) throw error;
-    // Strings are matched first, so that the words in them stay.
-    return JSON.parse(
-      text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (token) => (token.startsWith('"') ? token : "null")),
+    // Strings are matched whole, so that the words in them stay.
+    const plain = text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (found) =>
+      found.startsWith('"') ? found : "null",
     );
+    if (plain === text) throw error;
+    return JSON.parse(plain);
   }
 }

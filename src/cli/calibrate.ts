@@ -49,7 +49,7 @@ export function registerCalibrate(program: Command): void {
     )
     .action(async (modelPath: string, flags: CalibrateFlags) => {
       const { text, out, normsOnly, samples, seed, json, device, threads, memory, ...protocol } = flags;
-      const { donor, architecture } = await inspectModel(resolve(await modelArgument(modelPath)));
+      const { donor, architecture } = await inspectModel(resolve(await modelArgument(modelPath, flags)));
       const file = await openTextFile(resolve(text));
       const options = toProtocolOptions(protocol);
       const prepared = await TextTokenizer.with(donor.path, {}, (tokenizer) =>

@@ -16,8 +16,6 @@ import { registerSynth } from "./synth.js";
 import { registerUnpack } from "./unpack.js";
 import { registerVerify } from "./verify.js";
 
-export { takeHubAddresses } from "./hub-arguments.js";
-
 /** Every command, in the order of the help. */
 export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerSurgery,

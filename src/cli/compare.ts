@@ -81,7 +81,7 @@ Example:
             "leave them out",
         );
       }
-      const donor = await modelArgument(given);
+      const donor = await modelArgument(given, flags);
       const folder = flags.out === undefined ? undefined : resolve(flags.out);
       const titles = Object.fromEntries(METHODS.map(({ name, title }) => [name, title]));
       const say = flags.quiet || flags.json ? () => {} : (words: string) => process.stderr.write(`${words}\n`);

@@ -52,8 +52,8 @@ Examples:
       const { text, against, record, json, quiet, device, threads, memory, ...protocol } = flags;
       const { signal, whole } = endOnSignal("nothing was written", json);
       const onProgress = countedProgress("eval", flags);
-      const folder = resolve(await modelArgument(modelPath));
-      const donor = against === undefined ? undefined : resolve(await modelArgument(against));
+      const folder = resolve(await modelArgument(modelPath, flags));
+      const donor = against === undefined ? undefined : resolve(await modelArgument(against, flags));
       const say = quiet || json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);
       const evaluation = await withMappable(folder, say, signal, (mappable) =>
         evaluate(mappable, resolve(text), {

@@ -49,7 +49,7 @@ Examples:
   physarium export ./operated ./operated-sparse --format compressed-tensors`,
     )
     .action(async (given: string, output: string, flags: Flags) => {
-      const model = await modelArgument(given);
+      const model = await modelArgument(given, flags);
       const options = { signal: stopSignal(), ...tensorProgress("export", flags) };
       if (flags.format === "compressed-tensors") {
         if (flags.type !== undefined || flags.overwrite) {

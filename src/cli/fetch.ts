@@ -1,11 +1,6 @@
 import type { Command } from "commander";
 import { jsonLine, PhysariumError, printable } from "../errors.js";
-import { isHubAddress, looksLikeRepository, parseHubAddress } from "../hub/address.js";
-import { readHubEnvironment } from "../hub/environment.js";
-import { fetchModel } from "../hub/fetch-model.js";
-import { HubClient } from "../hub/hub-client.js";
-import { createProgress } from "./progress.js";
-import { stopSignal } from "./stop-signal.js";
+import { isHubAddress, looksLikeRepository } from "../hub/address.js";
 
 interface Flags {
   json?: boolean;
@@ -35,23 +30,12 @@ Example:
       if (!isHubAddress(text) && looksLikeRepository(text)) {
         throw new PhysariumError("USAGE_HUB_ADDRESS", `${text}: did you mean hf://${text}?`, { address: text });
       }
-      const address = parseHubAddress(text);
-      const progress = createProgress("fetching", flags);
-      const signal = stopSignal();
-      try {
-        const client = new HubClient(readHubEnvironment(), { signal, onRetry: (line) => progress.note(line) });
-        const { folder, commit, files, bytesTotal, bytesFetched } = await fetchModel(address, {
-          client,
-          signal,
-          onProgress: (done, total, file) => progress.update(done, total, file),
-        });
-        process.stdout.write(
-          flags.json
-            ? jsonLine({ folder, commit, files, bytes_total: bytesTotal, bytes_fetched: bytesFetched })
-            : `${printable(folder)}\n`,
-        );
-      } finally {
-        progress.stop();
-      }
+      const { fetchWithProgress } = await import("./hub-model.js");
+      const { folder, commit, files, bytesTotal, bytesFetched } = await fetchWithProgress(text, flags);
+      process.stdout.write(
+        flags.json
+          ? jsonLine({ folder, commit, files, bytes_total: bytesTotal, bytes_fetched: bytesFetched })
+          : `${printable(folder)}\n`,
+      );
     });
 }

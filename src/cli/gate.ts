@@ -57,10 +57,10 @@ Examples:
       const { against, text, prompt, maxTokens, maxPerplexityRatio, maxKl, minSameTop, json, ...rest } = flags;
       const { device, threads, memory, ...protocol } = rest;
       endOnSignal("nothing was written", json);
-      const report = await runGate(resolve(await modelArgument(modelPath)), {
+      const report = await runGate(resolve(await modelArgument(modelPath, flags)), {
         ...toProtocolOptions(protocol),
         ...toEngineOptions({ device, threads, memory }),
-        against: resolve(await modelArgument(against)),
+        against: resolve(await modelArgument(against, flags)),
         ...(prompt.length === 0 ? {} : { prompts: prompt }),
         ...(text === undefined ? {} : { text: resolve(text) }),
         ...(maxTokens === undefined ? {} : { maxTokens }),

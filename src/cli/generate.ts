@@ -44,7 +44,7 @@ Examples:
     )
     .action(async (modelPath: string, flags: GenerateFlags) => {
       endOnSignal("nothing was written", flags.json);
-      const source = await openSource(resolve(await modelArgument(modelPath)));
+      const source = await openSource(resolve(await modelArgument(modelPath, flags)));
       const tokenizer = await TextTokenizer.open(source);
       const prompt = flags.chat
         ? await tokenizer.encode(await renderChat(source, tokenizer, [{ role: "user", content: flags.prompt }]))

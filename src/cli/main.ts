@@ -36,9 +36,8 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
 
 try {
   // Behind the `try`: opening all our modules at once is where a low limit of open files shows first.
-  const { COMMANDS, takeHubAddresses } = await import("./commands.js");
+  const { COMMANDS } = await import("./commands.js");
   for (const register of COMMANDS) register(program);
-  takeHubAddresses(program);
   await program.parseAsync();
 } catch (error) {
   process.exitCode = report(error) || process.exitCode;

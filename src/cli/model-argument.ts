@@ -3,17 +3,23 @@ import { join } from "node:path";
 import { chooseLayout } from "../checkpoint/layout.js";
 import { modelFolder } from "../checkpoint/model-path.js";
 import { isPhysariumError, printable } from "../errors.js";
+import { isHubAddress } from "../hub/address.js";
 import { INDEX_FILE, parseShardIndex } from "../safetensors/shard-index.js";
+import type { ProgressStyle } from "./progress.js";
 
 /**
- * The folder that an argument names as a model: as it was given, or within the root of a hub cache the snapshot. Throws
- * `DONOR_*` for what is no folder.
- *
- * A folder that holds two models is said on stderr; surgery and plan say it among their own warnings and use
- * `modelFolder`.
+ * The folder that an argument names as a model: as it was given, within the root of a hub cache the snapshot, or that of
+ * an `hf://` address, fetched into the cache. Throws `DONOR_*` for what is no folder, `HUB_*`.
  */
-export async function modelArgument(given: string): Promise<string> {
-  const folder = await modelFolder(given);
+export async function folderArgument(given: string, style: ProgressStyle): Promise<string> {
+  if (!isHubAddress(given)) return modelFolder(given);
+  const { fetchWithProgress } = await import("./hub-model.js");
+  return (await fetchWithProgress(given, style)).folder;
+}
+
+/** The same; a folder that holds two models is said on stderr. surgery, plan and verify say it among their own words. */
+export async function modelArgument(given: string, style: ProgressStyle): Promise<string> {
+  const folder = await folderArgument(given, style);
   const present = new Set(await readdir(folder).catch(() => []));
   if (!present.has("model.safetensors") || !present.has(INDEX_FILE)) return folder;
   const read = (file: string) => readFile(join(folder, file));

@@ -35,7 +35,7 @@ Example:
   physarium unpack ./packed ./again           the same bytes as ./operated`,
     )
     .action(async (given: string, output: string, flags: Flags) => {
-      const model = await modelArgument(given);
+      const model = await modelArgument(given, flags);
       const progress = createProgress("pack", flags);
       const result = await packModel(model, output, {
         resume: flags.resume ?? false,

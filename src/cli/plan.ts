@@ -3,11 +3,11 @@ import type { Command } from "commander";
 import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { defaultMemoryBytes, gramModeFor } from "../calibration/memory.js";
 import { openDonor } from "../checkpoint/donor.js";
-import { modelFolder } from "../checkpoint/model-path.js";
 import { jsonLine, printable } from "../errors.js";
 import { checkOptions } from "../surgery/options.js";
 import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
 import { measureReadRate } from "../surgery/read-rate.js";
+import { folderArgument } from "./model-argument.js";
 import { duration } from "./progress.js";
 import { endOnSignal } from "./stop-signal.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
@@ -29,8 +29,8 @@ Examples:
     )
     .action(async (donorPath: string, flags: SurgeryFlags & { json?: boolean }) => {
       endOnSignal("nothing was written", flags.json);
-      const donor = await openDonor(resolve(await modelFolder(donorPath)));
-      const plan = planSurgery(donor, checkOptions(toSurgeryOptions(flags)), true);
+      const options = checkOptions(toSurgeryOptions(flags));
+      const plan = planSurgery(await openDonor(resolve(await folderArgument(donorPath, flags))), options, true);
       const rate = await measureReadRate(plan);
       const calibrated = await calibratedOn(plan);
       if (flags.json) for (const text of jsonOf(plan, rate, calibrated)) process.stdout.write(text);

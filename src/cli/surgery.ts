@@ -1,7 +1,6 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
-import { modelFolder } from "../checkpoint/model-path.js";
 import { openRuntime } from "../engine/runtime.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { estimateWorth } from "../pack/worth.js";
@@ -14,6 +13,7 @@ import type { SurgeryEvent } from "../surgery/events.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
 import { planSurgery } from "../surgery/plan.js";
+import { folderArgument } from "./model-argument.js";
 import { toDeviceOptions } from "./probe-options.js";
 import { countedProgress, createProgress, duration, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
@@ -60,8 +60,9 @@ Examples:
         await checkText(resolve(flags.eval));
         await openRuntime(toDeviceOptions(flags));
       }
-      const donor = await openDonor(resolve(await modelFolder(donorPath)));
-      const plan = planSurgery(donor, checkOptions(toSurgeryOptions(forSurgery(flags))));
+      const options = checkOptions(toSurgeryOptions(forSurgery(flags)));
+      const donor = await openDonor(resolve(await folderArgument(donorPath, flags)));
+      const plan = planSurgery(donor, options);
       const show = createEventPrinter(flags);
       try {
         const result = await operate(plan, {

@@ -4,13 +4,13 @@ import { InvalidArgumentError, Option } from "commander";
 import type { Guarantee, Verification } from "../audit/verification.js";
 import { verify } from "../audit/verify.js";
 import type { ParityMode } from "../audit/weight-checks.js";
-import { modelFolder } from "../checkpoint/model-path.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { FLOWS } from "../flow/flows.js";
 import { isPackedFolder } from "../pack/manifest.js";
 import { unpackedView } from "../pack/packed-files.js";
 import { addSections } from "../report/documents.js";
 import { toInteger } from "./arguments.js";
+import { folderArgument } from "./model-argument.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 import { readKey } from "./sign.js";
 import { stopSignal } from "./stop-signal.js";
@@ -66,7 +66,7 @@ Examples:
           `expected a donor and an output, found ${folders.length} folders; see physarium verify --help`,
         );
       const [outputPath, given] = [...folders].reverse();
-      const donorPath = given === undefined ? undefined : await modelFolder(given);
+      const donorPath = given === undefined ? undefined : await folderArgument(given, flags);
       const progress = createProgress("verify", flags);
       // A packed folder is read through a view that decodes it; the view lives in this thread.
       const packed = (await isPackedFolder(outputPath)) ? await unpackedView(outputPath) : undefined;

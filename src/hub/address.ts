@@ -47,6 +47,8 @@ export function parseHubAddress(text: string): HubAddress {
   } catch {
     throw wrong(`"${revision}" is no revision`);
   }
+  // It becomes a path under refs/.
+  if (!isSafePath(decoded)) throw wrong(`"${revision}" is no revision`);
   const subfolder = sub.replace(/\/+$/, "");
   if (subfolder !== "" && !isSafePath(subfolder)) throw wrong(`"${subfolder}" cannot be a folder of a repository`);
   return { kind, repository: `${owner}/${name}`, revision: decoded, subfolder };

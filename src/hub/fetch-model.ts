@@ -10,8 +10,6 @@ import { HubClient, type HubFile, type HubSnapshot } from "./hub-client.js";
 export interface FetchOptions {
   readonly client?: HubClient;
   readonly signal?: AbortSignal;
-  /** Which files; default everything that belongs to a model in safetensors form. */
-  readonly wanted?: (path: string) => boolean;
   readonly onProgress?: (bytesDone: number, bytesTotal: number, file: string) => void;
 }
 
@@ -44,8 +42,7 @@ export async function fetchModel(address: HubAddress, options: FetchOptions = {}
   const cache = new HubCache(client.environment.cacheFolder);
   if (client.environment.offline) return offlineModel(address, cache);
   const snapshot = await client.snapshot(address);
-  const wanted = options.wanted ?? ((path: string) => !OTHER_WEIGHTS.test(path));
-  const files = snapshot.files.filter(({ path }) => wanted(path));
+  const files = snapshot.files.filter(({ path }) => !OTHER_WEIGHTS.test(path));
   if (files.length === 0) {
     throw new PhysariumError("HUB_NOT_FOUND", `${formatHubAddress(address)}: there is no file of a model here`, {});
   }
@@ -66,18 +63,26 @@ export async function fetchModel(address: HubAddress, options: FetchOptions = {}
   let done = bytesTotal - bytesMissing;
   onProgress(done, bytesTotal, "");
   const queue = [...missing];
+  // One file that cannot be had ends the others: nobody waits for gigabytes to hear of it.
+  const failure = new AbortController();
+  const either = AbortSignal.any([failure.signal, ...(signal === undefined ? [] : [signal])]);
   const take = async (): Promise<void> => {
     for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
       const { path } = file;
-      await fetchFile(client, cache, snapshot, file, signal, (bytes) => {
-        done += bytes;
-        onProgress(done, bytesTotal, path);
-      });
+      try {
+        await fetchFile(client, cache, snapshot, file, either, (bytes) => {
+          done += bytes;
+          onProgress(done, bytesTotal, path);
+        });
+      } catch (error) {
+        failure.abort(error);
+        throw error;
+      }
     }
   };
-  const takers = await Promise.allSettled(Array.from({ length: FILES_AT_ONCE }, take));
-  const failed = takers.find((taker) => taker.status === "rejected");
-  if (failed !== undefined) throw failed.reason;
+  await Promise.allSettled(Array.from({ length: FILES_AT_ONCE }, take));
+  // The reason of the first is what happened; the others were stopped by it.
+  if (failure.signal.aborted) throw failure.signal.reason;
   for (const file of files) await cache.link(snapshot, file);
   await cache.remember(snapshot);
   return {
@@ -95,7 +100,7 @@ async function fetchFile(
   cache: HubCache,
   snapshot: HubSnapshot,
   file: HubFile,
-  signal: AbortSignal | undefined,
+  signal: AbortSignal,
   onBytes: (bytes: number) => void,
 ): Promise<void> {
   const { address } = snapshot;
@@ -134,7 +139,7 @@ async function fetchFile(
 }
 
 /** Python's client locks by a file of the same folder whose mere presence says nothing: ours has a name of its own. */
-async function waitForLock(path: string, signal: AbortSignal | undefined): Promise<Lock> {
+async function waitForLock(path: string, signal: AbortSignal): Promise<Lock> {
   for (;;) {
     refuseStopped(signal);
     try {
@@ -151,21 +156,21 @@ async function fill(
   snapshot: HubSnapshot,
   file: HubFile,
   blob: Awaited<ReturnType<HubCache["openIncomplete"]>>,
-  signal: AbortSignal | undefined,
+  signal: AbortSignal,
   onBytes: (bytes: number) => void,
 ): Promise<void> {
   // A connection that breaks is taken up where it broke, as long as each brings something.
   for (let barren = 0; blob.byteLength < file.byteLength; ) {
     const before = blob.byteLength;
     try {
-      await client.range(snapshot, file, blob.byteLength, file.byteLength, async (pieces) => {
+      const take = async (pieces: AsyncIterable<Uint8Array>): Promise<void> => {
         if (blob.byteLength !== before) throw new Broken();
         for await (const piece of pieces) {
-          refuseStopped(signal);
           await blob.append(piece);
           onBytes(piece.byteLength);
         }
-      });
+      };
+      await client.range(snapshot, file, blob.byteLength, file.byteLength, take, signal);
     } catch (error) {
       if (!(error instanceof Broken)) throw error;
     }
@@ -186,8 +191,8 @@ class Broken extends PhysariumError {
 async function offlineModel(address: HubAddress, cache: HubCache): Promise<FetchedModel> {
   const commit = await cache.knownCommit(address);
   const folder = commit === undefined ? undefined : join(cache.snapshotFolder(address, commit), address.subfolder);
-  const names = folder === undefined ? [] : await readdir(folder).catch(() => []);
-  if (commit === undefined || folder === undefined || names.length === 0) {
+  const sizes = folder === undefined ? [] : await sizesIn(folder);
+  if (commit === undefined || folder === undefined || sizes.length === 0) {
     throw new PhysariumError(
       "HUB_OFFLINE",
       `${formatHubAddress(address)}: HF_HUB_OFFLINE is set and the cache (${cache.folder}) does not hold it; unset ` +
@@ -195,7 +200,13 @@ async function offlineModel(address: HubAddress, cache: HubCache): Promise<Fetch
       { cache: cache.folder },
     );
   }
-  let bytesTotal = 0;
-  for (const name of names) bytesTotal += (await stat(join(folder, name))).size;
-  return { folder, commit, files: names.length, bytesTotal, bytesFetched: 0 };
+  const bytesTotal = sizes.reduce((sum, size) => sum + size, 0);
+  return { folder, commit, files: sizes.length, bytesTotal, bytesFetched: 0 };
+}
+
+/** Lengths of the files that a snapshot's links lead to; a link to nothing is for whoever opens the model to name. */
+async function sizesIn(folder: string): Promise<number[]> {
+  const names = await readdir(folder).catch(() => []);
+  const found = await Promise.all(names.map((name) => stat(join(folder, name)).catch(() => undefined)));
+  return found.map((each) => each?.size ?? 0);
 }

@@ -48,7 +48,12 @@ export class HubHttp {
    * must take the body whole,
    * or throw. Throws `HUB_*`, `STOPPED`, and what `read` throws.
    */
-  async get<T>(url: string, headers: Record<string, string>, read: (reply: Reply) => Promise<T>): Promise<T> {
+  async get<T>(
+    url: string,
+    headers: Record<string, string>,
+    read: (reply: Reply) => Promise<T>,
+    signal = this.options.signal,
+  ): Promise<T> {
     if (this.environment.offline) {
       throw new PhysariumError(
         "HUB_OFFLINE",
@@ -58,7 +63,7 @@ export class HubHttp {
     }
     let lastFault = "";
     for (let round = 0; round < this.options.tries; round++) {
-      const watch = new Watch(this.options.stallMs, this.options.signal);
+      const watch = new Watch(this.options.stallMs, signal);
       let wait = this.options.firstDelayMs * 2 ** round * (0.5 + Math.random());
       try {
         const response = await this.follow(url, headers, watch);
@@ -88,7 +93,7 @@ export class HubHttp {
       }
       if (round + 1 === this.options.tries) break;
       this.options.onRetry?.(`${withoutQuery(url)}: ${lastFault}; trying again in ${(wait / 1000).toFixed(1)} s`);
-      await pause(wait, this.options.signal);
+      await pause(wait, signal);
     }
     throw this.givenUp(url, lastFault);
   }

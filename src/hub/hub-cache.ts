@@ -1,8 +1,8 @@
 import { createHash, type Hash } from "node:crypto";
-import { mkdir, open, readFile, readlink, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { mkdir, open, readFile, readlink, rename, rm, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
-import { ioError } from "../checkpoint/file-layer.js";
-import { PhysariumError } from "../errors.js";
+import { attempt } from "../checkpoint/file-layer.js";
+import { writeSmallFile } from "../output/small-file.js";
 import type { HubAddress } from "./address.js";
 import type { HubFile, HubSnapshot } from "./hub-client.js";
 
@@ -57,7 +57,7 @@ export class HubCache {
   async link({ address, commit }: HubSnapshot, file: HubFile): Promise<void> {
     const path = join(this.snapshotFolder(address, commit), ...file.path.split("/"));
     const target = relative(dirname(path), this.blobPath(address, file));
-    await attemptHere("linking", path, async () => {
+    await attempt("linking", path, async () => {
       await mkdir(dirname(path), { recursive: true });
       if ((await readlink(path).catch(() => undefined)) === target) return;
       // A link takes its name at once, so that nobody sees a half-made one.
@@ -72,18 +72,14 @@ export class HubCache {
   async remember({ address, commit }: HubSnapshot): Promise<void> {
     if (address.revision === commit) return;
     const path = join(this.repositoryFolder(address), "refs", ...address.revision.split("/"));
-    await attemptHere("writing", path, async () => {
-      await mkdir(dirname(path), { recursive: true });
-      const temporary = `${path}.${process.pid}.tmp`;
-      await writeFile(temporary, commit);
-      await rename(temporary, path);
-    });
+    await attempt("creating", dirname(path), () => mkdir(dirname(path), { recursive: true }));
+    await writeSmallFile(path, commit);
   }
 
   /** Open what has come of a blob so far, to go on at its end. */
   async openIncomplete(address: HubAddress, file: HubFile): Promise<IncompleteBlob> {
     const path = `${this.blobPath(address, file)}.incomplete`;
-    return attemptHere("opening", path, async () => {
+    return attempt("opening", path, async () => {
       await mkdir(dirname(path), { recursive: true });
       const handle = await open(path, "a+");
       const { size } = await handle.stat();
@@ -115,14 +111,14 @@ export class IncompleteBlob {
   ) {}
 
   async append(piece: Uint8Array): Promise<void> {
-    await attemptHere("writing", this.path, () => this.handle.appendFile(piece));
+    await attempt("writing", this.path, () => this.handle.appendFile(piece));
     this.hash.update(piece);
     this.byteLength += piece.byteLength;
   }
 
   /** Throw everything away and begin anew. */
   async restart(): Promise<void> {
-    await attemptHere("truncating", this.path, () => this.handle.truncate(0));
+    await attempt("truncating", this.path, () => this.handle.truncate(0));
     this.byteLength = 0;
     this.hash = startHash(this.file);
   }
@@ -134,7 +130,7 @@ export class IncompleteBlob {
 
   /** Flush and take the final name. */
   async commit(): Promise<void> {
-    await attemptHere("flushing", this.path, async () => {
+    await attempt("flushing", this.path, async () => {
       await this.handle.sync();
       await this.handle.close();
       await rename(this.path, this.finalPath);
@@ -150,13 +146,4 @@ function startHash({ hash, byteLength }: HubFile): Hash {
   if (hash.kind === "sha256") return createHash("sha256");
   // What git hashes of a blob: its kind and length, then its bytes.
   return createHash("sha1").update(`blob ${byteLength}\0`);
-}
-
-async function attemptHere<T>(operation: string, path: string, call: () => Promise<T>): Promise<T> {
-  try {
-    return await call();
-  } catch (error) {
-    if (error instanceof PhysariumError) throw error;
-    throw ioError(operation, path, error);
-  }
 }

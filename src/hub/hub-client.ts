@@ -88,26 +88,20 @@ export class HubClient {
     begin: number,
     end: number,
     read: (pieces: AsyncIterable<Uint8Array>) => Promise<T>,
+    signal?: AbortSignal,
   ): Promise<T> {
     const url = this.fileUrl(snapshot, file);
     const known = this.etags.get(url);
     // A weak tag may not stand in If-Range (RFC 9110, 13.1.5).
     const same: Record<string, string> = known === undefined || known.startsWith("W/") ? {} : { "if-range": known };
-    return this.http.get(url, { range: `bytes=${begin}-${end - 1}`, ...same }, async (reply) => {
+    const take = async (reply: Reply): Promise<T> => {
       await this.refuse(reply, snapshot.address, file.path);
       await checkRange(reply, begin, end, file.byteLength, known);
       const etag = reply.header("etag");
       if (etag !== undefined) this.etags.set(url, etag);
       return read(exactly(reply.pieces(), end - begin, reply.url));
-    });
-  }
-
-  /** A whole file; the smallest way for small ones, and for empty ones the only way. */
-  whole<T>(snapshot: HubSnapshot, file: HubFile, read: (pieces: AsyncIterable<Uint8Array>) => Promise<T>): Promise<T> {
-    return this.http.get(this.fileUrl(snapshot, file), {}, async (reply) => {
-      await this.refuse(reply, snapshot.address, file.path);
-      return read(exactly(reply.pieces(), file.byteLength, reply.url));
-    });
+    };
+    return this.http.get(url, { range: `bytes=${begin}-${end - 1}`, ...same }, take, signal);
   }
 
   private api({ kind, repository }: HubAddress): string {

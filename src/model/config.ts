@@ -1,4 +1,5 @@
 import { type ModelSource, placeOf, readWhole } from "../checkpoint/model-source.js";
+import { parsePythonJson } from "../checkpoint/python-json.js";
 import { PhysariumError } from "../errors.js";
 
 /**
@@ -95,34 +96,17 @@ export class ModelConfig {
   }
 }
 
-/**
- * A JSON object as Python writes it: with a byte order mark or none, and with the bare words NaN and Infinity, which
- * become null (nothing that
- * is read here may be either). Throws `DONOR_CONFIG`.
- */
+/** A JSON object as Python writes it. Throws `DONOR_CONFIG`. */
 export function parseJsonObject(source: Uint8Array | string, where: string): Readonly<Record<string, unknown>> {
   let value: unknown;
   try {
-    const text = typeof source === "string" ? source : new TextDecoder("utf-8", { fatal: true }).decode(source);
-    const plain = text.replace(/^\uFEFF/, "");
-    try {
-      value = JSON.parse(plain);
-    } catch (error) {
-      const words = withoutBareWords(plain);
-      if (words === plain) throw error;
-      value = JSON.parse(words);
-    }
+    value = parsePythonJson(source);
   } catch (error) {
     const why = (error as Error).message;
     throw new PhysariumError("DONOR_CONFIG", `${where}: not valid JSON: ${why}`, { path: where }, error);
   }
   if (!isRecord(value)) throw new PhysariumError("DONOR_CONFIG", `${where}: expected an object`, { path: where });
   return value;
-}
-
-/** Strings are matched whole so that a NaN inside one stays. */
-function withoutBareWords(text: string): string {
-  return text.replace(/"(?:[^"\\]|\\.)*"|-?\b(?:NaN|Infinity)\b/g, (found) => (found.startsWith('"') ? found : "null"));
 }
 
 function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {

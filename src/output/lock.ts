@@ -112,7 +112,9 @@ async function holding(path: string, make: () => Promise<boolean>): Promise<bool
 const locksHeld = new Map<string, number>();
 
 function holds(path: string, more: 1 | -1): void {
-  locksHeld.set(path, (locksHeld.get(path) ?? 0) + more);
+  const times = (locksHeld.get(path) ?? 0) + more;
+  if (times === 0) locksHeld.delete(path);
+  else locksHeld.set(path, times);
 }
 
 /** Killed within the few calls that take a lock, a run leaves its life line or the draft of its lock. */
@@ -222,10 +224,10 @@ async function writeOwner(path: string, owner: LockOwner, files: FileLayer): Pro
  */
 async function removeStale(path: string, owner: LockOwner, files: FileLayer): Promise<boolean> {
   const guard = `${path}.takeover`;
-  if (!(await createLock(guard, owner, files))) {
+  if (!(await holding(guard, () => createLock(guard, owner, files)))) {
     const other = await readOwner(guard, files);
     // Killed in these few calls, a run leaves its guard.
-    if (other === undefined || (other !== "gone" && !(await isAlive(other, path, files))))
+    if (other === undefined || (other !== "gone" && !(await isAlive(other, guard, files))))
       await attempt("removing", guard, () => files.rm(guard, { force: true }));
     return false;
   }
@@ -240,6 +242,7 @@ async function removeStale(path: string, owner: LockOwner, files: FileLayer): Pr
     await attempt("removing", path, () => files.rm(path, { force: true }));
     return true;
   } finally {
+    holds(guard, -1);
     await attempt("removing", guard, () => files.rm(guard, { force: true }));
   }
 }
@@ -297,7 +300,7 @@ async function isAlive(owner: LockOwner, path: string, files: FileLayer): Promis
   }
   const { started, ended } = await lifeOf(owner.pid, files);
   const isOwn = owner.pid === process.pid && owner.started === started;
-  if (isOwn && (locksHeld.get(path) ?? 0) === 0) return false;
+  if (isOwn && !locksHeld.has(path)) return false;
   // Where either start is unknown the pid alone decides.
   return !ended && (started === "" || owner.started === "" || started === owner.started);
 }

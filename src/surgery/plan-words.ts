@@ -25,10 +25,10 @@ export function planWarnings(donor: Donor, decoder: DecoderCoverage, shards: rea
   const warnings: PlanWarning[] = [...donor.warnings];
   const { index, totalSize } = donor;
   if (index?.totalSize !== undefined && index.totalSize !== totalSize) {
+    const stated = `the index states total_size ${index.totalSize}`;
     warnings.push({
       code: "WARN_TOTAL_SIZE",
-      message:
-        `the index states total_size ${index.totalSize}, the tensors take ${totalSize} bytes; ` + "loaders do not mind",
+      message: `${stated}, the tensors take ${totalSize} bytes; loaders do not mind`,
     });
   }
   if (!donor.sideFiles.some(({ file }) => file === "config.json")) {

@@ -4,9 +4,9 @@ import { type LayerSurgeryOptions, operateOnLayers } from "../../dist/calibratio
 import { blockThreads, checkMemory, gramModeFor, layerBytes } from "../../dist/calibration/memory.js";
 import type { OperatedTensor } from "../../dist/calibration/pipeline.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
-import { readTensor } from "../../dist/checkpoint/tensor-reader.js";
 import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
 import { decodeFloats } from "../../dist/safetensors/float-bits.js";
+import { readTensor } from "../read-tensor.js";
 
 const donor = await openDonor("examples/donors/loam");
 const opened = await LayerRunner.open(donor, { threads: 1 });

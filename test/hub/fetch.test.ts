@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { parseHubAddress } from "../../dist/hub/address.js";
 import { fetchModel } from "../../dist/hub/fetch-model.js";
 import { HubClient } from "../../dist/hub/hub-client.js";
+import { physarium } from "../physarium.js";
 import { LOAM } from "../shared.js";
 import { FakeHub, gitHash, type HostileMode, sha256 } from "./fake-hub.js";
 
@@ -90,6 +91,57 @@ describe("a fetched model", () => {
   });
 });
 
+test("two runs on one model wait for each other: each byte comes once", async () => {
+  const env = { HF_ENDPOINT: hub.endpoint, HF_HUB_CACHE: cacheFolder, HF_TOKEN: "" };
+  const runs = await Promise.all([1, 2].map(() => physarium(["fetch", "hf://org/loam", "--json"], { env })));
+  for (const { status, stderr } of runs) expect(status, stderr).toBe(0);
+  const asked = hub.requests.filter(({ range, origin }) => range !== undefined && origin === "storage");
+  const large = [...filesOf(LOAM).values()].filter(({ byteLength }) => byteLength >= 4096);
+  expect(asked.length).toBe(large.length);
+});
+
+test("commands take an address where they take a folder; the donor's folder may be one for verify, too", async () => {
+  const env = { HF_ENDPOINT: hub.endpoint, HF_HUB_CACHE: cacheFolder, HF_TOKEN: "" };
+  const output = join(cacheFolder, "operated");
+  const local = join(cacheFolder, "local");
+  for (const args of [
+    ["surgery", "hf://org/loam", output, "--quiet"],
+    ["verify", "hf://org/loam", output],
+    ["surgery", LOAM, local, "--quiet"],
+  ]) {
+    const { status, stderr } = await physarium(args, { env });
+    expect(status, stderr).toBe(0);
+  }
+  for (const name of readdirSync(local).filter((each) => each !== "physarium")) {
+    expect(Buffer.compare(readFileSync(join(output, name)), readFileSync(join(local, name))), name).toBe(0);
+  }
+  const wrong = await physarium(["surgery", "hf://org/nothing", join(cacheFolder, "x")], { env });
+  expect(wrong.status).toBe(5);
+  expect(wrong.stderr).toContain("[HUB_NOT_FOUND]");
+});
+
+test("flags are refused before anything is asked of the Hub", async () => {
+  const env = { HF_ENDPOINT: hub.endpoint, HF_HUB_CACHE: cacheFolder, HF_TOKEN: "" };
+  const { status } = await physarium(["surgery", "hf://org/loam", join(cacheFolder, "x"), "--beta", "1"], { env });
+  expect(status).toBe(2);
+  expect(hub.requests).toEqual([]);
+});
+
+test("a file that cannot be had ends the others, and its own reason is told", { timeout: 20_000 }, async () => {
+  // Waiting for the one that drips would take a minute.
+  const files = new Map([
+    ["a.safetensors", new Uint8Array(9000)],
+    ["b.safetensors", new Uint8Array(9001)],
+  ]);
+  hub.repositories.set("org/half", { commit: COMMIT, files });
+  hub.turn("slow drip", 1);
+  hub.turn("flip a byte", 1000);
+  const address = parseHubAddress("hf://org/half");
+  await expect(fetchModel(address, { client: client({ stallMs: 60_000 }) })).rejects.toMatchObject({
+    code: "HUB_HASH",
+  });
+});
+
 describe("what goes wrong on the way is mended", () => {
   test.each<HostileMode>(["drop mid-range", "flip a byte", "too many requests", "expired address", "server error"])(
     "%s",
@@ -166,7 +218,15 @@ test("addresses", () => {
     revision: "refs/pr/1",
     subfolder: "c/d",
   });
-  for (const wrong of ["hf://", "hf://a", "hf://a/b/../c", "hf://-a/b", "hf://a/b@", "https://a/b"]) {
+  for (const wrong of [
+    "hf://",
+    "hf://a",
+    "hf://a/b/../c",
+    "hf://-a/b",
+    "hf://a/b@",
+    "hf://a/b@..%2F..%2Fx",
+    "https://a/b",
+  ]) {
     expect(() => parseHubAddress(wrong), wrong).toThrow(expect.objectContaining({ code: "USAGE_HUB_ADDRESS" }));
   }
 });

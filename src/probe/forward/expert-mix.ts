@@ -53,8 +53,8 @@ function route(parts: LayerParts, { count, perToken, routing }: Experts, hiddenS
         : logits;
   const [best, chosen] = largest(graph, eligible(parts, routing, count, scores, logits), perToken);
   // What was chosen by may differ from what counts.
-  let weights = routing.correction === undefined ? best : graph.op("GatherElements", [scores, chosen], { axis: 1 });
-  if (routing.scalesInput) weights = graph.op("GatherElements", [scores, chosen], { axis: 1 });
+  const isChosenByScore = routing.correction === undefined && !routing.scalesInput;
+  let weights = isChosenByScore ? best : graph.op("GatherElements", [scores, chosen], { axis: 1 });
   if (routing.kind === "softmax of chosen") weights = graph.op("Softmax", [weights], { axis: -1 });
   if (routing.normalised) {
     const total = graph.op("ReduceSum", [weights, graph.integers(-1)], { keepdims: 1 });

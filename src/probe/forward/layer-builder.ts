@@ -296,7 +296,7 @@ export class LayerBuilder implements LayerParts {
   /**
    * x Wᵀ + b; the bias where the checkpoint has one. Supplied weights come as (rows, cols) whatever the file's order.
    */
-  private product(x: Value, { tensor, rows, cols, transposed }: Projection): Value {
+  private product(x: Value, { tensor, rows, cols, transposed }: Omit<Projection, "step" | "projection">): Value {
     const { graph, weights, options } = this;
     const isSupplied = options.supplied?.has(tensor) ?? false;
     const matrix = isSupplied
@@ -309,7 +309,7 @@ export class LayerBuilder implements LayerParts {
 
   linear(x: Value, path: string, rows: number, cols: number): Value {
     const tensor = `${this.base}${path}.weight`;
-    return this.product(x, { step: "qkv", projection: path, tensor, rows, cols, transposed: false });
+    return this.product(x, { tensor, rows, cols, transposed: false });
   }
 
   norm(x: Value, path: string, width: number): Value {

@@ -1,7 +1,7 @@
-import { PhysariumError } from "../errors.js";
-import { type FloatDtype, isFloatDtype } from "../safetensors/dtypes.js";
-import { decodeFloats } from "../safetensors/float-bits.js";
-import type { Donor } from "./donor.js";
+import type { Donor } from "../dist/checkpoint/donor.js";
+import { PhysariumError } from "../dist/errors.js";
+import { type FloatDtype, isFloatDtype } from "../dist/safetensors/dtypes.js";
+import { decodeFloats } from "../dist/safetensors/float-bits.js";
 
 export interface ReadTensor {
   readonly dtype: FloatDtype;

@@ -1,0 +1,30 @@
+import { parseHubAddress } from "../hub/address.js";
+import { readHubEnvironment } from "../hub/environment.js";
+import { type FetchedModel, fetchModel } from "../hub/fetch-model.js";
+import { HubClient } from "../hub/hub-client.js";
+import { createProgress, type ProgressStyle } from "./progress.js";
+
+// Imported where an address is given and nowhere else: the HTTP library takes memory of its own when it is loaded.
+
+/** Fetch the model of an address into the cache, or find it there, with progress; Ctrl-C keeps what has come. */
+export async function fetchWithProgress(text: string, style: ProgressStyle): Promise<FetchedModel> {
+  const address = parseHubAddress(text);
+  const progress = createProgress(`fetching ${text}`, style);
+  const stop = new AbortController();
+  const onSignal = () => stop.abort();
+  process.once("SIGINT", onSignal).once("SIGTERM", onSignal);
+  try {
+    const client = new HubClient(readHubEnvironment(), {
+      signal: stop.signal,
+      onRetry: (line) => progress.note(line),
+    });
+    return await fetchModel(address, {
+      client,
+      signal: stop.signal,
+      onProgress: (done, total, file) => progress.update(done, total, file),
+    });
+  } finally {
+    progress.stop();
+    process.off("SIGINT", onSignal).off("SIGTERM", onSignal);
+  }
+}
