@@ -1,6 +1,5 @@
 // What each constant and each part of the activation flow is worth: damage (ln perplexity − ln dense perplexity) with
-// one thing changed at a
-// time. Usage:
+// one thing changed at a time. Usage:
 //   node bench/ablation.mjs <donor> --text FILE [--targets 0.5,2:4] [--seeds 1,2,3] [--samples 256] [--limit 512]
 // [--window 128] [--only REGEXP]
 // The text holds documents separated by <|endoftext|>; those of at least a window are cut to it, and split into scored

@@ -1,14 +1,12 @@
 // Where the time of the activation flow goes on a donor: forward pass, Grams, each stage, and how near the products
-// come to what the engine
-// reaches alone in the same minute. Usage:
+// come to what the engine reaches alone in the same minute. Usage:
 //   node bench/activation.mjs <donor> [--samples 16] [--window 512] [--layers N] [--threads N] [--side N] [--memory
 // GiB] [--gram auto|full|tile]
 //     [--extrapolate <folder of another config.json>]
 // `--side`: blocks of rows worked on side by side, each with its share of the threads; 1 gives all threads to one
-// block's products.
-// Calibration tokens are random words of the vocabulary: speed does not depend on them. `--extrapolate` scales each
-// part to another model: products by
-// their operations, element-wise work by weights, forward passes by weights × tokens, Grams by their operations.
+// block's products. Calibration tokens are random words of the vocabulary: speed does not depend on them.
+// `--extrapolate` scales each part to another model: products by their operations, element-wise work by weights,
+// forward passes by weights × tokens, Grams by their operations.
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";

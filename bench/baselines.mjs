@@ -1,6 +1,5 @@
 // v2 beside every baseline, over several draws of calibration samples: damage (ln perplexity − ln dense perplexity),
-// mean ± standard deviation, and
-// v2's mean damage relative to SparseGPT's and to ALPS's selecting per row. Usage:
+// mean ± standard deviation, and v2's mean damage relative to SparseGPT's and to ALPS's selecting per row. Usage:
 //   node bench/baselines.mjs <donor> --text FILE [--targets 0.25,0.5,0.6,2:4] [--methods all] [--seeds 1,2,3]
 // [--samples 256] [--limit 512] [--window 128]
 import { parseArgs } from "node:util";

@@ -1,6 +1,5 @@
 // What shape of copying suits the disk? A plain copy of one large file by positional reads and writes, cold, flushed at
-// the end:
-// how many pieces under way, how large, flushed when. No arithmetic, no digest: the ceiling for surgery.
+// the end: how many pieces under way, how large, flushed when. No arithmetic, no digest: the ceiling for surgery.
 //   node bench/copy-shape.mjs --folder <scratch> [--gigabytes 2] [--rounds 3]
 process.env.UV_THREADPOOL_SIZE ??= "8";
 

@@ -3,9 +3,8 @@
 //   node bench/llama-agreement.mjs [--tokens 4096] [--only loam,stories260K] [--types f32,f16,…]
 //
 // perplexity "ours" is our forward pass over the donor, or for quantised types over what the file holds (imported back
-// as F32).
-// Exit 1 where F32, F16 or BF16 differ by more than 0.2 % (stories260K F32: 0.1 %), where tokens differ, or where F32's
-// greedy text does.
+// as F32). Exit 1 where F32, F16 or BF16 differ by more than 0.2 % (stories260K F32: 0.1 %), where tokens differ, or
+// where F32's greedy text does.
 import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -22,8 +22,8 @@ export async function openLlama() {
 
 /**
  * Open a GGUF file. One thread: on a busy machine llama.cpp's threads wait for each other in busy loops and take
- * minutes for what one
- * does in a second. Keys and values are kept in F32, so that only the weights' type makes a difference.
+ * minutes for what one does in a second. Keys and values are kept in F32, so that only the weights' type makes a
+ * difference.
  */
 export async function openModel(llama, path, contextSize) {
   const model = await llama.loadModel({ modelPath: path, checkTensors: true, useMmap: false });

@@ -4,10 +4,9 @@
 //   nice node bench/pack-fuzz.mjs [bands, default 1000000] [shards, default 20000] [seed, default 1]
 //
 // For a band, the decoder alone is asked first: it must refuse with DONOR_PACK_* or give as many bytes as it should,
-// write nothing outside
-// its buffers (guard bytes), and not depend on what lies behind its input. Where it gives other bytes than the right
-// ones the band's
-// checksum must catch it. For a shard, any byte of the file is damaged, tables and headers first of all.
+// write nothing outside its buffers (guard bytes), and not depend on what lies behind its input. Where it gives other
+// bytes than the right ones the band's checksum must catch it. For a shard, any byte of the file is damaged, tables and
+// headers first of all.
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

@@ -1,7 +1,6 @@
 // Would rANS be the better coder? Four interleaved rANS streams over the survivors' exponents (16 symbols, 12-bit
-// probabilities, 32-bit states that
-// take 16 bits at a time) against the whole decoder of the pack, which Huffman codes them in pairs. Only what decides
-// is built here.
+// probabilities, 32-bit states that take 16 bits at a time) against the whole decoder of the pack, which Huffman codes
+// them in pairs. Only what decides is built here.
 //
 //   node bench/pack-rans.mjs
 import { readFileSync, rmSync, writeFileSync } from "node:fs";

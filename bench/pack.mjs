@@ -7,11 +7,9 @@
 // on loam.
 //
 // Samples: Gaussian BF16 weights with the smallest set to zero, and the trained donor loam before and after surgery.
-// Our own figures are for
-// one thread, kernel, tables and checksum included. Speeds are bytes of weights by processor time (user + system), so
-// that a busy machine
-// does not count against anybody; command-line tools read from and write to files or /dev/null. Every packed sample is
-// unpacked and compared.
+// Our own figures are for one thread, kernel, tables and checksum included. Speeds are bytes of weights by processor
+// time (user + system), so that a busy machine does not count against anybody; command-line tools read from and write
+// to files or /dev/null. Every packed sample is unpacked and compared.
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { cpus, loadavg, tmpdir } from "node:os";

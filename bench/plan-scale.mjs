@@ -1,6 +1,5 @@
 // How long and how much memory does `plan` take on an index of 100,000 tensors in 200 shards (a trillion-parameter
-// mixture
-// of experts)? The donor is made of sparse files: headers are real, weights are holes.
+// mixture of experts)? The donor is made of sparse files: headers are real, weights are holes.
 //
 //   npm run build && node bench/plan-scale.mjs [--tensors 100000] [--shards 200] [--folder DIR] [--keep]
 import { spawnSync } from "node:child_process";

@@ -3,12 +3,10 @@
 //   npm run build && node bench/probe.mjs [--size 0.5b|1b|7b] [--layers 4] [--window 2048] [--repeats 5] [--threads N]
 //
 // A random donor of the model's own matrix sizes (fewer layers, a smaller vocabulary) is written by `synth` into a
-// temporary folder. Each
-// repeat times, one after the other: plain MatMul of the engine (weights constant), a forward pass with mapped weights,
-// one with f32 copies kept, and
-// scoring. Shares are medians over repeats of useful products (2 · weights · tokens; attention's own products not
-// counted) against the plain
-// MatMul of the same repeat, so a busy machine slows both. Every repeat is saved in bench/results/.
+// temporary folder. Each repeat times, one after the other: plain MatMul of the engine (weights constant), a forward
+// pass with mapped weights, one with f32 copies kept, and scoring. Shares are medians over repeats of useful products
+// (2 · weights · tokens; attention's own products not counted) against the plain MatMul of the same repeat, so a busy
+// machine slows both. Every repeat is saved in bench/results/.
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";

@@ -6,8 +6,7 @@ import type { ModelSource, SourceRef } from "./checkpoint/model-source.js";
 
 /**
  * Where a model's bytes come from, by what was given: a folder's path, a packed folder's, or the reference that another
- * thread made.
- * This file alone knows all kinds of source; a new kind is a line here.
+ * thread made. This file alone knows all kinds of source; a new kind is a line here.
  *
  * Throws what opening a packed folder throws (`DONOR_PACK_*`, `IO_*`); a plain folder is not looked into yet.
  */

@@ -34,8 +34,7 @@ export interface AuditModules {
 
 /**
  * Re-reads files for verify, on a thread of its own or inline. Shares no code with what wrote them but the format, the
- * kernels, the reference
- * iteration and the definitions of a digest and of evidence.
+ * kernels, the reference iteration and the definitions of a digest and of evidence.
  */
 export class Auditor {
   private readonly memory: WebAssembly.Memory;

@@ -15,8 +15,7 @@ const LEFTOVERS = ["lock", "replaces"];
 
 /**
  * Every entry of the output, hidden ones and those of its `physarium/` folder too, is one that belongs there, and a
- * regular file:
- * what is added may be read by a loader, or run. A link leads where nobody verified.
+ * regular file: what is added may be read by a loader, or run. A link leads where nobody verified.
  */
 export async function checkListing(
   output: string,

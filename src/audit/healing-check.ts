@@ -6,10 +6,8 @@ import type { Findings } from "./verification.js";
 
 /**
  * A flow that heals moves survivors, so which bits they have now cannot be derived from the donor without doing the
- * calibration over
- * again. What can be: how the output answers one input beside the donor, row by row. Those numbers are computed from
- * both folders, must be the
- * ledger's, and must be such that healing explains them.
+ * calibration over again. What can be: how the output answers one input beside the donor, row by row. Those numbers are
+ * computed from both folders, must be the ledger's, and must be such that healing explains them.
  */
 export class HealingCheck {
   private tensors = 0;

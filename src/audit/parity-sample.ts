@@ -21,8 +21,7 @@ const MAX_BAND_BYTES = 48 << 20;
 
 /**
  * The bands to probe, all of them or a sample that nobody who wrote the output could know: it is drawn from `seed`.
- * Yields one after
- * another, since small tiles make many.
+ * Yields one after another, since small tiles make many.
  */
 export function* chooseBands(
   targets: readonly AuditedTensor[],

@@ -22,8 +22,7 @@ interface Band {
 
 /**
  * Does the operation over again: the kernels on the donor's weights, and every byte compared with the output's. Tests
- * hold the kernels to the
- * readable reference, and verify runs that on a sample of its own.
+ * hold the kernels to the readable reference, and verify runs that on a sample of its own.
  */
 export class Recount {
   private readonly kernel: BandKernel;

@@ -11,10 +11,9 @@ const ANY_NAME = /^/;
 
 /**
  * The donor's tensors, their roles derived again from their structure. Where the operation was given patterns, its
- * ledger's records say
- * which tensors they chose: a pattern out of a ledger is never run, it could run for ever. What the records call a
- * target must be one that
- * surgery could take, and what they call carried over is compared byte for byte.
+ * ledger's records say which tensors they chose: a pattern out of a ledger is never run, it could run for ever. What
+ * the records call a target must be one that surgery could take, and what they call carried over is compared byte for
+ * byte.
  */
 export function fromDonor(donor: Donor, ledger: Ledger, findings: Findings): AuditedTensor[] {
   const { include, exclude } = ledger.header.fingerprint;

@@ -40,10 +40,8 @@ export interface Verification {
 
 /**
  * `exact`: every byte is the donor's or what the flow gives from it. `sampled`: survivors are the donor's, the mask was
- * held to the flow on
- * a sample. `survivors`: the same without a look at the mask. `healed`: mask, counts, digests, output error. `digests`:
- * the files are those that
- * the ledger tells of, no donor was compared.
+ * held to the flow on a sample. `survivors`: the same without a look at the mask. `healed`: mask, counts, digests,
+ * output error. `digests`: the files are those that the ledger tells of, no donor was compared.
  */
 export type Guarantee = "exact" | "sampled" | "survivors" | "healed" | "digests";
 

@@ -43,8 +43,7 @@ const MAX_WORKERS = 4;
  * Re-read an output (and its donor) from disk and list everything that is not as it should be.
  *
  * Nothing of the run's state is used: folders, headers, roles and counts are derived again. Read-only. Throws `DONOR_*`
- * for a
- * donor that cannot be opened and `VERIFY_OUTPUT` where there is no finished output to look at; differences are
+ * for a donor that cannot be opened and `VERIFY_OUTPUT` where there is no finished output to look at; differences are
  * returned.
  */
 export async function verify(outputPath: string, options: VerifyOptions = {}): Promise<Verification> {

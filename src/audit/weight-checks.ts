@@ -20,8 +20,7 @@ import type { Findings, Verification } from "./verification.js";
 
 /**
  * How the zeros are held to the flow: `full` does the operation over again with the kernels, every tile, and the
- * readable reference on
- * a drawn sample; `reference` runs that on every tile, too; `sample` on the sample alone.
+ * readable reference on a drawn sample; `reference` runs that on every tile, too; `sample` on the sample alone.
  */
 export type ParityMode = "full" | "sample" | "reference" | "none";
 

@@ -6,8 +6,8 @@ import { batchesOf } from "../probe/text/batches.js";
  * How a sparsity for the whole model is shared between its tensors.
  *
  * `uniform`: every tensor the same. `owl`: layers with more outliers lose less (Yin et al. 2024,
- * https://arxiv.org/abs/2310.05175). `emergent`: one
- * load λ for all tubes of the model, in units of their row's output energy; where more tubes are weak, more starve.
+ * https://arxiv.org/abs/2310.05175). `emergent`: one load λ for all tubes of the model, in units of their row's output
+ * energy; where more tubes are weak, more starve.
  */
 export type Allocation = "uniform" | "owl" | "emergent";
 

@@ -47,8 +47,7 @@ export const DEFAULT_SAMPLES = 128;
 
 /**
  * Look for calibration sequences of a model, from a text or to be written by itself. Throws `USAGE_TEXT_*`,
- * `USAGE_WINDOW`, `USAGE_CALIBRATION`,
- * `USAGE_BOS`, `DONOR_TOKENIZER_*`.
+ * `USAGE_WINDOW`, `USAGE_CALIBRATION`, `USAGE_BOS`, `DONOR_TOKENIZER_*`.
  */
 export async function openCalibration(runner: LayerRunner, request: CalibrationRequest): Promise<CalibrationSource> {
   const { path, samples = DEFAULT_SAMPLES, seed = 0 } = request;

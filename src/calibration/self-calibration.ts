@@ -8,8 +8,8 @@ const AT_ONCE = 16;
 
 /**
  * Calibration text that the donor writes itself, for when none is given: `samples` sequences of `window` tokens,
- * sampled from the model's own
- * probabilities (temperature 1), each from BOS, or from the token that ends texts where there is no BOS.
+ * sampled from the model's own probabilities (temperature 1), each from BOS, or from the token that ends texts where
+ * there is no BOS.
  *
  * The same seed gives the same tokens. source: the data-free calibration of LLM-QAT, Liu et al. 2023,
  * https://arxiv.org/abs/2305.17888

@@ -29,8 +29,7 @@ export interface LayerPlace {
 
 /**
  * The numbered stacks that decoders on the hub are made of: `layers.N` (most), `h.N` (GPT-2, Falcon, BLOOM), `blocks.N`
- * (MPT, OLMo 1, RWKV),
- * `block.N` (T5). Linear in the name's length: names are foreign data.
+ * (MPT, OLMo 1, RWKV), `block.N` (T5). Linear in the name's length: names are foreign data.
  */
 const LAYER = /(?:^|\.)(?:layers|h|blocks|block)\.(\d{1,9})\./;
 
@@ -81,8 +80,7 @@ const EXPERT_STACK_OUT = /\.experts\.down_proj$/;
 
 /**
  * What the names and shapes of a whole model say that one tensor alone does not: which layers are draft heads, which
- * `gate` chooses
- * experts, which matrices are stored (inputs, outputs).
+ * `gate` chooses experts, which matrices are stored (inputs, outputs).
  */
 export class DecoderStructure {
   private readonly draftLayers = new Set<string>();

@@ -7,8 +7,8 @@ interface CachedFile {
 
 /**
  * A few files kept open between uses, the least recently used closed first: handles stay bounded with any number of
- * shards. A file is
- * never closed while somebody reads or writes it, so the bound may be passed by the number of uses under way.
+ * shards. A file is never closed while somebody reads or writes it, so the bound may be passed by the number of uses
+ * under way.
  */
 export class FileCache {
   /** In the order of their last use. */

@@ -37,8 +37,7 @@ export interface SourceRef {
 
 /**
  * Where a model's bytes come from: a folder, a packed folder, later a hub. Only read. Files are named from the model's
- * root, with `/`
- * between the parts (`physarium/ledger.jsonl`); a name never leads out of it.
+ * root, with `/` between the parts (`physarium/ledger.jsonl`); a name never leads out of it.
  */
 export interface ModelSource {
   /** Where it is, for messages and records: a path here, an address elsewhere. */

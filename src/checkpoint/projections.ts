@@ -44,8 +44,7 @@ export const EXCLUDED = "matched by --exclude";
 
 /**
  * Decide by structure, without model classes, whether surgery operates on a tensor: a matrix (or a stack of them) in a
- * layer of the decoder that is
- * no embedding, norm, router, convolution, adapter or bare parameter.
+ * layer of the decoder that is no embedding, norm, router, convolution, adapter or bare parameter.
  */
 export function classifyTensor(
   tensor: TensorInfo,

@@ -35,8 +35,7 @@ const PACKED_DTYPE = /^(?:F4|F6_|F8_|[IU](?:8|16|32)$)/;
 
 /**
  * Refuse donors whose matrices are packed or scaled integers or 8-bit floats, known by what they are rather than by
- * their modules' names: the stored numbers are
- * no weights, whatever `--include` says. Throws `DONOR_QUANTISED`.
+ * their modules' names: the stored numbers are no weights, whatever `--include` says. Throws `DONOR_QUANTISED`.
  */
 export function refuseQuantised(tensors: Iterable<Located>): void {
   const companions: (Located & { base: string })[] = [];

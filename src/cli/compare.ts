@@ -194,8 +194,7 @@ async function readEarlier(folder: string): Promise<ComparisonRecord | undefined
 
 /**
  * Make the folder before anything takes long, and hold it against a second run. Throws `USAGE_OUTPUT_OVERLAP` where an
- * input lies,
- * `USAGE_OUTPUT` where others' files would be replaced, `USAGE_LOCKED`.
+ * input lies, `USAGE_OUTPUT` where others' files would be replaced, `USAGE_LOCKED`.
  */
 async function claim(folder: string, inputs: readonly string[]): Promise<Lock> {
   for (const name of [FILE, ...OTHER_FILES]) await refuseOverlap(await outputNames(join(folder, name)), inputs);

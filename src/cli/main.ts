@@ -26,8 +26,7 @@ Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug o
   );
 
 // The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went. A
-// result that could not be
-// written for another reason is lost, and that is said.
+// result that could not be written for another reason is lost, and that is said.
 process.stderr.on("error", () => {});
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE" || process.exitCode) return;

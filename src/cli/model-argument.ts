@@ -8,8 +8,8 @@ import { INDEX_FILE, parseShardIndex } from "../safetensors/shard-index.js";
 import type { ProgressStyle } from "./progress.js";
 
 /**
- * The folder that an argument names as a model: as it was given, within the root of a hub cache the snapshot, or that of
- * an `hf://` address, fetched into the cache. Throws `DONOR_*` for what is no folder, `HUB_*`.
+ * The folder that an argument names as a model: as it was given, within the root of a hub cache the snapshot, or that
+ * of an `hf://` address, fetched into the cache. Throws `DONOR_*` for what is no folder, `HUB_*`.
  */
 export async function folderArgument(given: string, style: ProgressStyle): Promise<string> {
   if (!isHubAddress(given)) return modelFolder(given);
@@ -17,7 +17,7 @@ export async function folderArgument(given: string, style: ProgressStyle): Promi
   return (await fetchWithProgress(given, style)).folder;
 }
 
-/** The same; a folder that holds two models is said on stderr. surgery, plan and verify say it among their own words. */
+/** The same; a folder that holds two models is said on stderr. surgery, plan and verify say it in their own words. */
 export async function modelArgument(given: string, style: ProgressStyle): Promise<string> {
   const folder = await folderArgument(given, style);
   const present = new Set(await readdir(folder).catch(() => []));

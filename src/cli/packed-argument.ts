@@ -8,9 +8,8 @@ import { unpackModel } from "../pack/unpack-model.js";
 
 /**
  * Run `work` on a model folder that the engine can map: the folder itself, or a packed one unpacked into the system's
- * temporary
- * folder for as long as it takes. The engine maps weights from files, so a packed model needs its full size on the disk
- * meanwhile.
+ * temporary folder for as long as it takes. The engine maps weights from files, so a packed model needs its full size
+ * on the disk meanwhile.
  */
 export async function withMappable<T>(
   path: string,

@@ -27,8 +27,7 @@ export interface Stoppable {
 
 /**
  * Ctrl-C (or SIGTERM, SIGHUP) says what is left and ends the process at once: nobody waits for the product under way,
- * which may take long, and nothing on the
- * disk depends on it.
+ * which may take long, and nothing on the disk depends on it.
  *
  * left  what stays behind, as "nothing was written"
  */
@@ -67,9 +66,8 @@ export function endOnSignal(left: string, json = false): Stoppable {
 
 /**
  * End the process by the signal itself, as if nobody had listened: `process.exit` waits for every thread of the pool,
- * so for a product of the engine to its
- * end (47 s were seen). A shell calls it 130 for SIGINT. The first process of a container is not ended by signals of
- * its own; it exits.
+ * so for a product of the engine to its end (47 s were seen). A shell calls it 130 for SIGINT. The first process of a
+ * container is not ended by signals of its own; it exits.
  */
 function endNow(name: NodeJS.Signals): void {
   for (const each of SIGNALS) process.removeAllListeners(each);

@@ -2,8 +2,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 
 /**
  * Peak memory of this process since the last reset, in bytes: the kernel's own high-water mark on Linux. Where it
- * cannot be reset, `peak` is that of the
- * process since its start.
+ * cannot be reset, `peak` is that of the process since its start.
  * source: proc(5), /proc/[pid]/clear_refs (5 resets VmHWM) and /proc/[pid]/status
  */
 export function resetPeakMemory(): void {

@@ -22,8 +22,7 @@ export type Value = string;
  * An ONNX model under construction: operators in order, named values between them.
  *
  * Numbers as attributes are integers; a float is written `{ float: 1e-5 }`, for ONNX tells the two apart. Opset 23
- * (RMSNormalization,
- * RotaryEmbedding) and `com.microsoft` 1 (GroupQueryAttention, FusedMatMul) are imported.
+ * (RMSNormalization, RotaryEmbedding) and `com.microsoft` 1 (GroupQueryAttention, FusedMatMul) are imported.
  * source: onnx/onnx.proto3 (ModelProto, GraphProto, NodeProto, TensorProto)
  */
 export class OnnxGraph {

@@ -7,8 +7,7 @@ import { type EngineOptions, openRuntime, providersOf } from "./runtime.js";
  * Products through ONNX Runtime's MatMul.
  *
  * A bound right factor becomes an initializer, which the runtime packs once (285–297 GFLOP/s on two threads against 250
- * as an
- * input). Inputs and outputs are used in place. Throws what `openRuntime` throws.
+ * as an input). Inputs and outputs are used in place. Throws what `openRuntime` throws.
  */
 export async function openOnnxEngine(choice: EngineOptions = {}): Promise<MatrixEngine> {
   const { runtime, device, threads } = await openRuntime(choice);

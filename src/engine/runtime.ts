@@ -30,8 +30,7 @@ export const MAX_THREADS = 1024;
  * alone never needs it.
  *
  * Throws `USAGE_ENGINE_MISSING` where it is not installed, `USAGE_ENGINE` where it is but cannot be loaded here,
- * `USAGE_DEVICE` for a device that it does
- * not list, `USAGE_THREADS` for a count of threads that cannot be.
+ * `USAGE_DEVICE` for a device that it does not list, `USAGE_THREADS` for a count of threads that cannot be.
  */
 export async function openRuntime(options: EngineOptions = {}): Promise<OpenRuntime> {
   const { device = "cpu", threads = Math.min(availableParallelism(), MAX_THREADS) } = options;
@@ -63,13 +62,12 @@ export function providersOf(device: string): string[] {
 
 /**
  * The runtime's own library sends events to its maker, keeps an id of the machine in the home folder and writes a log
- * into the temporary one, unless
- * `ORT_DISABLE_TELEMETRY` is 1 when it is loaded. So it is, whatever the user's environment says; who wants the events
- * sets `PHYSARIUM_ORT_TELEMETRY=1`.
+ * into the temporary one, unless `ORT_DISABLE_TELEMETRY` is 1 when it is loaded. So it is, whatever the user's
+ * environment says; who wants the events sets `PHYSARIUM_ORT_TELEMETRY=1`.
  *
  * The library asks the process, not JavaScript: a thread's `process.env` is a copy that it never sees. Our threads
- * start behind an engine of the main
- * thread, so the process is told by then; a thread of somebody else's in a process that was not told is refused.
+ * start behind an engine of the main thread, so the process is told by then; a thread of somebody else's in a process
+ * that was not told is refused.
  * source: onnxruntime 1.30.0, core/platform/posix/telemetry.cc
  */
 function silenceTelemetry(): void {

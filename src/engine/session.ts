@@ -11,8 +11,7 @@ export type Feeds = Record<string, Tensor>;
 export interface EngineOptions extends RuntimeOptions {
   /**
    * Build graphs of standard operators alone, without the CPU's fused ones; the rule on other devices. WebGPU's
-   * GroupQueryAttention gave wrong
-   * numbers past 16 tokens on a software adapter, CUDA's takes half precision only.
+   * GroupQueryAttention gave wrong numbers past 16 tokens on a software adapter, CUDA's takes half precision only.
    */
   readonly portable?: boolean;
 }
@@ -39,8 +38,7 @@ export class Engine {
 
   /**
    * Open a session on a graph. With `fold`, casts of stored weights happen once, now, and the f32 copy stays in memory
-   * in the layout the
-   * matrix products like best; without, the weights stay mapped and every run casts what it uses.
+   * in the layout the matrix products like best; without, the weights stay mapped and every run casts what it uses.
    */
   async session(graph: OnnxGraph, fold: boolean): Promise<Session> {
     try {
@@ -137,8 +135,8 @@ export function floats(tensor: Tensor): Float32Array {
 
 /**
  * The engine takes external data only inside one folder, so that folder is the file system's root and every file is
- * named from there.
- * A hub cache is made of symbolic links: they are resolved first, for the engine compares resolved paths too.
+ * named from there. A hub cache is made of symbolic links: they are resolved first, for the engine compares resolved
+ * paths too.
  */
 const EXTERNAL_ROOT = parse(process.cwd()).root;
 

@@ -13,9 +13,8 @@ export interface BalanceFactors {
 
 /**
  * Factors that balance one tile of stored weights: with `y = |w|·r_i·c_j` every input channel sends one unit and every
- * output channel draws one,
- * then everything is scaled to mean 1 over the finite weights. A row or column without weights gets the factor 0. NaN
- * and infinities count as 0.
+ * output channel draws one, then everything is scaled to mean 1 over the finite weights. A row or column without
+ * weights gets the factor 0. NaN and infinities count as 0.
  */
 export function balanceTile(
   patterns: Uint16Array | Uint32Array,

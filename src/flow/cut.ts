@@ -6,10 +6,8 @@ import type { MagnitudeFormat } from "./magnitudes.js";
  *
  * Every weight of a tile goes through the same monotone map, and neighbouring magnitudes differ by at least 2^-24 of
  * themselves, far above f64 rounding, so the dead are the magnitudes below one cut. The cut is found by bisection,
- * asking the
- * reference dynamic whether a magnitude survives; `threshold` (`driveThreshold`) only says where to look first, which
- * makes it two
- * questions a tile instead of 15 or 31.
+ * asking the reference dynamic whether a magnitude survives; `threshold` (`driveThreshold`) only says where to look
+ * first, which makes it two questions a tile instead of 15 or 31.
  *
  * mean       mean magnitude of the tile, ≥ 0; a tile of zeros dies quietly
  * returns    1 … `format.infinity`; zeros lie below every cut

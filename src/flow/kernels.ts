@@ -83,9 +83,8 @@ function layOut(sizes: KernelSizes, { blockSize }: FlowParams, flow: DataFreeFlo
 
 /**
  * The kernels' face: a flow over one band of tiles (`blockSize` rows of a matrix, or fewer at its end), as passes over
- * the
- * band's rows. A band that fits a slot is read once and passed over in memory; a larger one is streamed through again
- * for each pass in row ranges, with the same result to the bit.
+ * the band's rows. A band that fits a slot is read once and passed over in memory; a larger one is streamed through
+ * again for each pass in row ranges, with the same result to the bit.
  *
  * ```
  * begin(dtype, rows, cols)

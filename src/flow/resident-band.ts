@@ -19,8 +19,7 @@ export interface ResidentBand {
 
 /**
  * Does a flow tell the two sides of a matrix apart? A magnitude's tile is the same whichever way it lies, up to the
- * order of one sum; the
- * balance ends on outputs, so it must know them.
+ * order of one sum; the balance ends on outputs, so it must know them.
  */
 export function isTurned(flow: DataFreeFlow, storedByInput: boolean): boolean {
   return flow === "balanced" && storedByInput;
@@ -28,8 +27,8 @@ export function isTurned(flow: DataFreeFlow, storedByInput: boolean): boolean {
 
 /**
  * Run every pass over one band. A turned band is transposed in place first, so that its tiles, one below the other,
- * have outputs as rows, and
- * transposed back at the end: the tiles of a matrix, transposed, are the tiles of the transposed matrix.
+ * have outputs as rows, and transposed back at the end: the tiles of a matrix, transposed, are the tiles of the
+ * transposed matrix.
  *
  * `afterSum` is called when the weights have been summed, with the band as it lies in the file; `done` for every run of
  * the kernel, whose counts are valid then.

@@ -26,8 +26,7 @@ let proxies: EnvHttpProxyAgent | undefined;
 
 /**
  * Requests to the Hub: proxies from the environment, redirects by hand so that the token stays with the endpoint's
- * origin, retries with
- * growing pauses that honour `Retry-After` and `RateLimit`, a limit on silence.
+ * origin, retries with growing pauses that honour `Retry-After` and `RateLimit`, a limit on silence.
  */
 export class HubHttp {
   private readonly options: Required<Omit<HttpOptions, "signal" | "onRetry">> & HttpOptions;
@@ -45,8 +44,7 @@ export class HubHttp {
 
   /**
    * GET `url` and hand its response to `read`, all of it once more where the connection or the server failed. `read`
-   * must take the body whole,
-   * or throw. Throws `HUB_*`, `STOPPED`, and what `read` throws.
+   * must take the body whole, or throw. Throws `HUB_*`, `STOPPED`, and what `read` throws.
    */
   async get<T>(
     url: string,

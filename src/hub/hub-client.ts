@@ -79,8 +79,8 @@ export class HubClient {
 
   /**
    * Bytes `[begin, end)` of a file, piece by piece, exactly those or an error: the answer must be 206 with the very
-   * range and length that were asked for.
-   * `read` may be called anew after a connection broke, and takes all pieces each time.
+   * range and length that were asked for. `read` may be called anew after a connection broke, and takes all pieces each
+   * time.
    */
   range<T>(
     snapshot: HubSnapshot,

@@ -20,8 +20,7 @@ export interface ActivationOptions extends StageOptions {
   readonly damping: number;
   /**
    * How far the drive moves towards the donor's outputs, and how much of the residual stream's drift the projections
-   * that add to it take back: 0
-   * forgets the donor, 1 over-fits small calibration sets.
+   * that add to it take back: 0 forgets the donor, 1 over-fits small calibration sets.
    */
   readonly alpha: number;
   /** Share of `alpha` with which the drift of the residual stream is taken back. */
@@ -51,8 +50,7 @@ export const ACTIVATION_DEFAULTS: ActivationOptions = {
 
 /**
  * Bytes a tube of a block: the tubes themselves, what sprouting keeps to go back to (two arrays of f32, two masks), and
- * the block as it came and goes (three
- * of f32, a mask).
+ * the block as it came and goes (three of f32, a mask).
  */
 const BLOCK_BYTES_PER_TUBE = BYTES_PER_TUBE + (2 * 4 + 2) + (3 * 4 + 1);
 /** Products of fewer rows than this spend more on fetching the coupling than on multiplying. */
@@ -130,9 +128,8 @@ const couplings = new WeakMap<Float32Array, { gram: ScaledGram; isolation: Float
 
 /**
  * Columns in tiles, each against its own Gram alone. What the finished tiles leave undone (their lack W − X, seen
- * through the Gram's strip
- * between them and the tile) and what the donor's inputs pull become the pressure that moves the tile's drive before it
- * is operated on.
+ * through the Gram's strip between them and the tile) and what the donor's inputs pull become the pressure that moves
+ * the tile's drive before it is operated on.
  */
 async function operateTiles(
   task: PruneTask,
@@ -283,8 +280,7 @@ class ResultBuilder {
 
   /**
    * Add up blocks that took `elapsed` seconds together: side by side each stage has its share of them. Losses are
-   * summed row by row in their order, so that
-   * the sum does not tell how they were shared out.
+   * summed row by row in their order, so that the sum does not tell how they were shared out.
    */
   count(blocks: readonly BlockFigures[], elapsed: number): void {
     let busy = 0;

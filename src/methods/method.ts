@@ -23,8 +23,7 @@ export interface InputStatistics {
   readonly cross?: Float32Array;
   /**
    * E[(h − ĥ) x̂ᵀ], f32 (outputs, cols), where the projection's output is added to the residual stream: h is the
-   * donor's stream before the addition, ĥ
-   * the operated model's.
+   * donor's stream before the addition, ĥ the operated model's.
    */
   readonly drift?: Float32Array;
 }
@@ -76,8 +75,8 @@ export interface StageRecord {
   readonly stage: string;
   /**
    * Output error after it against what the anchored drive asks for, relative to that output's energy: (y − Q) C (y −
-   * Q)ᵀ / y C yᵀ over all rows, tokens weighed as the
-   * Gram weighs them; in tiles a sum over tiles. Absent for `anchor`, which moves what is aimed at.
+   * Q)ᵀ / y C yᵀ over all rows, tokens weighed as the Gram weighs them; in tiles a sum over tiles. Absent for `anchor`,
+   * which moves what is aimed at.
    */
   readonly relativeError?: number;
   /** Of the matrix's time: where blocks run side by side, this stage's share of it. */
@@ -121,8 +120,7 @@ export interface PruneMethod {
 
 /**
  * Living tubes of each row so that the matrix as a whole reaches `sparsity` to within half a weight: rows differ by at
- * most one, the
- * remainder spread evenly from the first row on.
+ * most one, the remainder spread evenly from the first row on.
  */
 export function keepPerRow(rows: number, cols: number, sparsity: number): Int32Array {
   const kept = Math.round(rows * cols * (1 - sparsity));

@@ -24,8 +24,7 @@ export class ModelConfig {
 
   /**
    * The decoder's own configuration: models that also see or hear keep it under `text_config`. A head that either level
-   * calls tied may
-   * be missing from the file (Mistral 3 says true above and false below).
+   * calls tied may be missing from the file (Mistral 3 says true above and false below).
    */
   get decoder(): ModelConfig {
     const text = ["text_config", "language_config", "llm_config"].map((key) => this.record(key)).find(Boolean);

@@ -36,8 +36,8 @@ const SHARES = ["partial_rotary_factor"];
 
 /**
  * Refuse a configuration that speaks of more than the checkpoint holds, before anybody makes room for it: a billion
- * layers are an array of a billion
- * entries, and an array that long ends the process. What fits and is wrong all the same is found tensor by tensor.
+ * layers are an array of a billion entries, and an array that long ends the process. What fits and is wrong all the
+ * same is found tensor by tensor.
  *
  * Throws `DONOR_CONFIG`.
  */

@@ -1,7 +1,6 @@
 /**
  * Which tensor plays which role. Paths without `.weight`: those of a layer inside `<prefix><layers>.<N>.`, the others
- * behind the prefix of the
- * decoder (`model.` in most), the head behind that prefix or a part of it.
+ * behind the prefix of the decoder (`model.` in most), the head behind that prefix or a part of it.
  */
 export interface TensorNames {
   readonly embedding: string;

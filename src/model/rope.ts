@@ -146,8 +146,7 @@ function numberOf(scaling: Readonly<Record<string, unknown>>, key: string, fallb
 
 /**
  * cos and sin for positions 0 … positions − 1: two (positions, rotaryDim / 2) matrices, angles in f64, rounded once.
- * `length`: tokens of the whole
- * text, these included.
+ * `length`: tokens of the whole text, these included.
  */
 export function ropeTables(
   rope: Rope,

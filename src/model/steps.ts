@@ -3,8 +3,7 @@ import { layerBase } from "./names.js";
 
 /**
  * A decoder layer has four places where weights multiply inputs. Each step applies the projections of one place and
- * carries on to the input
- * of the next:
+ * carries on to the input of the next:
  *
  * ```
  * residual ── norm ──► x qkv ─(q, k, v, rope, attention)─► x o ─(o, + residual, norm)─► x gate_up ─(gate, up,

@@ -4,8 +4,7 @@ import { connect, createServer } from "node:net";
 
 /**
  * A socket in a folder that answers as long as the process that made it lives. The kernel answers for it, however busy
- * the process is,
- * and across containers: a pid means nothing outside its namespace, a refused connection does.
+ * the process is, and across containers: a pid means nothing outside its namespace, a refused connection does.
  */
 export interface LifeLine {
   /** The socket's name in the folder. */

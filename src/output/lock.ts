@@ -46,9 +46,8 @@ const WAIT_MS = 25;
  * naming the owner.
  *
  * A lock is taken over only where its owner is known to be gone: its pid is free or another process's in its own
- * namespace, or its life
- * line is refused. It appears with its content, by a hard link; a stale one is removed by one run at a time, so of many
- * exactly one wins.
+ * namespace, or its life line is refused. It appears with its content, by a hard link; a stale one is removed by one
+ * run at a time, so of many exactly one wins.
  */
 export async function takeLock(partialPath: string, files: FileLayer = nodeFiles): Promise<Lock> {
   const path = lockPathOf(partialPath);
@@ -320,8 +319,7 @@ async function bootOf(files: FileLayer): Promise<string> {
 
 /**
  * What /proc says of a process: when it started (empty where that cannot be read), and whether it has ended already: a
- * zombie waits
- * for its parent, in a container without an init for ever.
+ * zombie waits for its parent, in a container without an init for ever.
  */
 async function lifeOf(pid: number, files: FileLayer): Promise<{ started: string; ended: boolean }> {
   const text = await readProc(`/proc/${pid}/stat`, files);

@@ -13,8 +13,7 @@ export interface OutputFolder extends OutputNames {
 
 /**
  * Look at an output path and refuse what must never be written to: a place equal to, inside or around one of the
- * inputs. Changes
- * nothing. Throws `USAGE_OUTPUT_*`.
+ * inputs. Changes nothing. Throws `USAGE_OUTPUT_*`.
  */
 export async function inspectOutput(
   path: string,

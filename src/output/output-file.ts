@@ -23,8 +23,7 @@ export interface OutputFileOptions {
 
 /**
  * A new file that takes its name only when it is whole: written to `<path>.partial` under the lock
- * `<path>.partial.lock`, synced,
- * renamed; gone if anything fails, and swept by the next run after a kill.
+ * `<path>.partial.lock`, synced, renamed; gone if anything fails, and swept by the next run after a kill.
  */
 export class OutputFile {
   private constructor(

@@ -65,13 +65,11 @@ async function followLink(output: string, files: FileLayer): Promise<string> {
 
 /**
  * Refuse an output that is one of the inputs (files or folders), lies in one, lies around one, or is a file of one, by
- * any spelling,
- * symbolic link, hard link or bind mount. The names beside the output are written to as well, so they count. Throws
- * `USAGE_OUTPUT_OVERLAP`.
+ * any spelling, symbolic link, hard link or bind mount. The names beside the output are written to as well, so they
+ * count. Throws `USAGE_OUTPUT_OVERLAP`.
  *
  * Compared by device and inode along both chains of parents. An input mounted inside the output is on no chain; an
- * output has few
- * sub-folders, so those are looked at one by one.
+ * output has few sub-folders, so those are looked at one by one.
  */
 export async function refuseOverlap(
   { path, partialPath, lockPath, ledgerPath, replacedPath, replacesPath }: OutputNames,

@@ -6,9 +6,8 @@ import { syncFolder, writeSmallFile } from "./small-file.js";
 
 /**
  * How a finished folder gets its name. One that it replaces steps aside first and goes last; a marker beside both says
- * so from before
- * the first rename until after the last removal, so that the next run knows where a killed one stood. All of it under
- * the output's lock.
+ * so from before the first rename until after the last removal, so that the next run knows where a killed one stood.
+ * All of it under the output's lock.
  */
 export async function publishFolder(
   names: OutputNames,
@@ -41,8 +40,7 @@ export function isReplacing({ replacesPath }: OutputNames, files: FileLayer = no
 
 /**
  * Bring a replacement to an end, in a place this run has locked: an output that waits beside an empty name gets it
- * back, one whose
- * successor stands goes.
+ * back, one whose successor stands goes.
  */
 export async function settleReplacement(names: OutputNames, files: FileLayer = nodeFiles): Promise<void> {
   const { path, replacedPath, replacesPath } = names;

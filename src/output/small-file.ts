@@ -14,8 +14,7 @@ const TEMPORARY = ".tmp";
 
 /**
  * Write a small file whole: to a temporary sibling, flushed, then renamed. For folders that this run has locked or
- * made: what an earlier
- * run left under the temporary name goes.
+ * made: what an earlier run left under the temporary name goes.
  */
 export async function writeSmallFile(
   path: string,

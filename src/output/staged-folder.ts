@@ -32,10 +32,8 @@ export interface StageOptions {
 
 /**
  * A folder under construction: built as `<output>.partial` under the lock `<output>.partial.lock`, renamed when whole.
- * Beside it
- * `<output>.partial.jsonl`, the ledger of finished shards, says that the folder is ours and outlives the rename by a
- * moment: killed at
- * any point, the next run knows where this one stood.
+ * Beside it `<output>.partial.jsonl`, the ledger of finished shards, says that the folder is ours and outlives the
+ * rename by a moment: killed at any point, the next run knows where this one stood.
  */
 export class StagedFolder {
   private constructor(

@@ -5,12 +5,11 @@ import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
  * One coded band: up to 2^20 neighbouring elements of one tensor, with tables of its own, so that bands are read alone.
  *
  * A **survivor** is a word that is not all zero bits (−0 is one); it has an exponent, a rest byte (sign, upper seven
- * mantissa bits) and, by
- * dtype, further mantissa bits. A **mask byte** says which of eight neighbouring elements survive. A survivor's
+ * mantissa bits) and, by dtype, further mantissa bits. A **mask byte** says which of eight neighbouring elements
+ * survive. A survivor's
  * **nibble** is 0…14 for the band's
  * most frequent exponents, 15 for any other (an **escape**); two successive survivors' nibbles are a **pair**. Mask
- * bytes and pairs are Huffman coded,
- * each with its own table, no code longer than 12 bits; the rest is raw.
+ * bytes and pairs are Huffman coded, each with its own table, no code longer than 12 bits; the rest is raw.
  *
  * ```
  * byte   what
@@ -40,18 +39,15 @@ import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
  *        u8[escapes]    exponents of the escapes
  * ```
  * All numbers are little-endian. A block's mask bytes (and so its pairs) are cut into four runs of a quarter, rounded
- * up, each its own stream:
- * codes canonical as in RFC 1951 (3.2.2), sent from their first bit on, first in bit 0 of the first byte, zero bits up
- * to the byte's end. Where only one byte
- * occurs its length is 1 and its streams are empty. Element 8i + k is bit k of mask byte i; bits behind the last
- * element are 0. Pairs start anew with each block:
+ * up, each its own stream: codes canonical as in RFC 1951 (3.2.2), sent from their first bit on, first in bit 0 of the
+ * first byte, zero bits up to the byte's end. Where only one byte occurs its length is 1 and its streams are empty.
+ * Element 8i + k is bit k of mask byte i; bits behind the last element are 0. Pairs start anew with each block:
  * survivor 2i is the low nibble of pair i, and the missing neighbour of an odd last survivor has nibble 0.
  *
  * Why bytes of eight mask bits and pairs of exponents: a Huffman code loses up to half a bit a symbol, and one of such
- * groups loses it once for eight
- * (two) weights; N:M patterns and dead channels show in mask bytes, too. Why nibbles: a byte a pair keeps a decoding
- * table at 16 KiB, and from nibble
- * to exponent is one SIMD instruction. `bench/pack.mjs` prints the sizes of the alternatives.
+ * groups loses it once for eight (two) weights; N:M patterns and dead channels show in mask bytes, too. Why nibbles: a
+ * byte a pair keeps a decoding table at 16 KiB, and from nibble to exponent is one SIMD instruction. `bench/pack.mjs`
+ * prints the sizes of the alternatives.
  */
 export const HEAD_BYTES = 36;
 export const EXPONENTS_AT = 20;

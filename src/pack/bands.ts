@@ -6,9 +6,8 @@ import { elementBytes, MAX_BAND_ELEMENTS } from "./band-format.js";
  * Bytes of each band of a tensor but its last, which may be shorter.
  *
  * Float tensors: a power of two of rows (last dimension), as many as fit into `bandElements`, so that bands of 256
- * rows, as surgery
- * and verify read them, begin where these do; rows longer than that are cut. Other dtypes, which are never coded: 2 ×
- * `bandElements` bytes.
+ * rows, as surgery and verify read them, begin where these do; rows longer than that are cut. Other dtypes, which are
+ * never coded: 2 × `bandElements` bytes.
  */
 export function bandByteLength(tensor: TensorInfo, bandElements = MAX_BAND_ELEMENTS): number {
   if (!isFloatDtype(tensor.dtype)) return 2 * bandElements;

@@ -19,8 +19,7 @@ export function nibbleTable(ranked: Uint8Array, counts: ArrayLike<number>): Uint
 
 /**
  * Whether a band goes without a mask: a mask costs at least a bit for eight elements, a few zeros among many weights
- * are cheaper as
- * survivors. Part of the encoder alone; a decoder takes either.
+ * are cheaper as survivors. Part of the encoder alone; a decoder takes either.
  *
  * maskCounts  of the mask bytes, as they would be
  * wordBits    raw bits of a survivor: rest byte and planes that are present

@@ -2,8 +2,7 @@ import { createXXHash64 } from "hash-wasm";
 
 /**
  * xxHash64 (seed 0) of byte runs: several times as fast as the decoder, so it is taken on every read. It finds damage,
- * not
- * malice: whoever can write a packed file can write its checksums too.
+ * not malice: whoever can write a packed file can write its checksums too.
  */
 export class Checksum {
   private constructor(private readonly hasher: Awaited<ReturnType<typeof createXXHash64>>) {}

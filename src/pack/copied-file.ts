@@ -19,8 +19,7 @@ export async function copyFile(
 
 /**
  * Files of the donor beside its shards that belong to it: side files, and what a surgery left in `physarium/` (its
- * ledger and reports),
- * as paths with `/` from the folder on.
+ * ledger and reports), as paths with `/` from the folder on.
  */
 export async function filesToKeep(donor: Donor, files: FileLayer): Promise<string[]> {
   const kept = donor.sideFiles.map((side) => side.file);

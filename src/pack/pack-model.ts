@@ -79,8 +79,7 @@ export function defaultWorkers(): number {
  * Pack a model folder without loss: one packed shard a shard, side files as they are, `physarium-pack.json`.
  *
  * Bounded memory: at most two bands a thread are under way. The donor is only read. Throws `USAGE_*` before the first
- * write,
- * `DONOR_*` for what is wrong with the donor or changes meanwhile, `IO_*`.
+ * write, `DONOR_*` for what is wrong with the donor or changes meanwhile, `IO_*`.
  */
 export async function packModel(donorPath: string, output: string, options: PackOptions = {}): Promise<PackResult> {
   const started = performance.now();

@@ -12,10 +12,9 @@ export interface PackedFiles {
 
 /**
  * The file system as it would be if `folder`, a packed model, lay there unpacked: its shards have their own names,
- * lengths and bytes, decoded and
- * checked as they are read, and its packed files are not seen. Everything else is `base`. What takes a `FileLayer`
- * thereby takes a
- * packed folder; writing to a shard fails with EROFS. Throws what `openPacked` throws.
+ * lengths and bytes, decoded and checked as they are read, and its packed files are not seen. Everything else is
+ * `base`. What takes a `FileLayer` thereby takes a packed folder; writing to a shard fails with EROFS. Throws what
+ * `openPacked` throws.
  */
 export async function unpackedView(folder: string, base: FileLayer = nodeFiles): Promise<PackedFiles> {
   const model = await openPacked(folder, base);

@@ -17,8 +17,7 @@ const KEPT_BANDS = 4;
 
 /**
  * A packed folder, opened for reading: `donor` describes the folder it stands for, and its tensors are read as if it
- * were that folder.
- * Every read is decoded and checked against the band's checksum.
+ * were that folder. Every read is decoded and checked against the band's checksum.
  */
 export class PackedModel {
   /** The unpacked folder: shards, tensors and positions are the original's, `path` is the packed folder's. */

@@ -27,10 +27,9 @@ import { type Checksum, checksumText } from "./checksum.js";
  *                  or the tensor's own dtype and shape, where no band shrank (and its bytes are a multiple of 8)
  * ```
  * `__metadata__`: `format` "physarium-pack", `physarium_pack_version` "1", `original_file`, `original_byte_length`,
- * `original_header_xxh64`,
- * `band_elements`. The prefixes keep any tensor name apart from ours; `format` makes model loaders refuse the file.
- * A band holds `bandByteLength(…)` raw bytes (bands.ts), the last one less; a band shorter than its raw bytes is coded
- * (band-format.ts).
+ * `original_header_xxh64`, `band_elements`. The prefixes keep any tensor name apart from ours; `format` makes model
+ * loaders refuse the file. A band holds `bandByteLength(…)` raw bytes (bands.ts), the last one less; a band shorter
+ * than its raw bytes is coded (band-format.ts).
  */
 export const PACK_FORMAT = "physarium-pack";
 export const PACK_VERSION = "1";
@@ -63,8 +62,7 @@ export interface PackedTensorData {
 
 /**
  * Bytes to keep free for the header of the packed shard: data goes to the file before its sizes are known, so the
- * header gets
- * the room that the worst case takes (nothing shrinks) and is padded with spaces, which the format allows.
+ * header gets the room that the worst case takes (nothing shrinks) and is padded with spaces, which the format allows.
  */
 export function reservedHeaderBytes(original: OriginalShard, headerBytes: Uint8Array, bandElements: number): number {
   const asBytes = original.tensors.map((tensor) => dataSpec(tensor, padTo8(tensor.byteLength), false));

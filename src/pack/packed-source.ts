@@ -8,9 +8,8 @@ import type { PackedShard } from "./packed-shard.js";
 
 /**
  * The model that a packed folder stands for: its shards have their own names, lengths and bytes, decoded and checked as
- * they are read;
- * its packed files are not seen. Side files are read as they lie there. No file holds the weights, so there is no
- * `localPath`.
+ * they are read; its packed files are not seen. Side files are read as they lie there. No file holds the weights, so
+ * there is no `localPath`.
  */
 export class PackedSource implements ModelSource {
   readonly localPath = undefined;

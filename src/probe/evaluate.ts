@@ -42,8 +42,8 @@ export interface Evaluation {
  * Perplexity of a model on a text file, and with `against` its divergence from the donor.
  *
  * Throws `USAGE_TEXT_*`, `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for what was asked, `DONOR_*` for what is wrong
- * with a model (another tokenizer or
- * vocabulary than the donor's included), `VERIFY_NON_FINITE` where a model gives NaN, `STOPPED` once `signal` aborts.
+ * with a model (another tokenizer or vocabulary than the donor's included), `VERIFY_NON_FINITE` where a model gives
+ * NaN, `STOPPED` once `signal` aborts.
  */
 export async function evaluate(given: Model, textPath: string, options: EvaluateOptions = {}): Promise<Evaluation> {
   const { signal } = options;

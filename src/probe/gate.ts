@@ -74,8 +74,8 @@ export const GATE_TOKENS = 48;
 
 /**
  * Does the operated model still speak, and does it still say what the donor said? Greedy continuations twice each,
- * their logits checked, and the
- * rules that were asked for. The caller decides what a broken rule means; `gateError` makes the error of it.
+ * their logits checked, and the rules that were asked for. The caller decides what a broken rule means; `gateError`
+ * makes the error of it.
  */
 export async function runGate(given: Model, options: GateOptions): Promise<GateReport> {
   const { signal } = options;

@@ -31,8 +31,7 @@ export const DEFAULT_MAX_TOKENS = 256;
  * positions.
  *
  * Throws `USAGE_PROMPT` for an empty prompt or one that fills the model's positions, `USAGE_SAMPLING` for parameters
- * out of range,
- * `VERIFY_NON_FINITE` where the logits hold NaN or an infinity.
+ * out of range, `VERIFY_NON_FINITE` where the logits hold NaN or an infinity.
  */
 export async function* generateTokens(
   runner: LayerRunner,

@@ -22,9 +22,8 @@ const PLACES_AT_ONCE = 1024;
  * Likelihoods of known tokens, for one model or two side by side.
  *
  * The vocabulary goes by in chunks; per chunk the engine gives a maximum, a sum of exponentials and the target's logit,
- * and here the chunks
- * are put together in f64, so neither logits nor rounding grow with the vocabulary.
- * With p, q the two models' probabilities, KL = Σ p (ln p − ln q) = Σ p (a − b) − lse(a) + lse(b) for logits a, b.
+ * and here the chunks are put together in f64, so neither logits nor rounding grow with the vocabulary. With p, q the
+ * two models' probabilities, KL = Σ p (ln p − ln q) = Σ p (a − b) − lse(a) + lse(b) for logits a, b.
  */
 export class Scorer {
   private readonly sessions = new Map<number, Promise<Session>>();

@@ -1,12 +1,10 @@
 /**
  * What ties a healed tensor to its donor. Healing moves survivors, so they cannot be compared bit by bit; but a matrix
- * that was
- * healed still does roughly what the donor's does. Both sides are given one input that nobody chose, and every row is
- * compared.
+ * that was healed still does roughly what the donor's does. Both sides are given one input that nobody chose, and every
+ * row is compared.
  *
  * The numbers depend on the bytes of donor and output and on the tensor's name alone: verify computes them again and
- * expects the
- * very same ones, and holds them to limits that stand in its own code (src/audit/healing-limits.ts).
+ * expects the very same ones, and holds them to limits that stand in its own code (src/audit/healing-limits.ts).
  */
 export interface Evidence {
   /** `signs`: an input of ±1, drawn by `probeSigns` from the tensor's name. */

@@ -7,8 +7,7 @@ import { FiguresSchema } from "./report-schema.js";
 
 /**
  * What a line of the ledger may hold, by its kind. Parameters keep to the limits of the command line: a ledger cannot
- * ask for
- * what a user could not. Members that are not named here pass and are not used.
+ * ask for what a user could not. Members that are not named here pass and are not used.
  */
 const Survival = v.pipe(Finite, v.gtValue(PARAM_LIMITS.survival.above), v.maxValue(PARAM_LIMITS.survival.max));
 const TargetSparsity = v.pipe(Finite, v.gtValue(0), v.ltValue(1));

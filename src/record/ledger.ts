@@ -12,12 +12,9 @@ import type { Figures } from "./surgery-report.js";
 
 /**
  * `physarium/ledger.jsonl`: one JSON record a line, appended as things are done. A header with the fingerprint, then a
- * record for
- * every tensor of the output; warnings, shards and side files are records of their own; `finished` is the last. A
- * stopped
- * run is exactly a ledger without it. A run that was stopped and resumed leaves the same records as one that was not,
- * up to
- * order and times; what differs between runs (workers, memory, starts) stands in runs.jsonl.
+ * record for every tensor of the output; warnings, shards and side files are records of their own; `finished` is the
+ * last. A stopped run is exactly a ledger without it. A run that was stopped and resumed leaves the same records as one
+ * that was not, up to order and times; what differs between runs (workers, memory, starts) stands in runs.jsonl.
  */
 export const LEDGER_VERSION = 1;
 export { LEDGER_FILE, RECORD_FOLDER } from "../output/record-folder.js";

@@ -77,8 +77,7 @@ export async function readReport(outputPath: string, files: FileLayer = nodeFile
 
 /**
  * The numbers of a finished output as they stand in `surgery.json`, sections that came later included. Throws
- * `VERIFY_REPORT` where
- * that is not what it holds.
+ * `VERIFY_REPORT` where that is not what it holds.
  */
 export async function readDocuments(outputPath: string, files: FileLayer = nodeFiles): Promise<ReportInput> {
   const path = recordPath(outputPath, "numbers");

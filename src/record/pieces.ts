@@ -3,9 +3,8 @@ import { bytesPerFloat } from "../safetensors/dtypes.js";
 
 /**
  * A piece is what one worker takes at a time: whole bands of tiles of one matrix, or a stretch of a carried-over
- * tensor.
- * The partition depends on shape, dtype and block size alone, so the digests built on it are the same for any worker
- * count.
+ * tensor. The partition depends on shape, dtype and block size alone, so the digests built on it are the same for any
+ * worker count.
  */
 export interface Piece {
   /** From the tensor's first byte. */

@@ -3,8 +3,7 @@
  * and report.html.
  *
  * Natural logarithms throughout; `nll` is in nats a token. A number that does not exist (no donor to compare with, no
- * bytes counted) is
- * absent or `null`, never 0. Nothing here is rounded.
+ * bytes counted) is absent or `null`, never 0. Nothing here is rounded.
  */
 export interface QualitySection {
   /** One or two sentences in plain words, made of the numbers below; the report prints them on top. */
@@ -97,8 +96,7 @@ export interface ModelQuality {
 
 /**
  * The operated model against the donor on the same places of the text; KL is donor ‖ model in nats, as llama.cpp's
- * `--kl-divergence`
- * prints it, so the table compares with tables of quantised models.
+ * `--kl-divergence` prints it, so the table compares with tables of quantised models.
  */
 export interface DivergenceRecord {
   readonly kl_mean: number;
@@ -148,8 +146,8 @@ export interface NllPoint {
 
 /**
  * Bins of equal width in log10: bin i counts the places with `10^log10_edges[i] ≤ KL < 10^log10_edges[i+1]`; below the
- * first and above the
- * last edge the places are counted apart. `underflow + sum(counts) + overflow` = tokens of the protocol.
+ * first and above the last edge the places are counted apart. `underflow + sum(counts) + overflow` = tokens of the
+ * protocol.
  */
 export interface KlHistogram {
   /** counts.length + 1 edges, ascending. */

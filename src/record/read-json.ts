@@ -6,9 +6,8 @@ const MAX_NESTING = 32;
 
 /**
  * One JSON value of a record as `schema` describes it. Records lie in a folder that anybody may have edited: nothing of
- * them is
- * believed before its type and range were looked at. Throws `code`, naming the place, what was found and what was
- * expected.
+ * them is believed before its type and range were looked at. Throws `code`, naming the place, what was found and what
+ * was expected.
  */
 export function readJson<T>(
   bytes: Uint8Array,

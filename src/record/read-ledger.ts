@@ -29,12 +29,9 @@ const MAX_RECORDS = 4_000_000;
 
 /**
  * Read a ledger, of this version or an earlier one. `undefined` when there is none, or no whole header in it (a run
- * killed before
- * its first record). Throws `VERIFY_LEDGER` where a whole line is no record: of another type, out of range, not known.
- * With
- * `stopped`, the records end before such a line instead: a power cut may leave the end of a file as zeros, and a resume
- * checks every
- * claim against the weights anyway.
+ * killed before its first record). Throws `VERIFY_LEDGER` where a whole line is no record: of another type, out of
+ * range, not known. With `stopped`, the records end before such a line instead: a power cut may leave the end of a file
+ * as zeros, and a resume checks every claim against the weights anyway.
  */
 export async function readLedger(
   path: string,

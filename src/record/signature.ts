@@ -17,14 +17,12 @@ import { Count, readJson, Words } from "./read-json.js";
 
 /**
  * `physarium/ledger.sig.json`: who says that this output is theirs. A DSSE envelope
- * (https://github.com/secure-systems-lab/dsse), as
- * in-toto and sigstore use it, with one Ed25519 signature over a statement of every file's SHA-256: the ledger's own
- * digests are XXH128,
- * which finds damage and not forgery, so a signature over the ledger alone would bind no weight.
+ * (https://github.com/secure-systems-lab/dsse), as in-toto and sigstore use it, with one Ed25519 signature over a
+ * statement of every file's SHA-256: the ledger's own digests are XXH128, which finds damage and not forgery, so a
+ * signature over the ledger alone would bind no weight.
  *
  * Ed25519 from node:crypto and no sigstore client: no dependency, no network, no account, and a signature that can be
- * checked in ten years
- * with openssl. What it costs: you have to hand out your public key yourself.
+ * checked in ten years with openssl. What it costs: you have to hand out your public key yourself.
  */
 export const STATEMENT_TYPE = "application/vnd.physarium.output+json";
 
@@ -96,8 +94,7 @@ export interface Signed {
 
 /**
  * Sign a finished output as it stands: what its files are is not looked into, `verify` does that. Throws
- * `VERIFY_OUTPUT`, `VERIFY_LEDGER`
- * for what is no finished output, `IO_*`.
+ * `VERIFY_OUTPUT`, `VERIFY_LEDGER` for what is no finished output, `IO_*`.
  */
 export async function signOutput(
   outputPath: string,

@@ -4,10 +4,9 @@ import type { DecoderCoverage } from "./decoder-coverage.js";
  * `physarium/surgery.json`: every number of an operation, as plain data (JSON, hence snake_case).
  *
  * Rates are unrounded fractions 0…1. `model_weights` counts all elements of all tensors; the other totals count
- * targets.
- * `killed`: non-zero before, zero now. `already_zero`: ±0 before. `sparsity`: zeros now over weights, recounted from
- * what was written; under v2, where
- * a weight that was zero may live, that is (killed + already_zero − revived) / weights.
+ * targets. `killed`: non-zero before, zero now. `already_zero`: ±0 before. `sparsity`: zeros now over weights,
+ * recounted from what was written; under v2, where a weight that was zero may live, that is (killed + already_zero −
+ * revived) / weights.
  */
 export interface SurgeryReport {
   physarium_version: string;

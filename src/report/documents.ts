@@ -15,8 +15,7 @@ export function renderDocuments(report: SurgeryReport, ledgerText: string): Reco
 
 /**
  * Add sections (integrity, quality, worth) to a finished output's numbers and render its documents again. Throws
- * `VERIFY_LEDGER`,
- * `VERIFY_REPORT`.
+ * `VERIFY_LEDGER`, `VERIFY_REPORT`.
  */
 export async function addSections(outputPath: string, sections: Partial<ReportInput>): Promise<ReportInput> {
   return writeDocuments(outputPath, { ...(await readDocuments(outputPath)), ...sections });

@@ -29,8 +29,7 @@ import { STYLE } from "./style.js";
 
 /**
  * report.html: one file without scripts and without anything from a network; a content security policy in it forbids
- * both.
- * Light, dark and print; readable by keyboard; every picture has a text alternative and its numbers in a table.
+ * both. Light, dark and print; readable by keyboard; every picture has a text alternative and its numbers in a table.
  */
 export function renderHtml(report: ReportInput): string {
   const grid = layerGrid(report.per_tensor);

@@ -12,8 +12,7 @@ export function count(value: number | null | undefined): string {
 
 /**
  * A fraction as `22.22 %`. What is not all is never printed as `100.00 %`, what is not nothing never as `0.00 %`: a
- * report that rounds
- * the last missing tile away would be wrong about the one thing it is read for.
+ * report that rounds the last missing tile away would be wrong about the one thing it is read for.
  */
 export function percent(fraction: number | null | undefined, digits = 2): string {
   if (!isNumber(fraction)) return NONE;

@@ -109,8 +109,7 @@ export function qualitySection(report: ReportInput): Section {
 
 /**
  * What surgery cost, in one sentence made of the numbers. It does not repeat how much was pruned: such a rate would
- * need its
- * denominator, and stands where it has it.
+ * need its denominator, and stands where it has it.
  */
 export function qualitySentence({ text, protocol, model, donor, divergence }: QualityNumbers): Text {
   const where = say`On ${code(text.name)} (${counted(protocol.tokens, "predicted token")})`;

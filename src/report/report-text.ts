@@ -5,8 +5,7 @@ import { printable } from "../errors.js";
  * HTML.
  *
  * A `Piece` that is a plain string is ours; whatever comes from a donor is `foreign` (prose) or `code` (names, paths),
- * so that no renderer
- * can mistake it for markup.
+ * so that no renderer can mistake it for markup.
  */
 export type Piece =
   | string

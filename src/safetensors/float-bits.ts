@@ -2,8 +2,7 @@ import { bytesPerFloat, type FloatDtype } from "./dtypes.js";
 
 /**
  * Conversions between F32 and the 16-bit floats, round to nearest, ties to even. Widening is exact; what narrowing does
- * with a finite
- * value that is too large, and with −0, the caller says.
+ * with a finite value that is too large, and with −0, the caller says.
  */
 
 const scratchF32 = new Float32Array(1);
@@ -66,8 +65,7 @@ export function f16OfF32(value: number): number {
 
 /**
  * The bits of a number (f64) in `dtype`, too large ones as infinity. F16 is rounded once, from f64; BF16 through f32,
- * where the second
- * rounding could differ from a direct one on an exact tie only.
+ * where the second rounding could differ from a direct one on an exact tie only.
  */
 export function floatBits(value: number, dtype: FloatDtype): number {
   if (dtype === "F16") return f16OfNumber(value);

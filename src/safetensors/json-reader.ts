@@ -3,9 +3,8 @@ import { PhysariumError } from "../errors.js";
 /**
  * A strict pull reader of JSON bytes (RFC 8259) for headers and indexes.
  *
- * `JSON.parse` would keep the last of two equal keys, move integer-like names to the front, treat `__proto__`
- * specially and round integers past 2^53; a header of 10^6 tensors would also cost several objects a tensor. Here the
- * caller
+ * `JSON.parse` would keep the last of two equal keys, move integer-like names to the front, treat `__proto__` specially
+ * and round integers past 2^53; a header of 10^6 tensors would also cost several objects a tensor. Here the caller
  * pulls what it expects, so nothing is built that it does not keep.
  *
  * Nesting is capped at 128 as in serde_json, so hostile depth cannot exhaust the stack.

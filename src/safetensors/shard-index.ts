@@ -17,8 +17,8 @@ export interface ShardIndex {
  * Parse `model.safetensors.index.json`.
  *
  * Shard names must be plain file names: an index is foreign data, and one that names `../x` or `C:\x` would make us
- * read, and a copier
- * write, outside the folder. A byte order mark is skipped: editors leave one. Throws `DONOR_INDEX_*`.
+ * read, and a copier write, outside the folder. A byte order mark is skipped: editors leave one. Throws
+ * `DONOR_INDEX_*`.
  */
 export function parseShardIndex(json: Uint8Array, name: string): ShardIndex {
   const marked = json[0] === 0xef && json[1] === 0xbb && json[2] === 0xbf;

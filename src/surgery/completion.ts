@@ -36,8 +36,7 @@ export interface Completion {
 
 /**
  * Everything between the last weight and the final name: side files, figures, the proof that the donor is what it was,
- * the last record, the
- * numbers and documents, all of it flushed.
+ * the last record, the numbers and documents, all of it flushed.
  */
 export async function completeOperation(completion: Completion): Promise<SurgeryReport> {
   const { plan, params, folder, outputPath, ledger: writer, digester, files } = completion;

@@ -49,8 +49,7 @@ export interface OperationResult {
  * Carry a plan out: build the output beside its final name, record every tensor, flush, rename.
  *
  * The donor is only read. On any error, and on `signal`, what is done stays in `<output>.partial` and `resume` goes on
- * from
- * there; the final name never holds half an output. Throws `USAGE_*`, `DONOR_*`, `IO_*`, `STOPPED`.
+ * from there; the final name never holds half an output. Throws `USAGE_*`, `DONOR_*`, `IO_*`, `STOPPED`.
  */
 export async function operate(plan: Plan, options: OperateOptions): Promise<OperationResult> {
   const { files = nodeFiles, onEvent = () => {}, resume = false, overwrite = false, outputPath } = options;

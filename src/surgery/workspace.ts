@@ -234,8 +234,7 @@ function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"]): Header
 
 /**
  * A stopped run without what it made of some shards, and without what it found by reading all of the donor: their
- * weights may be
- * others, and only doing it again mixes no two donors.
+ * weights may be others, and only doing it again mixes no two donors.
  */
 function forget(stopped: Ledger, touched: ReadonlySet<string>, now: HeaderRecord["fingerprint"]): Ledger {
   const { header, tensors, shards } = stopped;

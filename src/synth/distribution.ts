@@ -20,9 +20,8 @@ export const WEAK_SCALE = 1 / 8;
  * patterns of `dtype`.
  *
  * Drawing a weight is then one look-up with 16 random bits. What that costs: the tails end at the first and last
- * midpoint (4.33 standard
- * deviations of a Gaussian), and an F32 tensor has 65,536 different values at most; BF16 and F16 round them to fewer
- * anyway.
+ * midpoint (4.33 standard deviations of a Gaussian), and an F32 tensor has 65,536 different values at most; BF16 and
+ * F16 round them to fewer anyway.
  *
  * `weak-channels` has two tables behind each other: strong channels at 0, weak ones at 65,536.
  */
@@ -71,8 +70,7 @@ function student4(p: number): number {
 /**
  * Quantile of the standard normal, to about 1e-16 relative.
  * source: Wichura 1988, "Algorithm AS241: The Percentage Points of the Normal Distribution", Applied Statistics 37(3);
- * its third
- * branch, for p below 1e-11, is left out because no midpoint reaches it
+ * its third branch, for p below 1e-11, is left out because no midpoint reaches it
  */
 function gaussian(p: number): number {
   const q = p - 0.5;

@@ -113,8 +113,7 @@ export function parseObject(text: string, where: string): Record<string, unknown
 
 /**
  * The same model with `scale` times the layers (at least one) and vocabulary rows (a multiple of 64). The widths stay,
- * so that every matrix
- * that remains keeps its shape and its tiles.
+ * so that every matrix that remains keeps its shape and its tiles.
  */
 export function scaleModel(
   config: ModelConfig,

@@ -54,8 +54,8 @@ const DTYPE_NAMES: Record<string, FloatDtype> = { bfloat16: "BF16", float16: "F1
  * Read a config folder and decide the new donor. Writes nothing.
  *
  * Names and shapes come from `tensor_shapes.json` where there is one, else from `config.json`; shards from the index
- * where there is one,
- * else as Hugging Face splits. Throws `USAGE_SYNTH_*` for options and `DONOR_*` for what is wrong in the folder.
+ * where there is one, else as Hugging Face splits. Throws `USAGE_SYNTH_*` for options and `DONOR_*` for what is wrong
+ * in the folder.
  */
 export async function planSynth(source: string, options: SynthOptions, files: FileLayer): Promise<SynthPlan> {
   const { seed = "0", distribution = "gaussian", scale = 1 } = options;

@@ -54,8 +54,8 @@ const CHUNKS_IN_FLIGHT = 4;
  * Write a random donor: the tensors, shapes, shards and index of a real model, with weights drawn from a distribution.
  *
  * Norm weights are 1, biases Gaussian, everything else follows `distribution`; the standard deviation is the
- * configuration's
- * `initializer_range`. Written to `<output>.partial` and renamed when whole. Buffers take 4 MiB for any model.
+ * configuration's `initializer_range`. Written to `<output>.partial` and renamed when whole. Buffers take 4 MiB for any
+ * model.
  *
  * Throws `USAGE_SYNTH_*` before the first write, `DONOR_*` for the config folder, `IO_*` for the disk.
  */

@@ -3,8 +3,7 @@ import { fromPlainError, PhysariumError, type PlainError } from "../errors.js";
 
 /**
  * Runs jobs on threads, or in this one, a bounded number at once, in any order of completion. Each job in flight holds
- * a slot: an
- * index below `slotsPerThread` that is its own on its thread, for buffers.
+ * a slot: an index below `slotsPerThread` that is its own on its thread, for buffers.
  */
 export interface Pool<Job, Result> {
   /** Jobs that may be in flight. */

@@ -11,8 +11,7 @@ export interface RunnableJob<Job, Result> {
  * Feed jobs to a pool, as many at once as it takes, in order of issue; results come in any order.
  *
  * Stops issuing at the first failure or when `signal` aborts, then throws: the failure, or `STOPPED`. What is in flight
- * is waited for,
- * except on an abort where closing the pool ends it: a slow disk must not hold up Ctrl-C.
+ * is waited for, except on an abort where closing the pool ends it: a slow disk must not hold up Ctrl-C.
  */
 export async function runJobs<Job, Result>(
   jobs: Iterable<RunnableJob<Job, Result>> | AsyncIterable<RunnableJob<Job, Result>>,

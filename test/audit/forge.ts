@@ -27,8 +27,7 @@ export interface Forgery {
 
 /**
  * An attacker who may write everything in the output: weights are changed, and every count, digest and number of ledger
- * and surgery.json is
- * made to agree with them. Only the donor tells such an output from an honest one.
+ * and surgery.json is made to agree with them. Only the donor tells such an output from an honest one.
  */
 export async function forge(donorPath: string, output: string, forgery: Forgery): Promise<void> {
   const donor = await openDonor(donorPath);

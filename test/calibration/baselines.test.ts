@@ -98,8 +98,7 @@ function dampedGram(task: PruneTask): Float64Array {
 
 /**
  * SparseGPT as its paper derives it: column by column, with the inverse of the Gram of the columns not yet visited
- * computed afresh; masks are
- * chosen for 128 columns at a time. Scores and updates then need no Cholesky factor at all.
+ * computed afresh; masks are chosen for 128 columns at a time. Scores and updates then need no Cholesky factor at all.
  */
 function plainSparseGpt(task: PruneTask): { weights: number[]; alive: number[] } {
   const { rows, cols: n, target } = task;

@@ -7,9 +7,8 @@ import { hasEngine, LOAM } from "../probe/engine-present.js";
 import { temporaryFolder } from "../temporary.js";
 
 // The runtime's library sends events to its maker unless it is told not to before it is loaded; see
-// src/engine/runtime.ts. Each run here is in a network
-// namespace of its own, so that nothing gets out even where the command tries to, with a home and a temporary folder
-// that were empty.
+// src/engine/runtime.ts. Each run here is in a network namespace of its own, so that nothing gets out even where the
+// command tries to, with a home and a temporary folder that were empty.
 const runs = (command: string, ...args: string[]): boolean => spawnSync(command, args).status === 0;
 const isApart = runs("unshare", "-n", "true");
 if (!isApart) console.warn("no network namespace can be had here: tests of telemetry are skipped");

@@ -1,8 +1,7 @@
 /**
  * Weights that every implementation can make again bit for bit: a linear congruential generator, sums of four draws
- * (close to normal),
- * and per 256 weights another scale and pattern: plain, 22 % and 60 % zeros, one sign, one outlier, all zero, all
- * equal, tiny, large.
+ * (close to normal), and per 256 weights another scale and pattern: plain, 22 % and 60 % zeros, one sign, one outlier,
+ * all zero, all equal, tiny, large.
  */
 export function quantInput(superBlocks: number): Float32Array {
   const out = new Float32Array(superBlocks * 256);

@@ -49,8 +49,7 @@ async function run(output: string, files: FaultyFiles, resume = false) {
 
 /**
  * One run with faults, then one without: either the output is whole, or the error is ours and names the file, nothing
- * stands under
- * the final name, and --resume ends with the undisturbed bytes.
+ * stands under the final name, and --resume ends with the undisturbed bytes.
  */
 async function survive(files: FaultyFiles, check: (error: PhysariumError) => void, where: string): Promise<boolean> {
   const output = join(folder, `output-${outputs++}`);

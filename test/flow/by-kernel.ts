@@ -20,8 +20,7 @@ export interface KernelResult {
 
 /**
  * Operate on a matrix through the kernels, in row ranges of `rowsAtOnce`, and prove on the way that no kernel wrote
- * outside its
- * buffers: every byte between regions holds a guard.
+ * outside its buffers: every byte between regions holds a guard.
  */
 export function deadByKernel(
   flow: DataFreeFlow,

@@ -1,7 +1,7 @@
 /**
  * A plain forward pass in f64, one loop a formula, for small models in tests: nothing of src/probe is used, so that
- * agreement means something.
- * Reads a single-file safetensors model by itself. Shapes stand beside names: W (out, in), x (tokens, width).
+ * agreement means something. Reads a single-file safetensors model by itself. Shapes stand beside names: W (out, in), x
+ * (tokens, width).
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";

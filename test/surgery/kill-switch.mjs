@@ -1,7 +1,6 @@
 // Loaded before the command line: kills the process with SIGKILL at one file system call of its main thread.
 // PHYSARIUM_KILL is "ledger:N" (after the N-th ledger record), "half:N" (in the middle of it) or "call:N" (before the
-// N-th call
-// that changes something); "count" only counts and prints the counts at the end.
+// N-th call that changes something); "count" only counts and prints the counts at the end.
 import fs from "node:fs/promises";
 import { syncBuiltinESMExports } from "node:module";
 import { isMainThread } from "node:worker_threads";

@@ -33,8 +33,8 @@ export interface CollectedGram extends GramEntry {
  * The Gram matrix E[x xᵀ] of every projection's input (q, k, v share one, gate and up share one), layer by layer.
  *
  * In memory lie the residual stream of all tokens (tokens × hidden × 4 bytes) and one step's sums (width² × 8 bytes):
- * each step of a layer runs
- * over the whole text before the next, so that the next layer never waits for a matrix of this one.
+ * each step of a layer runs over the whole text before the next, so that the next layer never waits for a matrix of
+ * this one.
  */
 export async function* collectGrams(
   runner: LayerRunner,

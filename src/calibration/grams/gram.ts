@@ -7,9 +7,8 @@ export type GramKind = "gram" | "norms";
 
 /**
  * Tokens multiplied at once. Within such a stretch the products are summed in f32 by the engine, beyond it in f64 here,
- * so neither the length of
- * the text nor the batches it comes in show in the result: a stretch of 2048 f32 sums is good to about 1e-6 of Σ|x_i
- * x_j|.
+ * so neither the length of the text nor the batches it comes in show in the result: a stretch of 2048 f32 sums is good
+ * to about 1e-6 of Σ|x_i x_j|.
  */
 const TOKENS_AT_ONCE = 2048;
 

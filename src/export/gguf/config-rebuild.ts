@@ -146,9 +146,8 @@ function rebuildRopeScaling(
 
 /**
  * A scaling that gives these factors, if one does: between the short and the long waves 1/factor is a straight line
- * over 1/wavelength, and
- * two of its points tell where it begins and ends. Only the ratios to the original length matter, so the low one is
- * taken as 1.
+ * over 1/wavelength, and two of its points tell where it begins and ends. Only the ratios to the original length
+ * matter, so the low one is taken as 1.
  */
 function fitLlama3Scaling(factors: Float32Array, ropeLength: number, ropeTheta: number): Llama3Scaling[] {
   const factor = factors[factors.length - 1];

@@ -79,8 +79,7 @@ export function serializeGgufHeader(metadata: GgufMetadata, tensors: readonly Gg
 
 /**
  * Bytes appended one value at a time; grows by doubling. `reserve` comes first in every method: it may put a larger
- * buffer in place, and
- * a view taken before would write into the old one.
+ * buffer in place, and a view taken before would write into the old one.
  */
 class ByteWriter {
   private buffer = new Uint8Array(1 << 16);

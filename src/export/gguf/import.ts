@@ -61,8 +61,7 @@ const WEIGHTS_FILE = "model.safetensors";
  * memory.
  *
  * The folder appears under its name only when it is whole and synced. Throws `DONOR_GGUF_*` for what is wrong with the
- * file,
- * `DONOR_NON_FINITE` and `DONOR_IMPORT_RANGE` for weights no donor should have.
+ * file, `DONOR_NON_FINITE` and `DONOR_IMPORT_RANGE` for weights no donor should have.
  */
 export async function importGguf(
   ggufPath: string,

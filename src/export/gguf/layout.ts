@@ -102,8 +102,7 @@ export const ROPE_FACTORS_TENSOR = "rope_freqs.weight";
 
 /**
  * Llama 3's rope scaling as one factor a frequency: long waves are slowed by `factor`, short ones not, those between in
- * proportion.
- * Same formula as transformers `_compute_llama3_parameters`, in f64; llama.cpp has no other way to be told.
+ * proportion. Same formula as transformers `_compute_llama3_parameters`, in f64; llama.cpp has no other way to be told.
  */
 export function llama3RopeFactors(
   scaling: Extract<RopeScaling, { kind: "llama3" }>,
@@ -166,8 +165,7 @@ export function describeModel(config: ModelConfig): Map<string, GgufValue> {
  * Reorder the rows of a query or key projection between the two rotary conventions.
  *
  * Hugging Face rotates channel i with channel i + n/2 of a head of n; llama.cpp's llama architecture rotates 2i with 2i
- * + 1. So row `i` of
- * each half moves to `2i` and `2i + 1` (`toGguf`), or back.
+ * + 1. So row `i` of each half moves to `2i` and `2i + 1` (`toGguf`), or back.
  *
  * source  (heads · n, cols) rows of `rowBytes`, whole heads only
  * returns the same bytes in the other order

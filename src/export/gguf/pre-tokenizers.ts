@@ -1,7 +1,7 @@
 /**
  * How text is cut before byte-pair merging: the regular expressions of tokenizer.json and the names llama.cpp knows
- * them by
- * (`tokenizer.ggml.pre`). A name stands for code in llama.cpp, so only splits listed here survive an export exactly.
+ * them by (`tokenizer.ggml.pre`). A name stands for code in llama.cpp, so only splits listed here survive an export
+ * exactly.
  * source: llama.cpp src/llama-vocab.cpp `llm_tokenizer_bpe` and convert_hf_to_gguf_update.py
  */
 export interface PreTokenizer {

@@ -20,8 +20,7 @@ const SPLIT_ALIASES: Readonly<Record<string, string>> = {
  * tokenizer.json and tokenizer_config.json from a GGUF file's metadata.
  *
  * A tokenizer.json that the file carries whole is given back as it is; otherwise one is built from tokens, types and
- * merges, or for the
- * SentencePiece kind from the scores, by which any two neighbours that make a token are a merge.
+ * merges, or for the SentencePiece kind from the scores, by which any two neighbours that make a token are a merge.
  */
 export function rebuildTokenizer(metadata: GgufMetadata): RebuiltTokenizer {
   const warnings: string[] = [];

@@ -49,9 +49,8 @@ export const SPACE_MARK = "▁";
  * Tokenizer metadata in llama.cpp's keys, from tokenizer.json and tokenizer_config.json.
  *
  * Byte-pair vocabularies of byte-level kind become `gpt2`, those of SentencePiece kind (`▁`, byte fallback) become
- * `llama`, whose scores
- * are minus the rank of the first merge that makes a token. A folder without tokenizer.json becomes `none`: token ids
- * only.
+ * `llama`, whose scores are minus the rank of the first merge that makes a token. A folder without tokenizer.json
+ * becomes `none`: token ids only.
  * Throws `DONOR_TOKENIZER` for other kinds. source: llama.cpp gguf-py/gguf/vocab.py, src/llama-vocab.cpp
  */
 export function describeTokenizer(files: TokenizerFiles, vocabSize: number): TokenizerDescription {
@@ -168,8 +167,7 @@ function listTokens(json: TokenizerJson, vocabSize: number, isSentencePiece: boo
 
 /**
  * llama.cpp joins the neighbours whose union scores highest, tokenizer.json the pair ranked first: with minus the rank
- * as score both
- * choose alike. Single characters need no score; a longer token that no merge makes must come last.
+ * as score both choose alike. Single characters need no score; a longer token that no merge makes must come last.
  */
 function scoresFromMerges(tokens: readonly string[], types: readonly number[], merges: readonly string[]) {
   const rankOf = new Map<string, number>();

@@ -47,8 +47,7 @@ export interface BlockFormat {
 
 /**
  * The tensor types Physarium reads. The ones with a minimum per block (`_1`, Q4_K, Q5_K) put their grid between a
- * block's least and
- * largest weight, so zero is a grid point only by chance; the symmetric ones and the floats hold it.
+ * block's least and largest weight, so zero is a grid point only by chance; the symmetric ones and the floats hold it.
  */
 export const TENSOR_TYPES = {
   F32: { id: 0, blockLength: 1, blockBytes: 4, holdsExactZeros: true },

@@ -11,8 +11,7 @@ import { bytesPerFloat, type FloatDtype } from "../../safetensors/dtypes.js";
  *   X.shape        I64, [2]
  *
  * where X is the weight's name without `.weight`. The library sets the bit where a weight differs from zero; here it is
- * set where its bits
- * do, so that −0 survives too: the library decompresses both alike.
+ * set where its bits do, so that −0 survives too: the library decompresses both alike.
  * source: vllm-project/compressed-tensors 0.12 compressors/sparse_compressors/sparse_bitmask.py (Apache-2.0)
  */
 export const PART_NAMES = ["compressed", "bitmask", "row_offsets", "shape"] as const;

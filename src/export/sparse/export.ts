@@ -52,9 +52,8 @@ interface PlannedWeight extends SparseTensor {
  * Write a model folder in the sparse-bitmask layout of compressed-tensors, shard by shard in bounded memory.
  *
  * Decoder projections that shrink are compressed; everything else keeps its bytes. Two passes: one counts survivors,
- * which the headers
- * need, one writes. Throws `USAGE_*`, `DONOR_*` before the first write. source: see bitmask.ts; config.json as
- * llm-compressor writes it
+ * which the headers need, one writes. Throws `USAGE_*`, `DONOR_*` before the first write. source: see bitmask.ts;
+ * config.json as llm-compressor writes it
  */
 export async function exportSparse(
   donorPath: string,

@@ -6,8 +6,8 @@ import { PhysariumError } from "../../errors.js";
  *
  * Rows are dotted with rows, both contiguous, so n = 5,000 takes tens of seconds, not minutes.
  * Throws `INTERNAL` where the matrix is not positive definite: a Gram that was damped is. With a `floor` above 0 a
- * pivot below it is raised to it
- * instead, for those who want an answer that is about right of a matrix that rounding has made singular.
+ * pivot below it is raised to it instead, for those who want an answer that is about right of a matrix that rounding
+ * has made singular.
  */
 export function cholesky(matrix: ArrayLike<number>, n: number, floor = 0): Float64Array {
   const factor = new Float64Array(n * n);

@@ -6,8 +6,7 @@ const PLAIN_LIMIT = 1024;
 const BLOCK = 128;
 /**
  * The least a pivot may be. Channels that are louder than the rest a thousandfold and say the same leave pivots that
- * f32 cannot tell from 0; how isolated they are
- * then is a guess, and isolation only ranks candidates.
+ * f32 cannot tell from 0; how isolated they are then is a guess, and isolation only ranks candidates.
  */
 const FLOOR = 1e-6;
 

@@ -18,11 +18,10 @@ const BACK_SOLVE_STEPS = 10;
 
 /**
  * ADMM: a dense copy B follows the least squares, a sparse copy D the k largest, a multiplier V pulls them together
- * while ρ grows as
- * long as the support of D still changes; then conjugate gradients on the support.
+ * while ρ grows as long as the support of D still changes; then conjugate gradients on the support.
  * source: Meng et al. 2024, https://arxiv.org/abs/2406.07831; their alps.py. (C + ρI)⁻¹ comes from a Cholesky factor
- * for each ρ, theirs from one
- * eigendecomposition: the same matrix. `alps-row` selects within each row instead of over the whole tensor.
+ * for each ρ, theirs from one eigendecomposition: the same matrix. `alps-row` selects within each row instead of over
+ * the whole tensor.
  */
 function alps(name: string, title: string, scope: Scope): PruneMethod {
   return {

@@ -6,9 +6,8 @@ const BLOCK_SIZE = 256;
 
 /**
  * The data-free flow `balanced`: a tube's drive is its share |w|·r_i·c_j of the flow when every input of a 256 × 256
- * tile sends one unit and every
- * output draws one, scaled to mean 1 over the tile. Surgery cuts by survival; here, to stand in one table, by rank over
- * the tensor.
+ * tile sends one unit and every output draws one, scaled to mean 1 over the tile. Surgery cuts by survival; here, to
+ * stand in one table, by rank over the tensor.
  * source: DESIGN.md §2; Sinkhorn & Knopp 1967, https://doi.org/10.2140/pjm.1967.21.343
  */
 export const balanced: PruneMethod = {

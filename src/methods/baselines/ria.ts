@@ -6,10 +6,8 @@ const ACTIVATION_EXPONENT = 0.5;
 
 /**
  * Relative importance and activations: (|w_ij| / Σ_i |w_ij| + |w_ij| / Σ_j |w_ij|) · ‖x_j‖₂^½, compared over the whole
- * tensor; no update.
- * Without activations the last factor is 1. The authors' channel permutation for N:M is left out: it changes the order
- * of inputs, which a
- * checkpoint that any loader opens cannot.
+ * tensor; no update. Without activations the last factor is 1. The authors' channel permutation for N:M is left out: it
+ * changes the order of inputs, which a checkpoint that any loader opens cannot.
  * source: Zhang et al. 2024, https://openreview.net/forum?id=Tr0lPx9woF; their lib/prune.py
  */
 export const ria: PruneMethod = {

@@ -6,9 +6,8 @@ export type Scope = "tensor" | "row";
 
 /**
  * Keep the weights of highest score, exactly as many as the target says, in the whole tensor, in each row, or in each
- * group of a pattern; on a
- * tie the lower index is kept. Survivors keep their value: what every method without an update does once it has its
- * scores.
+ * group of a pattern; on a tie the lower index is kept. Survivors keep their value: what every method without an update
+ * does once it has its scores.
  */
 export function pruneByScores(task: PruneTask, scores: Float32Array, scope: Scope): PruneResult {
   const alive = selectByScores(task, scores, scope);

@@ -8,11 +8,9 @@ const BLOCK = 128;
 
 /**
  * Column by column, each dead weight's error is passed on to the columns not yet visited, through the Cholesky factor
- * of the inverse Gram; the mask
- * is chosen block by block by w²/(U_jj)², over all rows of the block.
+ * of the inverse Gram; the mask is chosen block by block by w²/(U_jj)², over all rows of the block.
  * source: Frantar & Alistarh 2023, https://arxiv.org/abs/2301.00774; their sparsegpt.py. Differs in one point: exactly
- * k weights of a block go
- * (theirs removes k + 1, `<=` a threshold).
+ * k weights of a block go (theirs removes k + 1, `<=` a threshold).
  */
 export const sparsegpt: PruneMethod = {
   name: "sparsegpt",
@@ -86,8 +84,7 @@ export const sparsegpt: PruneMethod = {
 
 /**
  * U, upper triangular, with (G + ρI)⁻¹ = Uᵀ U. Flipping rows and columns turns the wanted factor into the inverse of an
- * ordinary one: with
- * J(G + ρI)J = L Lᵀ, U = J L⁻¹ J.
+ * ordinary one: with J(G + ρI)J = L Lᵀ, U = J L⁻¹ J.
  */
 function inverseFactor(gram: Float32Array, n: number): Float64Array {
   const damping = dampingOf(gram, n);

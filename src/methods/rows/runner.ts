@@ -11,8 +11,7 @@ export interface BlockRunner {
   readonly width: number;
   /**
    * Operate on all `blocks`; `done` of each is called in any order. Results are the same for any runner whose products
-   * are. Throws `STOPPED` soon after
-   * `signal` aborts.
+   * are. Throws `STOPPED` soon after `signal` aborts.
    */
   operate(
     setup: BlockSetup,
@@ -51,8 +50,7 @@ export function inlineBlocks(engine: MatrixEngine): BlockRunner {
  * Blocks side by side on `count` threads, each with an engine of its own that uses `engineThreads`.
  *
  * A thread that is ended in the middle of a product takes the process with it: so threads answer with their errors
- * instead of failing, hear at each product
- * that they should stop, and are closed when none works.
+ * instead of failing, hear at each product that they should stop, and are closed when none works.
  */
 export async function threadedBlocks(count: number, engineThreads: number): Promise<BlockRunner> {
   const stop = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));

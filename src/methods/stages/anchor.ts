@@ -6,9 +6,8 @@ import type { TubeRows } from "./tube-rows.js";
  * W K G⁻¹.
  *
  * W' G = W G + α W (K − G), so W' is W plus the answer to a pressure of α W (K − G), which conjugate gradients with
- * every tube open
- * find: no inverse of G is formed, and the directions that calibration says least about are reached last.
- * Expects as pressure α · W · (K − G) / a for these rows: how the donor's inputs pull.
+ * every tube open find: no inverse of G is formed, and the directions that calibration says least about are reached
+ * last. Expects as pressure α · W · (K − G) / a for these rows: how the donor's inputs pull.
  * steps    conjugate-gradient steps; drive and flow of `tubes` become the anchored drive, the pressure 0
  * source   spec: reference.ts `referenceAnchor`
  */

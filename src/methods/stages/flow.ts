@@ -18,8 +18,7 @@ const STARVED = 1e-15;
  * Q = √D z, then D ← |Q|^β, with λ rising linearly to `load`.
  *
  * Warm start: the step begins from the z that gives the present Q under the new D (z = Q/√D), so the pressure stays
- * valid from step to
- * step and each costs one product: √D(Cy − CQ) − λz = √D g − λz.
+ * valid from step to step and each costs one product: √D(Cy − CQ) − λz = √D g − λz.
  * load     final λ of each row
  * returns  nothing; flow and pressure of `tubes` are changed in place, `alive` is not
  * source   spec: reference.ts `referenceFlow`

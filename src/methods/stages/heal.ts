@@ -5,8 +5,8 @@ import type { TubeRows } from "./tube-rows.js";
  * at once.
  *
  * The diagonal of C is 1, so the Jacobi preconditioner is the identity. Each step costs one product and leaves the
- * pressure of the whole
- * row valid, dead tubes included: that is what sprouting looks at. Expects pressure = (y − Q) C and Q = 0 where dead.
+ * pressure of the whole row valid, dead tubes included: that is what sprouting looks at. Expects pressure = (y − Q) C
+ * and Q = 0 where dead.
  * source: Hestenes & Stiefel 1952; spec: reference.ts `referenceLeastSquares`
  */
 export async function heal(tubes: TubeRows, steps: number): Promise<void> {

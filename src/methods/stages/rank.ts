@@ -6,8 +6,7 @@ export interface Cut {
 
 /**
  * Where the `count` largest of `values` end (1 ≤ count ≤ length), in linear time on average (Hoare's selection, median
- * of three, no
- * random choice: the same values give the same work). NaN is not expected.
+ * of three, no random choice: the same values give the same work). NaN is not expected.
  *
  * scratch  overwritten, at least as long; spares the allocation where many rows are cut
  */

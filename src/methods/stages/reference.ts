@@ -2,8 +2,7 @@ import { cholesky, solveCholesky } from "../algebra/cholesky.js";
 
 /**
  * The stages of v2 for one row, in plain f64 loops: what the fast versions are held to. They stay readable for ever and
- * are
- * used by tests only; a row has n tubes, C is (n, n) row-major with unit diagonal.
+ * are used by tests only; a row has n tubes, C is (n, n) row-major with unit diagonal.
  */
 export interface ReferenceRow {
   /** y */
@@ -82,8 +81,7 @@ export function referenceLeastSquares({ drive, coupling }: ReferenceRow, support
 
 /**
  * The best that one-for-one exchanges reach: again and again the exchange of a living for a dead tube that lowers the
- * exact loss
- * most, until none does. O(n⁴) a round: for small cases.
+ * exact loss most, until none does. O(n⁴) a round: for small cases.
  */
 export function referenceExchange(row: ReferenceRow, start: readonly number[]): number[] {
   let support = [...start];

@@ -24,8 +24,7 @@ export function parsePattern(text: string): Pattern {
 
 /**
  * Keep exactly `keep` tubes of each row, those of most flow |Q|; on a tie the lower column is kept. The dead are closed
- * (Q = 0); the
- * pressure is not refreshed, `closeDead` does.
+ * (Q = 0); the pressure is not refreshed, `closeDead` does.
  */
 export function selectPerRow(tubes: TubeRows, keep: ArrayLike<number>): void {
   const { rows, cols, flow, alive } = tubes;

@@ -22,10 +22,8 @@ export interface SproutResult {
 
 /**
  * Let starved tubes grow again where pressure builds up: each round exchanges, in every row, its m weakest living tubes
- * (by |Q|·d) for the m
- * starved ones with most pressure (by |g|/d), heals, and keeps the exchange where the row's loss fell; elsewhere the
- * row is put back and m halves.
- * At m = 1 a refused pair is passed over and the next is tried.
+ * (by |Q|·d) for the m starved ones with most pressure (by |g|/d), heals, and keeps the exchange where the row's loss
+ * fell; elsewhere the row is put back and m halves. At m = 1 a refused pair is passed over and the next is tried.
  *
  * isolation  d_j = 1/√((C⁻¹)_jj) ≤ 1: how much of input j the others cannot say. (|Q|·d)² is what removing a tube
  *            costs, (|g|/d)² what a

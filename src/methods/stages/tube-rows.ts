@@ -5,10 +5,8 @@ import { TubeArena, type TubeKernel } from "./tube-arena.js";
  * Rows of one matrix in the coordinates of the flow, all operated on at once.
  *
  * With the Gram G of the inputs, a_j = √G_jj and C = G/(a aᵀ) (unit diagonal), a row's tubes have the drive y = w∘a;
- * its output error
- * is (y − Q) C (y − Q)ᵀ for the flow Q = x∘a of new weights x. The pressure g = (y − Q) C is what the outputs still
- * lack, seen
- * from each input. Every stage keeps flow and pressure in step, so the loss is a dot product.
+ * its output error is (y − Q) C (y − Q)ᵀ for the flow Q = x∘a of new weights x. The pressure g = (y − Q) C is what the
+ * outputs still lack, seen from each input. Every stage keeps flow and pressure in step, so the loss is a dot product.
  * All arrays are f32 row-major (rows, cols).
  */
 export interface TubeRows {

@@ -3,8 +3,7 @@ import { headLayerNorms } from "./head-norms.js";
 
 /**
  * Cohere's Command R and R7B: attention and MLP side by side behind one layer norm without bias, channels 2i and 2i + 1
- * turn together, logits are
- * scaled. In the second generation layers slide but every fourth, and those have no rope.
+ * turn together, logits are scaled. In the second generation layers slide but every fourth, and those have no rope.
  */
 export const cohere: Family = {
   modelTypes: ["cohere", "cohere2"],

@@ -10,8 +10,7 @@ import type { ModelConfig } from "../config.js";
 
 /**
  * Falcon: layer norms, attention and MLP side by side, q, k, v fused; one key head for all in the first 7B, one for a
- * group of queries from the 40B on
- * (and a norm each for attention and MLP); Falcon-RW one after the other, with ALiBi.
+ * group of queries from the 40B on (and a norm each for attention and MLP); Falcon-RW one after the other, with ALiBi.
  */
 export const falcon: Family = {
   modelTypes: ["falcon"],

@@ -18,8 +18,8 @@ const SECOND = {
 
 /**
  * Gemma 1 to 3 (text): scaled embeddings, norms that multiply by 1 + weight, tanh-GELU; from 2 on norms also behind
- * each part, soft caps
- * and every other layer sliding; in 3 norms on q and k, five sliding layers of six, and a rope of their own for those.
+ * each part, soft caps and every other layer sliding; in 3 norms on q and k, five sliding layers of six, and a rope of
+ * their own for those.
  */
 export const gemma: Family = {
   modelTypes: ["gemma", "gemma2", "gemma3_text"],

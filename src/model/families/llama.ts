@@ -9,8 +9,7 @@ const MISTRAL = {
 
 /**
  * Llama 1 to 3.x, SmolLM (Llama as it is), Mistral (a sliding window in its first version), Ministral (some layers
- * slide), Ministral 3 (queries grow with
- * the position behind the original length).
+ * slide), Ministral 3 (queries grow with the position behind the original length).
  */
 export const llama: Family = {
   modelTypes: ["llama", "mistral", "ministral", "ministral3"],

@@ -4,8 +4,7 @@ import { LLAMA_NAMES } from "../names.js";
 
 /**
  * Llama 4's text model: layers with experts beside a shared one (and dense ones between, in the large model), pairs of
- * channels turn together, every
- * fourth layer has no rope and lets queries grow with their position.
+ * channels turn together, every fourth layer has no rope and lets queries grow with their position.
  */
 export const llama4: Family = {
   modelTypes: ["llama4_text"],

@@ -91,8 +91,7 @@ function byHeads({ graph, architecture }: AttentionOf, scores: Value, work: (eac
 
 /**
  * What ALiBi adds, (key heads, group, 1, total): the slope of each head times the place of the key. Softmax does not
- * see what is the same for all keys, so
- * the place of the query is left out.
+ * see what is the same for all keys, so the place of the query is left out.
  */
 function alibi({ graph, architecture }: AttentionOf): Value {
   const { headCount, kvHeadCount, alibiScale } = architecture;

@@ -8,8 +8,8 @@ const LENGTH_EPS = 1e-6;
 
 /**
  * Linear attention by the gated delta rule: input of the layer → input of out_proj (batch, tokens, value heads × value
- * dim).
- * The state of a head forgets by a gate, then takes in what its key does not say of the value yet, token by token.
+ * dim). The state of a head forgets by a gate, then takes in what its key does not say of the value yet, token by
+ * token.
  * source: arXiv:2412.06464; `Qwen3NextGatedDeltaNet` of transformers 5.24
  */
 export function attendByDeltaRule(

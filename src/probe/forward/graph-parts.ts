@@ -37,8 +37,7 @@ export function ropesOf(architecture: Architecture): Rope[] {
 
 /**
  * A norm over the last axis, of `width` channels: x / √(mean x² + ε) · (weight + offset), or a layer norm with its bias
- * where there is one. `name` goes
- * without `.weight`. source: arXiv:1910.07467, arXiv:1607.06450
+ * where there is one. `name` goes without `.weight`. source: arXiv:1910.07467, arXiv:1607.06450
  */
 export function norm(
   graph: OnnxGraph,
@@ -98,8 +97,7 @@ export function xielu(
 
 /**
  * x Wᵀ for x (batch, tokens, cols) and W (rows, cols), which a transposed matrix holds as (cols, rows). On the CPU
- * FusedMatMul reads W as it is
- * stored and packs it where it is constant; Gemm is the standard's operator for the same.
+ * FusedMatMul reads W as it is stored and packs it where it is constant; Gemm is the standard's operator for the same.
  */
 export function multiply(
   graph: OnnxGraph,

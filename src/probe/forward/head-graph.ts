@@ -17,8 +17,7 @@ export const VOCABULARY_CHUNK = 8192;
 
 /**
  * token ids (batch, tokens) int64 → residual (batch, tokens, hidden): the embedding's rows, read from where they lie;
- * with learned positions,
- * position_ids (batch, tokens) int64 choose the rows that are added.
+ * with learned positions, position_ids (batch, tokens) int64 choose the rows that are added.
  */
 export function embeddingGraph({ architecture, weights }: HeadOf): OnnxGraph {
   const { vocabSize, hiddenSize, embeddingScale, learnedPositions, maxPositions, names } = architecture;

@@ -33,8 +33,7 @@ const IGNORED = /\.rotary_emb\.inv_freq$/;
 
 /**
  * Every tensor of the decoder must be one the graph uses: an unknown one means another architecture than `config.json`
- * says, and the numbers
- * would be wrong without a word.
+ * says, and the numbers would be wrong without a word.
  */
 function checkTensors(architecture: Architecture, weights: Weights): void {
   const { vocabSize, hiddenSize, names } = architecture;

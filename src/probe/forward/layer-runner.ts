@@ -39,17 +39,14 @@ export type { RunnerOptions, Workload } from "./runner-options.js";
  * ```
  *
  * So every step can see the inputs that the already operated part produces. `forward` takes all layers at once and is
- * faster where nobody
- * looks in between. Sequences of a batch have one length; a shorter one is padded on the right, where causal attention
- * never looks.
+ * faster where nobody looks in between. Sequences of a batch have one length; a shorter one is padded on the right,
+ * where causal attention never looks.
  *
  * Weights stay in their files. Either they are mapped and each run casts what it uses, one matrix at a time, or (see
- * `RunnerOptions`) an
- * f32 copy is kept that multiplies a fifth faster.
+ * `RunnerOptions`) an f32 copy is kept that multiplies a fifth faster.
  *
  * Throws `DONOR_ARCHITECTURE`, `DONOR_CONFIG`, `DONOR_ROPE`, `DONOR_QUANTISED`, `DONOR_TENSOR_*` or `DONOR_SHAPE` at
- * `open`, for everything that is wrong
- * with the model; `USAGE_ENGINE_MISSING` without onnxruntime-node.
+ * `open`, for everything that is wrong with the model; `USAGE_ENGINE_MISSING` without onnxruntime-node.
  */
 export class LayerRunner {
   private readonly sessions = new Map<string, Promise<Session>>();
@@ -98,8 +95,7 @@ export class LayerRunner {
 
   /**
    * The checkpoint's own weight of a projection: f32, row-major (rows, cols). It comes through the engine's mapping of
-   * the file, out of the pages that
-   * the forward pass uses beside: nothing is read twice.
+   * the file, out of the pages that the forward pass uses beside: nothing is read twice.
    */
   async weight(projection: Projection): Promise<Float32Array> {
     const graph = new OnnxGraph();
@@ -216,8 +212,7 @@ export class LayerRunner {
 
   /**
    * One layer, residual → residual, giving `onInput` the input of every step on the way; `supplied` weights take the
-   * place of the
-   * checkpoint's.
+   * place of the checkpoint's.
    */
   async forwardLayer(
     layer: number,

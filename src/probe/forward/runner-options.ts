@@ -25,9 +25,8 @@ export interface Workload {
 
 /**
  * Keep f32 copies where they fit and where they pay: making them costs about 8 ns a weight once (one thread casts, then
- * packs), casting in
- * each run 0.4 ns, and products with copies are about 1.5 ps a weight and token faster (measured on two cores;
- * `bench/probe.mjs`).
+ * packs), casting in each run 0.4 ns, and products with copies are about 1.5 ps a weight and token faster (measured on
+ * two cores; `bench/probe.mjs`).
  */
 export function shouldKeepCopies(weights: Weights, engine: Engine, options: RunnerOptions): boolean {
   // Other devices hold their own copies, and cannot cast BF16.

@@ -3,8 +3,7 @@ import type { LayerParts } from "./layer-parts.js";
 
 /**
  * Each channel of (batch, tokens, channels) as a weighted sum of its last `kernelSize` tokens; nothing stands before
- * the first.
- * The weights `<path>.weight` are (channels, 1, kernelSize).
+ * the first. The weights `<path>.weight` are (channels, 1, kernelSize).
  */
 export function causalConvolution(
   parts: LayerParts,

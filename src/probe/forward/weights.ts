@@ -120,8 +120,7 @@ export class Weights {
 
   /**
    * The output matrix: its own where the file has one, whatever config.json says about ties; else the embedding where
-   * the two may be tied. It
-   * stands behind the decoder's prefix or behind a part of it.
+   * the two may be tied. It stands behind the decoder's prefix or behind a part of it.
    */
   head(architecture: Architecture): string {
     const own = this.ownHead;

@@ -14,9 +14,8 @@ type Templates = ReadonlyMap<string, string>;
  * Write a conversation as the model was trained to read it, up to where its answer begins.
  *
  * Templates are found where the reference finds them: `chat_template.jinja` and
- * `additional_chat_templates/<name>.jinja`, else `chat_template` of
- * tokenizer_config.json (one, or a list by name), else `chat_template.json` (of a processor). source: transformers 5,
- * `PreTrainedTokenizerBase._from_pretrained`
+ * `additional_chat_templates/<name>.jinja`, else `chat_template` of tokenizer_config.json (one, or a list by name),
+ * else `chat_template.json` (of a processor). source: transformers 5, `PreTrainedTokenizerBase._from_pretrained`
  *
  * Throws `DONOR_CHAT_TEMPLATE` where there is none for conversations, or it fails, or takes more time or memory than it
  * may.

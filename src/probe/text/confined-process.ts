@@ -37,8 +37,8 @@ const GRACE_MILLISECONDS = 10_000;
  * hang nor abort us.
  *
  * A process and not a thread: a thread that reaches its `resourceLimits` with a large allocation aborts all of Node,
- * and a pattern of the native tokenizers
- * library that backtracks too long does the same (both tried). Jobs are answered one after another.
+ * and a pattern of the native tokenizers library that backtracks too long does the same (both tried). Jobs are answered
+ * one after another.
  */
 export class ConfinedProcess<Job, Result> {
   private readonly child: ChildProcess;

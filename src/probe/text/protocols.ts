@@ -28,8 +28,8 @@ export interface ProtocolOptions {
   readonly stride?: number;
   /**
    * The token that begins the stream (or each document): `true` for the tokenizer's own, `"each"` for that in every
-   * window, or a token's text. Default: for a
-   * stream what the tokenizer itself puts in front of a text, for documents its BOS.
+   * window, or a token's text. Default: for a stream what the tokenizer itself puts in front of a text, for documents
+   * its BOS.
    */
   readonly bos?: boolean | string;
   /** How line ends of other systems are read. */
@@ -68,16 +68,14 @@ const MAX_KEPT_TOKENS = 1 << 26;
  * tokens as `skip` and `limit` need.
  *
  * `wikitext`: the text is one stream of tokens, cut into windows side by side; a last partial window is dropped.
- * source: GPTQ, arXiv:2210.17323,
- * datautils.py and llama.py; SparseGPT and Wanda use the same.
- * `stride`: windows overlap and each token counts once, with the longest context it ever gets, the rest at the end
- * included. source: transformers
- * documentation, "Perplexity of fixed-length models".
- * `documents`: each document alone, from BOS, cut to the window.
+ * source: GPTQ, arXiv:2210.17323, datautils.py and llama.py; SparseGPT and Wanda use the same. `stride`: windows
+ * overlap and each token counts once, with the longest context it ever gets, the rest at the end included. source:
+ * transformers documentation, "Perplexity of fixed-length models". `documents`: each document alone, from BOS, cut to
+ * the window.
  *
  * Throws `USAGE_WINDOW`, `USAGE_STRIDE`, `USAGE_BOS` for options that make no sense, `USAGE_TEXT_EMPTY`,
- * `USAGE_TEXT_SHORT`, `USAGE_TEXT_UNKNOWN` for texts that leave
- * nothing to count, `USAGE_TEXT_LONG` for more tokens than can be held, `DONOR_TOKENIZER`.
+ * `USAGE_TEXT_SHORT`, `USAGE_TEXT_UNKNOWN` for texts that leave nothing to count, `USAGE_TEXT_LONG` for more tokens
+ * than can be held, `DONOR_TOKENIZER`.
  */
 export async function prepareText(
   text: string | TextStream,

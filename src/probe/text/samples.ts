@@ -33,8 +33,8 @@ export function takeSamples(text: PreparedText, options: SampleOptions): Split {
 
 /**
  * One text that both calibrates and is scored, each sequence for one purpose only: the `samples` sequences at its start
- * are kept from scoring, the
- * next `limit` are scored, and calibration draws (in order for seed 0) from all that are not scored.
+ * are kept from scoring, the next `limit` are scored, and calibration draws (in order for seed 0) from all that are not
+ * scored.
  */
 export function splitText(text: PreparedText, options: SampleOptions, limit = Number.POSITIVE_INFINITY): Split {
   const all = longEnough(text.sequences, options.minTokens);

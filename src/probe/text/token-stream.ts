@@ -18,9 +18,8 @@ const CHARACTERS_PER_TOKEN = 8;
  * part at a time.
  *
  * A text is cut where a line or a word begins, and only where the line before the cut has the same tokens with and
- * without what follows. Each part is encoded
- * with that line in front, whose tokens are then left out: what a tokenizer puts before a text (a space, `▁`) does not
- * come again at every cut.
+ * without what follows. Each part is encoded with that line in front, whose tokens are then left out: what a tokenizer
+ * puts before a text (a space, `▁`) does not come again at every cut.
  */
 export async function* tokensOf(
   text: TextStream,

@@ -10,9 +10,8 @@ const UNKNOWN_PENALTY = 10;
 
 /**
  * A Unigram vocabulary: of all ways to spell a word the one with the highest sum of scores; what cannot be spelled is
- * spelled in bytes where `byte_fallback` is set
- * and all 256 are there, else unknown. source: huggingface/tokenizers 0.23, `models/unigram/model.rs`,
- * `encode_optimized`
+ * spelled in bytes where `byte_fallback` is set and all 256 are there, else unknown. source: huggingface/tokenizers
+ * 0.23, `models/unigram/model.rs`, `encode_optimized`
  */
 export class UnigramModel {
   private readonly scores = new Map<string, number>();

@@ -1,7 +1,6 @@
 /**
  * The colours of sparsity: from the paper to the far end of one hue path, lightness falling (or, in dark mode, rising)
- * evenly, so that the
- * order survives grey-scale print and colour blindness.
+ * evenly, so that the order survives grey-scale print and colour blindness.
  */
 export const RAMP_STEPS = 24;
 

@@ -14,8 +14,7 @@ const MAX_NUMBERED = 20;
 
 /**
  * Maps of tiles side by side on one scale, so that they can be compared; one path a colour, equal neighbours merged: a
- * hundred cells take about
- * a kilobyte.
+ * hundred cells take about a kilobyte.
  */
 export function tileMaps(maps: readonly TileMap[]): string {
   const drawable = maps.slice(0, 4).filter(isDrawable);

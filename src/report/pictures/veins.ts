@@ -14,9 +14,8 @@ export const MAX_TUBES = 9;
 
 /**
  * The head of the report: the model as the slime mould left it. One tube a projection from first layer to last; the
- * pale tube is the donor's, the
- * solid one inside it is as wide as the share of the weights that live, so a layer that was pruned hard is seen to
- * narrow.
+ * pale tube is the donor's, the solid one inside it is as wide as the share of the weights that live, so a layer that
+ * was pruned hard is seen to narrow.
  */
 export function veins(grid: LayerGrid): string {
   const tubes = grid.projections
