@@ -271,9 +271,10 @@ class LayerWork {
         signal: options.signal,
       });
       const bytes = encodeFloats(toFile(result.weights, place), dtype, MOVED_WEIGHTS);
-      const stored = fromFile(decodeFloats(bytes, dtype, "copy"), place);
-      this.supplied.set(tensor, stored);
-      const counts = compareWeights(tensor, cols, values, stored);
+      const stored = decodeFloats(bytes, dtype, "copy");
+      this.supplied.set(tensor, fromFile(stored, place));
+      // As the file has them: whoever verifies reads bands of its rows.
+      const counts = compareWeights(tensor, place.transposed ? rows : cols, toFile(values, place), stored);
       const seconds = (performance.now() - started) / 1000;
       this.seconds.methods += seconds;
       this.tensors.push({
@@ -326,7 +327,7 @@ async function finiteWeight(runner: LayerRunner, projection: Projection): Promis
  * What became of a tensor's weights: everything that its record counts against the donor, so that nobody reads the
  * donor again for it.
  */
-function compareWeights(name: string, cols: number, before: Float32Array, after: Float32Array): WeightCounts {
+function compareWeights(name: string, storedCols: number, before: Float32Array, after: Float32Array): WeightCounts {
   const counts = { zeros: 0, zerosBefore: 0, survivorsChanged: 0, revived: 0 };
   for (let at = 0; at < after.length; at++) {
     if (before[at] === 0) counts.zerosBefore++;
@@ -336,5 +337,5 @@ function compareWeights(name: string, cols: number, before: Float32Array, after:
       if (before[at] === 0) counts.revived++;
     }
   }
-  return { ...counts, evidence: evidenceOf([compareRows(before, after, probeSigns(name, cols))]) };
+  return { ...counts, evidence: evidenceOf([compareRows(before, after, probeSigns(name, storedCols))]) };
 }

@@ -1,3 +1,4 @@
+import { parsePythonJson } from "../checkpoint/python-json.js";
 import { PhysariumError } from "../errors.js";
 
 /** Model families that exports and imports know, by `model_type` in config.json. */
@@ -62,7 +63,7 @@ type Json = Readonly<Record<string, unknown>>;
 export function parseModelConfig(text: string, name: string): ModelConfig {
   let json: Json;
   try {
-    json = JSON.parse(text);
+    json = parsePythonJson(text) as Json;
   } catch (error) {
     throw new PhysariumError("DONOR_CONFIG", `${name}: not valid JSON (${(error as Error).message})`, {}, error);
   }

@@ -1,11 +1,12 @@
 import { basename } from "node:path";
 import type { Donor, Model } from "../checkpoint/donor.js";
+import { isSameTensor } from "../checkpoint/same-tensor.js";
 import { Engine } from "../engine/session.js";
 import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
 import { readDocuments } from "../record/open-record.js";
 import type { ModelQuality, QualitySection } from "../record/quality.js";
 import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
-import { inspectModel } from "./forward/inspect-model.js";
+import { type InspectedModel, inspectModel } from "./forward/inspect-model.js";
 import { type Activations, LayerRunner, type RunnerOptions } from "./forward/layer-runner.js";
 import { defaultMemoryBytes } from "./memory.js";
 import { Scorer } from "./scorer.js";
@@ -78,8 +79,17 @@ export async function evaluate(given: Model, textPath: string, options: Evaluate
     donor,
     kl: run.kl,
     unknownTokens: prepared.unknownTokens,
-    hints: prepared.hints ?? [],
+    hints: [...(prepared.hints ?? []), ...(await headHints(inspected))],
   };
+}
+
+/** What is to be said of a head that the file holds although the configuration ties it to the embedding. */
+async function headHints({ donor, architecture, weights }: InspectedModel): Promise<string[]> {
+  const head = weights.ownHead;
+  if (!architecture.tiedEmbeddings || head === undefined) return [];
+  return (await isSameTensor(donor, head, weights.embedding))
+    ? [`${head} is an equal copy of the embedding, to which config.json ties it`]
+    : [`config.json ties the head to the embedding, and the file holds another ${head}: the file's is used`];
 }
 
 /**

@@ -47,7 +47,7 @@ export function seededBits(seed: number): () => number {
  * Compare rows of a matrix with the donor's. Each row is summed up on its own, so that it does not matter how many are
  * seen at once.
  *
- * before, after   the same rows, (rows, cols); what is not finite counts as 0
+ * before, after   the same rows as the file has them, (rows, cols); what is not finite counts as 0
  * signs           `probeSigns` of the tensor
  * returns         (rows, 8) doubles for `evidenceOf`
  */

@@ -1,3 +1,4 @@
+import { parsePythonJson } from "../checkpoint/python-json.js";
 import { PhysariumError } from "../errors.js";
 import type { TensorSpec } from "../safetensors/writer.js";
 
@@ -101,7 +102,7 @@ export function parseTensorShapes(text: string, where: string): TensorShape[] {
 export function parseObject(text: string, where: string): Record<string, unknown> {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parsePythonJson(text);
   } catch (error) {
     throw new PhysariumError("DONOR_CONFIG", `${where}: expected JSON: ${(error as Error).message}`, {}, error);
   }

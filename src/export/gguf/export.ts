@@ -1,5 +1,6 @@
 import { elementCount } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles } from "../../checkpoint/file-layer.js";
+import { isSameTensor } from "../../checkpoint/same-tensor.js";
 import { PhysariumError, refuseStopped } from "../../errors.js";
 import { ModelConfig as ModelFields } from "../../model/config.js";
 import { refuseImpossibleCounts } from "../../model/counts.js";
@@ -162,9 +163,12 @@ async function planGguf(folder: ModelFolder, type: ExportType): Promise<GgufPlan
   if (configText === undefined) {
     throw new PhysariumError("DONOR_CONFIG", `${folder.donor.path}: there is no config.json; GGUF needs its numbers`);
   }
-  const config = parseModelConfig(configText, "config.json");
+  const said = parseModelConfig(configText, "config.json");
+  const head = await tiedHead(folder, said);
+  // The file wins: loaders keep a head that differs from the embedding, whatever the configuration says.
+  const config = head === "another" ? { ...said, tiedEmbeddings: false } : said;
   const named = [...folder.tensors].map(([name, { info }]) => ({ name, shape: info.shape }));
-  refuseImpossibleCounts(new ModelFields(JSON.parse(configText)), named);
+  refuseImpossibleCounts(ModelFields.parse(configText), named);
   const tokenizer = describeTokenizer(
     {
       tokenizerJson: await folder.text("tokenizer.json"),
@@ -174,6 +178,9 @@ async function planGguf(folder: ModelFolder, type: ExportType): Promise<GgufPlan
     config.vocabSize,
   );
   const warnings = [...tokenizer.warnings];
+  if (head === "another") {
+    warnings.push(`config.json ties the head to the embedding, and the file holds another ${HEAD}: it is written`);
+  }
   const hasOwnWindow = ["phi3", "gemma2", "gemma3_text"].includes(config.modelType);
   if (config.slidingWindow !== undefined && !hasOwnWindow) {
     warnings.push(
@@ -225,6 +232,14 @@ async function planGguf(folder: ModelFolder, type: ExportType): Promise<GgufPlan
   return { config, tensors, header, leftOut, warnings };
 }
 
+const HEAD = "lm_head.weight";
+
+/** What the file holds of a head that the configuration ties to the embedding. */
+async function tiedHead({ donor, tensors }: ModelFolder, config: ModelConfig): Promise<"none" | "a copy" | "another"> {
+  if (!config.tiedEmbeddings || !tensors.has(HEAD)) return "none";
+  return (await isSameTensor(donor, HEAD, "model.embed_tokens.weight")) ? "a copy" : "another";
+}
+
 /** Find every tensor of the layout in the donor and account for every tensor of the donor. */
 function matchTensors(folder: ModelFolder, config: ModelConfig) {
   const pairs: { pair: TensorPair; located: LocatedTensor }[] = [];
@@ -242,8 +257,8 @@ function matchTensors(folder: ModelFolder, config: ModelConfig) {
     }
     used.add(pair.name);
     const { info, shard } = located;
-    if (pair.name === "lm_head.weight" && config.tiedEmbeddings) {
-      leftOut.push({ name: pair.name, reason: "the output head is tied to the embedding" });
+    if (pair.name === HEAD && config.tiedEmbeddings) {
+      leftOut.push({ name: pair.name, reason: "an equal copy of the embedding, to which the output head is tied" });
       continue;
     }
     if (info.shape.join() !== pair.shape.join()) {

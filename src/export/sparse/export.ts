@@ -3,6 +3,7 @@ import type { DecoderStructure } from "../../checkpoint/decoder-structure.js";
 import { elementCount, openDonor, type Shard } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles, type OpenFile, writeFully } from "../../checkpoint/file-layer.js";
 import { classifyTensor } from "../../checkpoint/projections.js";
+import { parsePythonJson } from "../../checkpoint/python-json.js";
 import { refuseQuantised } from "../../checkpoint/quantised.js";
 import { PhysariumError, refuseStopped } from "../../errors.js";
 import { copyFile, copyRange } from "../../output/copy.js";
@@ -140,7 +141,8 @@ export async function exportSparse(
 async function readConfig(path: string, files: FileLayer): Promise<Record<string, unknown>> {
   const source = await FileSource.open(join(path, "config.json"), files);
   try {
-    const config = JSON.parse(new TextDecoder().decode(await source.read(0, Math.min(source.byteLength, 16 << 20))));
+    const bytes = await source.read(0, Math.min(source.byteLength, 16 << 20));
+    const config = parsePythonJson(bytes) as Record<string, unknown>;
     if (config.quantization_config === undefined && config.compression_config === undefined) return config;
   } catch (error) {
     if (error instanceof PhysariumError) throw error;

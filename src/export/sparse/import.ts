@@ -8,6 +8,7 @@ import {
   readSmallFile,
   writeFully,
 } from "../../checkpoint/file-layer.js";
+import { parsePythonJson } from "../../checkpoint/python-json.js";
 import { PhysariumError, refuseStopped } from "../../errors.js";
 import { copyFile, copyRange } from "../../output/copy.js";
 import { nothingKept } from "../../output/nothing-kept.js";
@@ -123,7 +124,7 @@ async function readSparseConfig(path: string, files: FileLayer): Promise<Record<
   const text = new TextDecoder().decode(await readSmallFile(join(path, "config.json"), files));
   let config: Record<string, unknown>;
   try {
-    config = JSON.parse(text);
+    config = parsePythonJson(text) as typeof config;
   } catch (error) {
     throw new PhysariumError("DONOR_CONFIG", `${path}: config.json is not valid JSON`, {}, error);
   }
