@@ -4,7 +4,7 @@ import type { Evidence } from "../record/evidence.js";
  * How far healing may take a tensor from its donor, whatever a ledger says. These are no measure of quality: they tell
  * a matrix that was healed from one that was replaced, negated, shuffled or blown up.
  *
- * Measured on `loam`, every projection, 21 to 97 % of zeros and N:M, calibrated on 32 to 8,192 tokens: cosines of 0.75
+ * Measured on `loam`, every projection, 21 to 97 % of zeros and N:M, calibrated on 32 to 4,096 tokens: cosines of 0.75
  * to 0.999, 0.85 to 1 of the signs kept, rows up to 2.9 times as long, one row turned at most (docs/verify.md has the
  * table). A negated matrix has a cosine of −1, a shuffled one about 0.
  */
