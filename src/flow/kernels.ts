@@ -44,6 +44,17 @@ interface SurgeryExports {
     ...args: [...Rectangle, rowFactors: number, colFactors: number, histogram: number]
   ) => void;
   invert(sums: number, count: number): void;
+  [tile: `balanceTile${string}`]: (
+    data: number,
+    rows: number,
+    cols: number,
+    stride: number,
+    finite: number,
+    threshold: number,
+    scratch: number,
+    dead: number,
+    zeros: number,
+  ) => number;
 }
 
 const PAGE_BYTES = 65_536;
@@ -75,10 +86,25 @@ function layOut(sizes: KernelSizes, { blockSize }: FlowParams, flow: DataFreeFlo
   if (flow === "balanced") {
     place("rowFactors", blockSize * tiles * 8);
     place("colFactors", sizes.maxCols * 8);
+    if (isWholeTile(task, blockSize)) place("tile", tileScratch(blockSize, Math.min(blockSize, sizes.maxCols)));
   }
   if (task === "count") place("histogram", DRIVE_BINS * 4);
   for (let slot = 0; slot < sizes.slotCount; slot++) place(`slot${slot}`, sizes.slotByteLength);
   return regions;
+}
+
+/** Largest tile that lies beside its band as f32: a megabyte, so that it stays in a core's cache. */
+const MAX_WHOLE_TILE = 512;
+
+/** A band of a slot whose tiles are balanced one by one, each in a core's cache; a histogram needs every factor. */
+function isWholeTile(task: KernelTask, blockSize: number): boolean {
+  return task === "operate" && blockSize <= MAX_WHOLE_TILE;
+}
+
+/** Bytes that assembly/surgery/balanced-tile.ts lays out for a tile: its `balanceScratch`. */
+function tileScratch(rows: number, cols: number): number {
+  const width = Math.ceil(cols / 16) * 16;
+  return rows * width * 4 + width * 28 + Math.ceil(rows / 4) * 4 * 12;
 }
 
 /**
@@ -100,6 +126,9 @@ export class BandKernel {
   dead: Float64Array = new Float64Array(0);
   zeros: Float64Array = new Float64Array(0);
   nonFinite: Float64Array = new Float64Array(0);
+  /** Tiles that `finishWhole` did, and those of them that needed no sum in the contract's own order: for benches. */
+  wholeTiles = 0;
+  boundedTiles = 0;
 
   private readonly wasm: SurgeryExports;
   private readonly at: Record<string, number>;
@@ -184,6 +213,36 @@ export class BandKernel {
       moveInto(this.dead, this.u32("dead", this.tiles));
       moveInto(this.zeros, this.u32("zeros", this.tiles));
     }
+  }
+
+  /**
+   * Where the band lies whole in a slot and pass 0 has ended: all passes that are left, tile by tile, with the same
+   * result to the bit. False where this flow or these tiles are for `run`.
+   */
+  finishWhole(slot: number, byteOffset: number): boolean {
+    const { at, cols, dtype, bandRows } = this;
+    const { blockSize } = this.params;
+    if (this.flow !== "balanced" || !isWholeTile(this.task, blockSize)) return false;
+    const balanceTile = this.wasm[`balanceTile${dtype === "BF16" ? "Bf16" : dtype}`];
+    const data = at[`slot${slot}`] + byteOffset;
+    for (let tile = 0; tile < this.tiles; tile++) {
+      const left = tile * blockSize;
+      this.boundedTiles += balanceTile(
+        data + left * bytesPerFloat(dtype),
+        bandRows,
+        Math.min(blockSize, cols - left),
+        cols,
+        this.tileElements(tile) - this.nonFinite[tile],
+        this.threshold,
+        at.tile,
+        at.dead + tile * 4,
+        at.zeros + tile * 4,
+      );
+    }
+    this.wholeTiles += this.tiles;
+    moveInto(this.dead, this.u32("dead", this.tiles));
+    moveInto(this.zeros, this.u32("zeros", this.tiles));
+    return true;
   }
 
   /** What a pass decides once it has seen the whole band. */

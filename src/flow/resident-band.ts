@@ -42,12 +42,7 @@ export function runResidentBand(
 ): void {
   const { slot, byteOffset, dtype, rows, cols } = band;
   if (!band.turned) {
-    kernel.begin(dtype, rows, cols);
-    for (let pass = 0; pass < kernel.passCount; pass++) {
-      kernel.run(pass, slot, byteOffset, 0, rows);
-      kernel.end(pass);
-      if (pass === 0) afterSum();
-    }
+    runPasses(kernel, { slot, byteOffset, dtype, rows, cols }, afterSum);
     done(rows, cols);
     return;
   }
@@ -59,15 +54,28 @@ export function runResidentBand(
   inPlace.set(transposed(inPlace, rows, cols));
   for (let top = 0; top < cols; top += blockSize) {
     const tileRows = Math.min(blockSize, cols - top);
-    kernel.begin(dtype, tileRows, rows);
-    for (let pass = 0; pass < kernel.passCount; pass++) {
-      kernel.run(pass, slot, byteOffset + top * rows * elementBytes, 0, tileRows);
-      kernel.end(pass);
-    }
+    const at = byteOffset + top * rows * elementBytes;
+    runPasses(kernel, { slot, byteOffset: at, dtype, rows: tileRows, cols: rows }, () => {});
     done(tileRows, rows);
   }
   inPlace.set(transposed(inPlace, cols, rows));
   afterSum();
+}
+
+function runPasses(
+  kernel: BandKernel,
+  { slot, byteOffset, dtype, rows, cols }: Omit<ResidentBand, "turned">,
+  afterSum: () => void,
+): void {
+  kernel.begin(dtype, rows, cols);
+  kernel.run(0, slot, byteOffset, 0, rows);
+  kernel.end(0);
+  afterSum();
+  if (kernel.finishWhole(slot, byteOffset)) return;
+  for (let pass = 1; pass < kernel.passCount; pass++) {
+    kernel.run(pass, slot, byteOffset, 0, rows);
+    kernel.end(pass);
+  }
 }
 
 /** rows × cols patterns, row-major, as cols × rows. */

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { DRIVE_BINS, driveBin, driveBinEdge } from "../../dist/flow/drive-histogram.js";
+import { Dynamic, driveThreshold } from "../../dist/flow/dynamic.js";
 import { BandKernel } from "../../dist/flow/kernels.js";
 import { magnitudeFormat, weightPatterns } from "../../dist/flow/magnitudes.js";
 import { DEFAULT_PARAMS, type FlowParams } from "../../dist/flow/params.js";
@@ -9,7 +10,7 @@ import { addToTileSum } from "../../dist/flow/tile-mean.js";
 import type { FloatDtype } from "../../dist/safetensors/dtypes.js";
 import { loadKernelModule } from "../../dist/wasm.js";
 import { gaussian, randomNumbers, toWeights } from "../donors.js";
-import { deadByKernel } from "./by-kernel.js";
+import { deadByKernel, type KernelResult } from "./by-kernel.js";
 
 const DTYPES: FloatDtype[] = ["BF16", "F16", "F32"];
 
@@ -29,7 +30,7 @@ function expectSame(
   cols: number,
   params: FlowParams,
   rowsAtOnce?: number,
-): void {
+): KernelResult {
   const before = weightPatterns(weights, dtype);
   const dead = deadInMatrix(flow, before, dtype, rows, cols, params);
   const kernel = deadByKernel(flow, weights, dtype, rows, cols, params, rowsAtOnce);
@@ -47,6 +48,7 @@ function expectSame(
   expect(kernel.dead).toBe(dead.reduce((sum, flag) => sum + flag, 0));
   expect(kernel.zeros).toBe(countOf(before, (pattern) => (pattern & magnitudeMask) === 0));
   expect(kernel.nonFinite).toBe(countOf(before, (pattern) => (pattern & magnitudeMask) >= infinity));
+  return kernel;
 }
 
 describe.each(["magnitude", "balanced"] as const)("%s: kernel = reference on every weight", (flow) => {
@@ -75,7 +77,7 @@ describe.each(["magnitude", "balanced"] as const)("%s: kernel = reference on eve
         fc.integer({ min: 1, max: 90 }),
         params,
         fc.nat(),
-        fc.integer({ min: 1, max: 41 }),
+        fc.option(fc.integer({ min: 1, max: 41 }), { nil: undefined }),
         (dtype, kind, rows, cols, chosen, seed, rowsAtOnce) => {
           const random = randomNumbers(seed);
           const normal = gaussian(random);
@@ -133,6 +135,57 @@ test.each(DTYPES)("%s: the mean is within 1e-6 of the exact one", (dtype) => {
     for (const pattern of patterns) exact += format.toNumber(pattern & format.magnitudeMask);
     expect(Math.abs(total.sum / exact - 1)).toBeLessThan(1e-6);
   }
+});
+
+describe("balanced tiles as a whole", () => {
+  const tile = (dtype: FloatDtype, rows: number, cols: number, value: (i: number) => number, survival: number) =>
+    expectSame("balanced", toWeights(dtype, rows * cols, value), dtype, rows, cols, {
+      ...DEFAULT_PARAMS,
+      blockSize: 256,
+      survival,
+    });
+
+  test("the bound decides most of what weights look like, at any threshold", () => {
+    const random = randomNumbers(21);
+    const normal = gaussian(random);
+    // Heavy tails, rows and columns of very different size, values with few bits.
+    const shapes: ((i: number) => number)[] = [
+      () => 0.02 * normal(),
+      () => -0.01 * Math.log(1 - random()) * Math.sign(random() - 0.5),
+      (i) => normal() * 3 ** ((i >> 8) % 4) * 2 ** ((i & 255) % 5),
+      () => Math.round(normal() * 8) / 16 + 1 / 32,
+    ];
+    let whole = 0;
+    let bounded = 0;
+    for (const dtype of DTYPES) {
+      for (const shape of shapes) {
+        for (const survival of [0.05, 0.3, 0.5, 0.9]) {
+          const { wholeTiles, boundedTiles } = tile(dtype, 256, 256, shape, survival);
+          whole += wholeTiles;
+          bounded += boundedTiles;
+        }
+      }
+    }
+    expect(whole).toBe(48);
+    expect(bounded).toBeGreaterThan(30);
+  });
+
+  test("what no bound holds for is done by the contract: zeros, edges of f32, lone weights, near-equal drives", () => {
+    const random = randomNumbers(22);
+    const normal = gaussian(random);
+    const cases: [number, number, (i: number) => number][] = [
+      [256, 256, () => (random() < 0.9 ? 0 : normal())],
+      [256, 256, (i) => (i % 256 === 7 ? 0 : normal())],
+      [100, 256, (i) => (i % 3 === 0 ? 1e30 : 1e-30) * normal()],
+      [3, 250, () => normal()],
+      [256, 17, (i) => (i % 17 === 16 ? 1e-42 : normal())],
+    ];
+    for (const [rows, cols, value] of cases) tile("F32", rows, cols, value, DEFAULT_PARAMS.survival);
+    // Every drive is 1 but for rounding, and the threshold lies there: the contract's last bit decides.
+    const survival = 1 / driveThreshold(new Dynamic({ ...DEFAULT_PARAMS, survival: 1 }));
+    const { boundedTiles } = tile("F32", 256, 256, (i) => 1 + (i % 3) * 1e-7, survival);
+    expect(boundedTiles).toBe(0);
+  });
 });
 
 test("the histogram of drives is that of a readable loop", () => {
