@@ -36,7 +36,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   ],
   audit: ["safetensors", "checkpoint", "output", "record", "flow", "threads", "surgery"],
   // A file that stands between the rooms, since it knows every kind of source.
-  sources: ["checkpoint", "pack"],
+  sources: ["checkpoint", "pack", "hub"],
   pack: ["safetensors", "checkpoint", "output", "record", "threads"],
   export: ["safetensors", "checkpoint", "output", "record", "model"],
   synth: ["safetensors", "checkpoint", "output", "model"],

@@ -62,7 +62,7 @@ export interface Donor {
 export const MAX_TOTAL_HEADER_BYTES = 256_000_000;
 
 /** Headers read at once: enough to hide latency, few enough that file handles stay bounded with hundreds of shards. */
-const HEADERS_IN_FLIGHT = 8;
+const HEADERS_IN_FLIGHT = { folder: 8, wire: 4 };
 
 /** Lies in a folder that `physarium pack` made; its safetensors files hold coded bytes, no weights. */
 export const PACK_MANIFEST_FILE = "physarium-pack.json";
@@ -93,6 +93,8 @@ export async function openDonor(model: Model, files: FileLayer = nodeFiles): Pro
   }
   const read = (file: string) => readWhole(source, file);
   for (const { name, kind, byteLength } of entries) {
+    // git leaves pointers in folders; elsewhere a look at every small file is a request of its own.
+    if (source.localPath === undefined) break;
     if (kind === "file" && mayBePointer(byteLength)) refusePointer(await read(name), path, name);
   }
   const readIndex = async () => parseShardIndex(await read(INDEX_FILE), INDEX_FILE);
@@ -190,7 +192,8 @@ async function readShards(source: ModelSource, shardFiles: readonly string[]): P
       }
     }
   };
-  await Promise.all(Array.from({ length: Math.min(HEADERS_IN_FLIGHT, shardFiles.length) }, readNext));
+  const atOnce = HEADERS_IN_FLIGHT[source.localPath === undefined ? "wire" : "folder"];
+  await Promise.all(Array.from({ length: Math.min(atOnce, shardFiles.length) }, readNext));
   return shards;
 }
 

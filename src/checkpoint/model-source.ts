@@ -31,12 +31,13 @@ export interface FileIdentity {
 
 /** Plain data from which another thread opens the same source again (`src/sources.ts`). */
 export interface SourceRef {
-  readonly kind: "folder" | "packed";
+  readonly kind: "folder" | "packed" | "hub";
+  /** A path, or an address with its commit. */
   readonly path: string;
 }
 
 /**
- * Where a model's bytes come from: a folder, a packed folder, later a hub. Only read. Files are named from the model's
+ * Where a model's bytes come from: a folder, a packed folder, the Hub. Only read. Files are named from the model's
  * root, with `/` between the parts (`physarium/ledger.jsonl`); a name never leads out of it.
  */
 export interface ModelSource {

@@ -1,7 +1,10 @@
+import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { parseHubAddress } from "../hub/address.js";
 import { readHubEnvironment } from "../hub/environment.js";
+import { estimateFetch, type FetchEstimate } from "../hub/fetch-estimate.js";
 import { type FetchedModel, fetchModel } from "../hub/fetch-model.js";
 import { HubClient } from "../hub/hub-client.js";
+import { HubSource } from "../hub/hub-source.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 
 // Imported where an address is given and nowhere else: the HTTP library takes memory of its own when it is loaded.
@@ -26,5 +29,22 @@ export async function fetchWithProgress(text: string, style: ProgressStyle): Pro
   } finally {
     progress.stop();
     process.off("SIGINT", onSignal).off("SIGTERM", onSignal);
+  }
+}
+
+/** The donor of an address by its config, index and headers, and what fetching the rest would take. */
+export async function lookOverTheWire(
+  text: string,
+  style: ProgressStyle,
+): Promise<{ donor: Donor; fetch: FetchEstimate }> {
+  const progress = createProgress(`reading headers of ${text}`, style);
+  try {
+    const client = new HubClient(readHubEnvironment(), { onRetry: (line) => progress.note(line) });
+    const source = await HubSource.open(parseHubAddress(text), client);
+    const started = performance.now();
+    const donor = await openDonor(source);
+    return { donor, fetch: await estimateFetch(source, (performance.now() - started) / 1000) };
+  } finally {
+    progress.stop();
   }
 }

@@ -2,13 +2,17 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { defaultMemoryBytes, gramModeFor } from "../calibration/memory.js";
-import { openDonor } from "../checkpoint/donor.js";
+import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { jsonLine, printable } from "../errors.js";
+import { isHubAddress } from "../hub/address.js";
+import { isOffline } from "../hub/environment.js";
+import type { FetchEstimate } from "../hub/fetch-estimate.js";
 import { checkOptions } from "../surgery/options.js";
 import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
 import { measureReadRate } from "../surgery/read-rate.js";
 import { folderArgument } from "./model-argument.js";
-import { duration } from "./progress.js";
+import { fetchJson, fetchLines, fetchTime } from "./plan-fetch.js";
+import { duration, type ProgressStyle } from "./progress.js";
 import { endOnSignal } from "./stop-signal.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
 
@@ -17,7 +21,7 @@ export function registerPlan(program: Command): void {
   const command = program
     .command("plan")
     .description("what surgery would do: targets and why, memory, bytes, time; reads no weights, writes nothing")
-    .argument("<donor>", "model folder with safetensors files");
+    .argument("<donor>", "model folder with safetensors files, or hf://org/name: of that config, index and headers");
   addSurgeryOptions(command)
     .option("--json", "the whole plan as one JSON object")
     .addHelpText(
@@ -25,17 +29,28 @@ export function registerPlan(program: Command): void {
       `
 Examples:
   physarium plan ./model
+  physarium plan hf://HuggingFaceTB/SmolLM2-135M         nothing is downloaded
   physarium plan ./model --exclude 'down_proj' --json | jq .memory`,
     )
     .action(async (donorPath: string, flags: SurgeryFlags & { json?: boolean }) => {
       endOnSignal("nothing was written", flags.json);
       const options = checkOptions(toSurgeryOptions(flags));
-      const plan = planSurgery(await openDonor(resolve(await folderArgument(donorPath, flags))), options, true);
-      const rate = await measureReadRate(plan);
-      const calibrated = await calibratedOn(plan);
-      if (flags.json) for (const text of jsonOf(plan, rate, calibrated)) process.stdout.write(text);
-      else process.stdout.write(`${describe(plan, rate, calibrated)}\n`);
+      const { donor, fetch } = await openForPlan(donorPath, flags);
+      const plan = planSurgery(donor, options, true);
+      const rate = fetch?.bytesPerSecond ?? (await measureReadRate(plan));
+      // What calibrates is read by the engine, from a folder.
+      const calibrated = fetch === undefined ? await calibratedOn(plan) : undefined;
+      if (flags.json) for (const text of jsonOf(plan, rate, calibrated, fetch)) process.stdout.write(text);
+      else process.stdout.write(`${describe(plan, rate, calibrated, fetch)}\n`);
     });
+}
+
+/** The donor of a folder, or of an address over the wire: then with what fetching it would take. */
+async function openForPlan(given: string, style: ProgressStyle): Promise<{ donor: Donor; fetch?: FetchEstimate }> {
+  if (!isHubAddress(given) || isOffline())
+    return { donor: await openDonor(resolve(await folderArgument(given, style))) };
+  const { lookOverTheWire } = await import("./hub-model.js");
+  return lookOverTheWire(given, style);
 }
 
 /**
@@ -59,8 +74,13 @@ interface Calibrated {
 }
 
 /** The plan as one line of JSON, in pieces: that of 100,000 tensors takes 30 MB, and several times that as objects. */
-function* jsonOf(plan: Plan, rate: number, calibrated: Calibrated | undefined): Generator<string> {
-  yield jsonLine(toJson(plan, rate, calibrated)).replace(/\}\n$/, ',"tensors":[');
+function* jsonOf(
+  plan: Plan,
+  rate: number,
+  calibrated: Calibrated | undefined,
+  fetch: FetchEstimate | undefined,
+): Generator<string> {
+  yield jsonLine({ ...toJson(plan, rate, calibrated, fetch), ...fetchJson(fetch) }).replace(/\}\n$/, ',"tensors":[');
   let separator = "";
   for (const { tensors } of plan.shards) {
     for (let start = 0; start < tensors.length; start += TENSORS_PER_WRITE) {
@@ -97,7 +117,7 @@ function tensorToJson(tensor: PlannedTensor) {
 }
 
 /** All but the tensors, in snake_case as every JSON of ours. */
-function toJson(plan: Plan, rate: number, calibrated: Calibrated | undefined) {
+function toJson(plan: Plan, rate: number, calibrated: Calibrated | undefined, fetch: FetchEstimate | undefined) {
   const { donor, options, memory } = plan;
   return {
     donor: {
@@ -133,17 +153,23 @@ function toJson(plan: Plan, rate: number, calibrated: Calibrated | undefined) {
     bytes_to_write: plan.bytesToWrite,
     read_bytes_per_second: rate,
     // What v2 takes is decided by its products, not by the disk: docs/performance.md has figures.
-    estimated_seconds: options.activation === undefined ? estimate(plan, rate) : null,
+    estimated_seconds: options.activation === undefined ? estimate(plan, rate, fetch) : null,
     warnings: plan.warnings,
   };
 }
 
-/** Reading and writing share a disk: bytes moved at the rate just seen. */
-function estimate(plan: Plan, rate: number): number {
+/** Reading and writing share a disk: bytes moved at the rate just seen. Over the wire the fetch decides. */
+function estimate(plan: Plan, rate: number, fetch: FetchEstimate | undefined): number {
+  if (fetch !== undefined) return (fetch.bytesTotal - fetch.bytesCached) / rate;
   return (plan.bytesToRead + plan.bytesToWrite) / rate;
 }
 
-function describe(plan: Plan, rate: number, calibrated: Calibrated | undefined): string {
+function describe(
+  plan: Plan,
+  rate: number,
+  calibrated: Calibrated | undefined,
+  fetch: FetchEstimate | undefined,
+): string {
   const { donor, options, memory, shards } = plan;
   const n = (value: number) => value.toLocaleString("en-US");
   const { blockSize, nIter, beta } = options.params;
@@ -169,10 +195,13 @@ function describe(plan: Plan, rate: number, calibrated: Calibrated | undefined):
         ? `${memory.workers} workers × ${memory.slots} pieces of up to ${n(memory.slotByteLength)} bytes`
         : "the budget, and what Node itself takes"),
     `bytes     ${n(plan.bytesToRead)} to read, ${n(plan.bytesToWrite)} to write`,
-    options.activation === undefined
-      ? `time      about ${duration(estimate(plan, rate))}, if the disk moves ${(rate / 1e9).toFixed(2)} GB/s as it ` +
-        "did just now reading a sample"
-      : "time      not estimated: forward passes and matrix products decide, and the first layer will tell",
+    ...(fetch === undefined ? [] : fetchLines(fetch, plan)),
+    fetch !== undefined
+      ? fetchTime(fetch, estimate(plan, rate, fetch))
+      : options.activation === undefined
+        ? `time      about ${duration(estimate(plan, rate, undefined))}, if the disk moves ` +
+          `${(rate / 1e9).toFixed(2)} GB/s as it did just now reading a sample`
+        : "time      not estimated: forward passes and matrix products decide, and the first layer will tell",
   ];
   if (plan.targetTensors === 0) lines.push("surgery would refuse this donor: it has no target [DONOR_NO_TARGET]");
   return lines.join("\n");

@@ -34,8 +34,13 @@ export function readHubEnvironment(env: Variables = process.env): HubEnvironment
     endpoint,
     token: given(env.HF_TOKEN) ?? readToken(given(env.HF_TOKEN_PATH) ?? join(home, "token")),
     cacheFolder: given(env.HF_HUB_CACHE) ?? join(home, "hub"),
-    offline: /^(1|true|yes|on)$/i.test(env.HF_HUB_OFFLINE ?? ""),
+    offline: isOffline(env),
   };
+}
+
+/** HF_HUB_OFFLINE: nothing may be asked of the Hub. */
+export function isOffline(env: Variables = process.env): boolean {
+  return /^(1|true|yes|on)$/i.test(env.HF_HUB_OFFLINE ?? "");
 }
 
 function given(value: string | undefined): string | undefined {

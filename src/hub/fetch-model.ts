@@ -32,6 +32,8 @@ const LITTLE_BYTES = 64 << 10;
 const OTHER_WEIGHTS =
   /\.(bin|pth?|ckpt|gguf|ggml|h5|msgpack|onnx|onnx_data|npz|tflite|mlmodel|ot)$|^(onnx|original|openvino)\//i;
 
+const CONSOLIDATED = /(^|\/)consolidated[^/]*\.safetensors$/i;
+
 /**
  * Fetch a model into the cache: every file checked against the hash that the Hub states, what is there already left
  * alone, what is half there gone on with.
@@ -42,10 +44,7 @@ export async function fetchModel(address: HubAddress, options: FetchOptions = {}
   const cache = new HubCache(client.environment.cacheFolder);
   if (client.environment.offline) return offlineModel(address, cache);
   const snapshot = await client.snapshot(address);
-  const files = snapshot.files.filter(({ path }) => !OTHER_WEIGHTS.test(path));
-  if (files.length === 0) {
-    throw new PhysariumError("HUB_NOT_FOUND", `${formatHubAddress(address)}: there is no file of a model here`, {});
-  }
+  const files = filesToFetch(snapshot);
   const missing: HubFile[] = [];
   for (const file of files) if (!(await cache.has(address, file))) missing.push(file);
   const bytesTotal = files.reduce((sum, file) => sum + file.byteLength, 0);
@@ -92,6 +91,16 @@ export async function fetchModel(address: HubAddress, options: FetchOptions = {}
     bytesTotal,
     bytesFetched: bytesMissing,
   };
+}
+
+/** The files of a snapshot that a model in safetensors form is made of. Throws `HUB_NOT_FOUND` where there are none. */
+export function filesToFetch({ address, files }: HubSnapshot): HubFile[] {
+  const needed = files.filter(({ path }) => !OTHER_WEIGHTS.test(path));
+  // The same weights once more, in their maker's own layout.
+  const isWhole = needed.some(({ path }) => /(^|\/)model\.safetensors(\.index\.json)?$/.test(path));
+  const wanted = needed.filter(({ path }) => !isWhole || !CONSOLIDATED.test(path));
+  if (wanted.length > 0) return wanted;
+  throw new PhysariumError("HUB_NOT_FOUND", `${formatHubAddress(address)}: there is no file of a model here`, {});
 }
 
 /** One file; a second process that wants it waits for the first. A wrong hash is thrown away and fetched once more. */

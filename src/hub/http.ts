@@ -29,6 +29,8 @@ let proxies: EnvHttpProxyAgent | undefined;
  * origin, retries with growing pauses that honour `Retry-After` and `RateLimit`, a limit on silence.
  */
 export class HubHttp {
+  /** Where large files turned out to lie: signed addresses in storage, good for some minutes. */
+  private readonly signed = new Map<string, string>();
   private readonly options: Required<Omit<HttpOptions, "signal" | "onRetry">> & HttpOptions;
 
   constructor(
@@ -124,10 +126,13 @@ export class HubHttp {
     );
   }
 
-  /** Follow redirects; an expired signed address is asked for once more at its origin. */
+  /**
+   * Follow redirects, from where a file lay the last time; an expired signed address is asked for once more at its
+   * origin.
+   */
   private async follow(url: string, headers: Record<string, string>, watch: Watch): Promise<Response> {
     let renewed = false;
-    let next = url;
+    let next = this.signed.get(url) ?? url;
     for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
       const isHome = new URL(next).origin === new URL(this.endpoint).origin;
       const { token } = this.environment;
@@ -148,13 +153,15 @@ export class HubHttp {
         next = new URL(location, next).href;
         continue;
       }
-      if (response.status === 403 && !isHome && !renewed) {
+      if ([401, 403, 404, 410].includes(response.status) && !isHome && !renewed) {
         await response.body?.cancel().catch(() => {});
+        this.signed.delete(url);
         renewed = true;
         next = url;
         hops = 0;
         continue;
       }
+      if (!isHome && response.status === 206) this.signed.set(url, next);
       return response;
     }
     throw new PhysariumError("HUB_UNREACHABLE", `${withoutQuery(url)}: over ${MAX_REDIRECTS} redirects`, {

@@ -1,10 +1,10 @@
-import { createHash, type Hash } from "node:crypto";
+import type { Hash } from "node:crypto";
 import { mkdir, open, readFile, readlink, rename, rm, stat, symlink } from "node:fs/promises";
 import { dirname, join, relative } from "node:path";
 import { attempt } from "../checkpoint/file-layer.js";
 import { writeSmallFile } from "../output/small-file.js";
 import type { HubAddress } from "./address.js";
-import type { HubFile, HubSnapshot } from "./hub-client.js";
+import { type HubFile, type HubSnapshot, startHash } from "./hub-client.js";
 
 /**
  * The cache that the Hub's clients share, as Python's lays it out:
@@ -140,10 +140,4 @@ export class IncompleteBlob {
   async close(): Promise<void> {
     await this.handle.close().catch(() => {});
   }
-}
-
-function startHash({ hash, byteLength }: HubFile): Hash {
-  if (hash.kind === "sha256") return createHash("sha256");
-  // What git hashes of a blob: its kind and length, then its bytes.
-  return createHash("sha1").update(`blob ${byteLength}\0`);
 }

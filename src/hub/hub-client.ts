@@ -1,3 +1,4 @@
+import { createHash, type Hash } from "node:crypto";
 import { PhysariumError } from "../errors.js";
 import { checkHubPath, formatHubAddress, type HubAddress } from "./address.js";
 import { type HubEnvironment, readHubEnvironment } from "./environment.js";
@@ -20,6 +21,13 @@ export interface HubSnapshot {
   readonly files: readonly HubFile[];
 }
 
+/** The hash that the Hub states of a file, begun. */
+export function startHash({ hash, byteLength }: Pick<HubFile, "hash" | "byteLength">): Hash {
+  if (hash.kind === "sha256") return createHash("sha256");
+  // What git hashes of a blob: its kind and length, then its bytes.
+  return createHash("sha1").update(`blob ${byteLength}\0`);
+}
+
 /** Trees are paged; a server that turns pages for ever is stopped here. */
 const MAX_PAGES = 10_000;
 const MAX_FILES = 200_000;
@@ -29,6 +37,8 @@ export class HubClient {
   private readonly http: HubHttp;
   /** What each file's server called its bytes the first time; all ranges of a file must be of the same. */
   private readonly etags = new Map<string, string>();
+  /** Bytes of files that came, and the answers that they came in. */
+  readonly traffic = { answers: 0, bytes: 0 };
 
   constructor(
     readonly environment: HubEnvironment = readHubEnvironment(),
@@ -99,7 +109,8 @@ export class HubClient {
       await checkRange(reply, begin, end, file.byteLength, known);
       const etag = reply.header("etag");
       if (etag !== undefined) this.etags.set(url, etag);
-      return read(exactly(reply.pieces(), end - begin, reply.url));
+      this.traffic.answers++;
+      return read(exactly(reply.pieces(), end - begin, reply.url, this.traffic));
     };
     return this.http.get(url, { range: `bytes=${begin}-${end - 1}`, ...same }, take, signal);
   }
@@ -200,10 +211,12 @@ async function* exactly(
   pieces: AsyncIterable<Uint8Array>,
   byteLength: number,
   url: string,
+  traffic: { bytes: number },
 ): AsyncGenerator<Uint8Array> {
   let found = 0;
   for await (const piece of pieces) {
     found += piece.byteLength;
+    traffic.bytes += piece.byteLength;
     if (found > byteLength) {
       throw new PhysariumError("HUB_RANGE", `${url}: more than the expected ${byteLength} bytes came`, { byteLength });
     }

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { FakeUploads } from "./fake-uploads.js";
 
 /** What can go wrong on the way. A mode strikes `times` times, then the server behaves. */
 export type HostileMode =
@@ -12,44 +13,65 @@ export type HostileMode =
   | "expired address"
   | "slow drip"
   | "server error"
-  | "path escape";
+  | "path escape"
+  | "branch moves"
+  | "rejected part"
+  | "parent moves"
+  | "token refused"
+  | "lost upload"
+  | "other bytes afterwards";
 
 export interface FakeRepository {
-  readonly files: ReadonlyMap<string, Uint8Array>;
-  readonly commit: string;
+  files: ReadonlyMap<string, Uint8Array>;
+  commit: string;
+  readonly kind?: "model" | "dataset";
   readonly branches?: Record<string, string>;
   readonly gated?: boolean;
+  /** Who reads must show it. */
   readonly token?: string;
+  readonly private?: boolean;
+  /** Earlier commits and their files. */
+  history?: Map<string, ReadonlyMap<string, Uint8Array>>;
 }
 
 /** Files of this size and over lie in large file storage, as on the Hub. */
-const LARGE = 4096;
+export const LARGE = 4096;
+
+export interface FakeRequest {
+  readonly method: string;
+  readonly url: string;
+  readonly authorization: string | undefined;
+  readonly range: string | undefined;
+  readonly origin: "hub" | "storage";
+}
 
 /**
- * A Hub in this process: the three endpoints, large files behind a redirect to another origin, and everything that may
- * go wrong.
+ * A Hub in this process: the endpoints of reading and writing, large files behind a redirect to another origin, and
+ * everything that may go wrong.
  */
 export class FakeHub {
+  /** Models by `org/name`, datasets by `datasets/org/name`. */
   readonly repositories = new Map<string, FakeRepository>();
   /** Every request: where it went and with what token. */
-  readonly requests: {
-    url: string;
-    authorization: string | undefined;
-    range: string | undefined;
-    origin: "hub" | "storage";
-  }[] = [];
+  readonly requests: FakeRequest[] = [];
   private readonly hostile = new Map<HostileMode, number>();
   pageSize = 1000;
+  /** Bytes a second of all bodies of files together; 0 for no limit. */
+  bytesPerSecond = 0;
+  /** Who writes must show it; undefined refuses all writing. */
+  writeToken: string | undefined = "hf_write";
+  readonly uploads = new FakeUploads(this);
   private hub!: Server;
   private storage!: Server;
+  /** When the wire is free again, in milliseconds of `performance.now()`. */
+  private wireFreeMs = 0;
 
-  static async start(): Promise<FakeHub> {
+  static async start(port = 0): Promise<FakeHub> {
     const fake = new FakeHub();
     fake.hub = createServer((request, response) => fake.answer(request, response));
     fake.storage = createServer((request, response) => fake.store(request, response));
-    for (const server of [fake.hub, fake.storage]) {
-      await new Promise<void>((ready) => server.listen(0, "127.0.0.1", ready));
-    }
+    await new Promise<void>((ready) => fake.hub.listen(port, "127.0.0.1", ready));
+    await new Promise<void>((ready) => fake.storage.listen(0, "127.0.0.1", ready));
     return fake;
   }
 
@@ -57,7 +79,7 @@ export class FakeHub {
     return `http://127.0.0.1:${(this.hub.address() as AddressInfo).port}`;
   }
 
-  private get storageOrigin(): string {
+  get storageOrigin(): string {
     // Another host name, so another origin.
     return `http://localhost:${(this.storage.address() as AddressInfo).port}`;
   }
@@ -73,16 +95,26 @@ export class FakeHub {
     }
   }
 
-  private strikes(mode: HostileMode): boolean {
+  strikes(mode: HostileMode): boolean {
     const left = this.hostile.get(mode) ?? 0;
     if (left === 0) return false;
     this.hostile.set(mode, left - 1);
     return true;
   }
 
+  /** A commit on a branch: other files from now on, the old ones still there under their commit. */
+  commit(name: string, files: ReadonlyMap<string, Uint8Array>): string {
+    const repository = this.repositories.get(name)!;
+    repository.history ??= new Map();
+    repository.history.set(repository.commit, repository.files);
+    repository.commit = createHash("sha1").update(`${repository.commit}${repository.history.size}`).digest("hex");
+    repository.files = files;
+    return repository.commit;
+  }
+
   private note(request: IncomingMessage, origin: "hub" | "storage"): void {
     const { authorization, range } = request.headers;
-    this.requests.push({ url: request.url ?? "", authorization, range, origin });
+    this.requests.push({ method: request.method ?? "", url: request.url ?? "", authorization, range, origin });
   }
 
   private answer(request: IncomingMessage, response: ServerResponse): void {
@@ -96,9 +128,13 @@ export class FakeHub {
       return;
     }
     const url = new URL(request.url ?? "/", this.endpoint);
-    const api = /^\/api\/models\/([^/]+\/[^/]+)\/(revision|tree)\/([^/]+)(?:\/(.*))?$/.exec(url.pathname);
-    const resolve = /^\/([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/.exec(url.pathname);
-    const name = api?.[1] ?? resolve?.[1] ?? "";
+    if (this.uploads.answer(request, response, url)) return;
+    const api = /^\/api\/(models|datasets)\/([^/]+\/[^/]+)(?:\/(revision|tree)\/([^/]+)(?:\/(.*))?)?$/.exec(
+      url.pathname,
+    );
+    const resolve = /^\/(datasets\/)?([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/.exec(url.pathname);
+    const isDataset = api?.[1] === "datasets" || resolve?.[1] !== undefined;
+    const name = `${isDataset ? "datasets/" : ""}${api?.[2] ?? resolve?.[2] ?? ""}`;
     const repository = this.repositories.get(name);
     const isAllowed =
       repository !== undefined &&
@@ -111,19 +147,27 @@ export class FakeHub {
       response.writeHead(403, { "x-error-code": "GatedRepo" }).end();
       return;
     }
-    const revision = decodeURIComponent(api?.[3] ?? resolve?.[2] ?? "");
-    const commit =
-      revision === repository.commit ? revision : { main: repository.commit, ...repository.branches }[revision];
+    const revision = decodeURIComponent(api?.[4] ?? resolve?.[3] ?? "main");
+    const known = revision === repository.commit || repository.history?.has(revision);
+    const commit = known ? revision : { main: repository.commit, ...repository.branches }[revision];
     if (commit === undefined) {
       response.writeHead(404, { "x-error-code": "RevisionNotFound" }).end();
       return;
     }
-    if (api?.[2] === "revision") this.json(response, { id: name, sha: commit });
-    else if (api?.[2] === "tree") this.tree(response, repository, url, decodeURIComponent(api[4] ?? ""));
-    else this.file(request, response, repository, decodeURIComponent(resolve![3]));
+    const files = (commit === repository.commit ? undefined : repository.history?.get(commit)) ?? repository.files;
+    if (resolve !== null) this.file(request, response, name, commit, files, decodeURIComponent(resolve[4]));
+    else if (api?.[3] === "tree") this.tree(response, files, url, decodeURIComponent(api[5] ?? ""));
+    else {
+      const siblings = [...files.keys()].map((rfilename) => ({ rfilename }));
+      this.json(response, { id: name.replace(/^datasets\//, ""), sha: commit, siblings, private: repository.private });
+      if (this.strikes("branch moves")) {
+        const moved = new Map([...files].map(([path, bytes]) => [path, Uint8Array.from(bytes, (byte) => byte ^ 1)]));
+        this.commit(name, moved);
+      }
+    }
   }
 
-  private tree(response: ServerResponse, { files }: FakeRepository, url: URL, folder: string): void {
+  private tree(response: ServerResponse, files: ReadonlyMap<string, Uint8Array>, url: URL, folder: string): void {
     const entries = [...files]
       .filter(([path]) => folder === "" || path.startsWith(`${folder}/`))
       .map(([path, bytes]) => ({
@@ -131,9 +175,10 @@ export class FakeHub {
         path,
         size: bytes.byteLength,
         oid: gitHash(bytes),
-        ...(bytes.byteLength < LARGE ? {} : { lfs: { oid: sha256(bytes), size: bytes.byteLength } }),
+        ...(bytes.byteLength < LARGE ? {} : { lfs: { oid: sha256(bytes), size: bytes.byteLength, pointerSize: 134 } }),
       }));
     if (this.strikes("path escape")) entries[0] = { ...entries[0], path: "../../outside" };
+    if (this.strikes("other bytes afterwards")) entries[0] = { ...entries[0], size: 7, oid: "0".repeat(40) };
     const page = Number(url.searchParams.get("page") ?? "0");
     const shown = entries.slice(page * this.pageSize, (page + 1) * this.pageSize);
     const isLast = (page + 1) * this.pageSize >= entries.length;
@@ -141,54 +186,77 @@ export class FakeHub {
     this.json(response, shown, isLast ? {} : { link: `<${url.href}>; rel="next"` });
   }
 
-  private file(request: IncomingMessage, response: ServerResponse, { files }: FakeRepository, path: string): void {
+  private file(
+    request: IncomingMessage,
+    response: ServerResponse,
+    name: string,
+    commit: string,
+    files: ReadonlyMap<string, Uint8Array>,
+    path: string,
+  ): void {
     const bytes = files.get(path);
     if (bytes === undefined) {
       response.writeHead(404, { "x-error-code": "EntryNotFound" }).end();
       return;
     }
+    const headers = { "x-repo-commit": commit };
     if (bytes.byteLength < LARGE) {
-      this.bytes(request, response, bytes, gitHash(bytes));
+      this.bytes(request, response, bytes, gitHash(bytes), headers);
       return;
     }
     const expired = this.strikes("expired address") ? "&expired=1" : "";
-    response
-      .writeHead(302, {
-        location: `${this.storageOrigin}/blob?path=${encodeURIComponent(path)}&signature=secret${expired}`,
-      })
-      .end();
+    const query = `repository=${encodeURIComponent(name)}&commit=${commit}&path=${encodeURIComponent(path)}`;
+    const location = `${this.storageOrigin}/blob?${query}&signature=secret${expired}`;
+    const linked = { "x-linked-size": bytes.byteLength, "x-linked-etag": `"${sha256(bytes)}"` };
+    response.writeHead(302, { ...headers, ...linked, location }).end();
   }
 
-  /** Storage behind signed addresses: it has files by path, of all repositories. */
+  /** Storage behind signed addresses. */
   private store(request: IncomingMessage, response: ServerResponse): void {
     this.note(request, "storage");
     const url = new URL(request.url ?? "/", this.storageOrigin);
+    if (this.uploads.store(request, response, url)) return;
     if (url.searchParams.has("expired")) {
       response.writeHead(403).end();
       return;
     }
-    const path = url.searchParams.get("path") ?? "";
-    const bytes = [...this.repositories.values()]
-      .map(({ files }) => files.get(path))
-      .find((each) => each !== undefined);
+    const repository = this.repositories.get(url.searchParams.get("repository") ?? "");
+    const commit = url.searchParams.get("commit") ?? "";
+    const files = repository?.history?.get(commit) ?? repository?.files;
+    const bytes = files?.get(url.searchParams.get("path") ?? "");
     if (bytes === undefined) response.writeHead(404).end();
     else this.bytes(request, response, bytes, sha256(bytes));
   }
 
-  private bytes(request: IncomingMessage, response: ServerResponse, whole: Uint8Array, etag: string): void {
-    const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "");
-    if (range === null || this.strikes("ignore range")) {
-      response.writeHead(200, { "content-length": whole.byteLength, etag: `"${etag}"` }).end(whole);
+  private bytes(
+    request: IncomingMessage,
+    response: ServerResponse,
+    whole: Uint8Array,
+    etag: string,
+    more: Record<string, string> = {},
+  ): void {
+    if (request.method === "HEAD") {
+      response.writeHead(200, { "content-length": whole.byteLength, etag: `"${etag}"`, ...more }).end();
       return;
     }
-    const [begin, end] = [Number(range[1]), Number(range[2]) + 1];
-    const part = Uint8Array.from(whole.subarray(begin, end));
-    if (this.strikes("flip a byte")) part[part.byteLength >> 1] ^= 1;
+    // An open end is what Python's client asks for when it goes on.
+    const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
+    if (range === null || this.strikes("ignore range")) {
+      response.writeHead(200, { "content-length": whole.byteLength, etag: `"${etag}"`, ...more }).end(whole);
+      return;
+    }
+    const [begin, end] = [Number(range[1]), range[2] === "" ? whole.byteLength : Number(range[2]) + 1];
+    let part = whole.subarray(begin, end);
+    if (this.strikes("flip a byte")) {
+      part = Uint8Array.from(part);
+      part[part.byteLength >> 1] ^= 1;
+    }
     const tag = this.strikes("wrong etag") ? `"${"0".repeat(40)}"` : `"${etag}"`;
     response.writeHead(206, {
       "content-length": part.byteLength,
       "content-range": `bytes ${begin}-${end - 1}/${whole.byteLength}`,
       etag: tag,
+      ...more,
     });
     if (this.strikes("drop mid-range")) {
       response.write(part.subarray(0, part.byteLength >> 1), () => setTimeout(() => response.destroy(), 20));
@@ -198,18 +266,49 @@ export class FakeHub {
       response.write(part.subarray(0, 1));
       return;
     }
-    response.end(part);
+    void this.send(response, part);
   }
 
-  private json(response: ServerResponse, value: unknown, headers: Record<string, string> = {}): void {
-    response.writeHead(200, { "content-type": "application/json", ...headers }).end(JSON.stringify(value));
+  /** The body, as fast as the wire allows, which all answers share. */
+  private async send(response: ServerResponse, part: Uint8Array): Promise<void> {
+    if (this.bytesPerSecond === 0) {
+      response.end(part);
+      return;
+    }
+    const step = 1 << 20;
+    for (let begin = 0; begin < part.byteLength; begin += step) {
+      const piece = part.subarray(begin, begin + step);
+      const now = performance.now();
+      this.wireFreeMs = Math.max(this.wireFreeMs, now - 5) + (1000 * piece.byteLength) / this.bytesPerSecond;
+      const wait = this.wireFreeMs - now;
+      if (wait > 1) await new Promise((wake) => setTimeout(wake, wait));
+      if (response.destroyed) return;
+      if (!response.write(piece))
+        await new Promise((drained) => response.once("drain", drained).once("close", drained));
+    }
+    response.end();
   }
+
+  json(response: ServerResponse, value: unknown, headers: Record<string, string> = {}, status = 200): void {
+    response.writeHead(status, { "content-type": "application/json", ...headers }).end(JSON.stringify(value));
+  }
+}
+
+const hashes = new WeakMap<Uint8Array, { sha256?: string; git?: string }>();
+
+function remembered(bytes: Uint8Array, kind: "sha256" | "git", compute: () => string): string {
+  const known = hashes.get(bytes) ?? {};
+  hashes.set(bytes, known);
+  known[kind] ??= compute();
+  return known[kind];
 }
 
 export function sha256(bytes: Uint8Array): string {
-  return createHash("sha256").update(bytes).digest("hex");
+  return remembered(bytes, "sha256", () => createHash("sha256").update(bytes).digest("hex"));
 }
 
 export function gitHash(bytes: Uint8Array): string {
-  return createHash("sha1").update(`blob ${bytes.byteLength}\0`).update(bytes).digest("hex");
+  return remembered(bytes, "git", () =>
+    createHash("sha1").update(`blob ${bytes.byteLength}\0`).update(bytes).digest("hex"),
+  );
 }

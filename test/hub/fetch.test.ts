@@ -8,8 +8,8 @@ import { HubClient } from "../../dist/hub/hub-client.js";
 import { physarium } from "../physarium.js";
 import { LOAM } from "../shared.js";
 import { FakeHub, gitHash, type HostileMode, sha256 } from "./fake-hub.js";
+import { COMMIT, filesOf } from "./models.js";
 
-const COMMIT = "0123456789abcdef0123456789abcdef01234567";
 let hub: FakeHub;
 let cacheFolder: string;
 
@@ -22,11 +22,6 @@ afterEach(async () => {
   await hub.stop();
   rmSync(cacheFolder, { recursive: true, force: true });
 });
-
-function filesOf(folder: string): Map<string, Uint8Array> {
-  const names = readdirSync(folder).sort();
-  return new Map(names.map((name) => [name, Uint8Array.from(readFileSync(join(folder, name)))]));
-}
 
 function client(more: { token?: string; offline?: boolean; stallMs?: number; signal?: AbortSignal } = {}): HubClient {
   const { token, offline = false, ...http } = more;
