@@ -18,10 +18,8 @@ export function fetchLines(fetch: FetchEstimate, { bytesToWrite }: Plan): string
 }
 
 export function fetchTime({ bytesPerSecond, bytesRead }: FetchEstimate, seconds: number): string {
-  return (
-    `time      about ${duration(seconds)} to fetch at the measured rate, ` +
-    `${(bytesPerSecond / 1e6).toFixed(2)} MB/s over those ${bytesRead.toLocaleString("en-US")} bytes; large reads are often faster`
-  );
+  const rate = `${(bytesPerSecond / 1e6).toFixed(2)} MB/s over those ${bytesRead.toLocaleString("en-US")} bytes`;
+  return `time      about ${duration(seconds)} to fetch at the measured rate, ${rate}; large reads are often faster`;
 }
 
 export function fetchJson(fetch: FetchEstimate | undefined) {
