@@ -18,6 +18,8 @@ import { longEnough, splitText, takeSamples } from "../probe/text/samples.js";
 import { openTextFile, type TextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import type { ComparisonRecord, ComparisonRow } from "../record/comparison.js";
+import { createDigester } from "../record/digest.js";
+import { identityOf } from "../record/donor-identity.js";
 import { decodeFloats } from "../safetensors/float-bits.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";
@@ -75,7 +77,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     const fingerprint = await sha256(
       JSON.stringify([
         PHYSARIUM_VERSION,
-        donor.shards.map(({ file, byteLength, modifiedNs }) => [file, byteLength, `${modifiedNs}`]),
+        await identityOf(donor, await createDigester()),
         text.sha256,
         from.sha256,
         options.protocol,
@@ -98,6 +100,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     options.onProgress?.(`scoring the donor on ${scored.length} sequences`);
     scorer = await MemoryScorer.open(runner, scored, options.signal);
     const dense = await scorer.scoreDonor();
+    refuseOtherWeights(options.earlier, dense);
     const record: ComparisonRecord = {
       donor: donor.source.name,
       fingerprint,
@@ -187,6 +190,23 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     await engine.release();
     await runner.close();
   }
+}
+
+/**
+ * Headers say the same of a model and of its fine-tuning; what the donor itself scores tells them apart. Sums in
+ * another order, on another device or thread count, differ by far less than this.
+ */
+const SAME_SCORE = 1e-4;
+
+function refuseOtherWeights(earlier: ComparisonRecord | undefined, dense: { readonly perplexity: number }): void {
+  const before = earlier?.dense.perplexity;
+  if (before === undefined || Math.abs(Math.log(dense.perplexity / before)) <= SAME_SCORE) return;
+  throw new PhysariumError(
+    "USAGE_OUTPUT",
+    `the donor scores a perplexity of ${dense.perplexity}, the comparison that stands in --out has ${before}: it was ` +
+      "made with other weights; give another --out",
+    { earlier: before, now: dense.perplexity },
+  );
 }
 
 /** Grams in place of a calibration text. Throws `USAGE_CALIBRATION` where a method asks for more than they hold. */

@@ -5,6 +5,8 @@ import { attempt, type FileLayer, FileSource, nodeFiles, writeFully } from "../c
 import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
 import { writeSmallFile } from "../output/small-file.js";
 import { StagedFolder } from "../output/staged-folder.js";
+import { createDigester } from "../record/digest.js";
+import { type DonorIdentity, identityOf } from "../record/donor-identity.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
 import type { Pool } from "../threads/pool.js";
 import { PHYSARIUM_VERSION } from "../version.js";
@@ -15,7 +17,7 @@ import { bandByteLength } from "./bands.js";
 import { Checksum, checksumText } from "./checksum.js";
 import { copyFile, filesToKeep } from "./copied-file.js";
 import { isPackedFolder, MANIFEST_FILE, type Manifest, readManifest } from "./manifest.js";
-import { openPacked } from "./packed-model.js";
+import { finishedShard, isPackOf, packFingerprint, whatIsKnown } from "./pack-resume.js";
 import {
   frontByteLength,
   PACK_FORMAT,
@@ -25,7 +27,6 @@ import {
   reservedHeaderBytes,
   serializeFront,
 } from "./packed-shard.js";
-import { holdsModel } from "./same-bytes.js";
 import { SequentialWriter } from "./sequential-writer.js";
 import { estimateTensors } from "./worth.js";
 
@@ -97,11 +98,12 @@ export async function packModel(donorPath: string, output: string, options: Pack
   const rows = await estimateTensors(donor);
   const headers = donor.shards.reduce((sum, shard) => sum + shard.dataByteOffset, 0);
   const estimate = rows.reduce((sum, row) => sum + row.packedByteLength, headers);
+  const identity = await identityOf(donor, await createDigester());
   const staged = await StagedFolder.open({
     inputs: [donorPath],
     output,
     command: "pack",
-    fingerprint: fingerprintOf(donor, bandElements),
+    fingerprint: packFingerprint(identity, bandElements),
     // Two per cent for headers, tables and the error of the estimate.
     neededBytes: Math.ceil(1.02 * estimate),
     resume,
@@ -110,7 +112,7 @@ export async function packModel(donorPath: string, output: string, options: Pack
     files,
   });
   try {
-    const run = await PackRun.start(donor, staged, bandElements, options, files);
+    const run = await PackRun.start(donor, identity, staged, bandElements, options, files);
     const manifest = staged.isComplete ? await readManifest(output, files) : await run.write();
     await staged.commit();
     const { shards } = manifest;
@@ -131,23 +133,6 @@ export async function packModel(donorPath: string, output: string, options: Pack
   } catch (error) {
     await staged.release().catch(() => {});
     throw withResumeAdvice(error, staged.path);
-  }
-}
-
-/** True for a packed folder that holds this donor, byte for byte: `--resume` has nothing to do then. */
-async function isPackOf(path: string, donor: Donor, bandElements: number, files: FileLayer): Promise<boolean> {
-  try {
-    const packed = await openPacked(path, files);
-    await packed.close();
-    const shardFiles = packed.shards.map(({ original }) => original.file).join("/");
-    if (shardFiles !== donor.shards.map(({ file }) => file).join("/")) return false;
-    if (packed.shards.some((shard) => shard.bandElements !== bandElements)) return false;
-    const kept = packed.manifest.side_files.map(({ file }) => file).join("/");
-    if (kept !== (await filesToKeep(donor, files)).join("/")) return false;
-    return await holdsModel(packed, donor.path, files);
-  } catch (error) {
-    if (isPhysariumError(error, "DONOR_") || isPhysariumError(error, "USAGE_")) return false;
-    throw error;
   }
 }
 
@@ -182,6 +167,7 @@ class PackRun {
 
   private constructor(
     private readonly donor: Donor,
+    private readonly identity: DonorIdentity,
     private readonly staged: StagedFolder,
     private readonly bandElements: number,
     private readonly options: PackOptions,
@@ -192,9 +178,16 @@ class PackRun {
     this.bytesTotal = donor.shards.reduce((sum, shard) => sum + shard.byteLength, 0);
   }
 
-  static async start(donor: Donor, staged: StagedFolder, bandElements: number, options: PackOptions, files: FileLayer) {
+  static async start(
+    donor: Donor,
+    identity: DonorIdentity,
+    staged: StagedFolder,
+    bandElements: number,
+    options: PackOptions,
+    files: FileLayer,
+  ) {
     const checksums = [await Checksum.create(), await Checksum.create()] as const;
-    return new PackRun(donor, staged, bandElements, options, files, ...checksums);
+    return new PackRun(donor, identity, staged, bandElements, options, files, ...checksums);
   }
 
   async write(): Promise<Manifest> {
@@ -214,7 +207,7 @@ class PackRun {
     try {
       const rows: Manifest["shards"] = [];
       for (const shard of this.donor.shards) {
-        const done = await this.checkFinished(shard);
+        const done = await finishedShard(this.staged, this.donor, shard, this.identity, this.checksum, this.files);
         const byteLength = done ?? (await this.packShard(shard, pool));
         if (done !== undefined) {
           this.resumedShards++;
@@ -230,23 +223,6 @@ class PackRun {
       return rows;
     } finally {
       await pool.close();
-    }
-  }
-
-  /** Bytes of a packed shard that an earlier run finished and that still is what it was then. */
-  private async checkFinished(shard: Shard): Promise<number | undefined> {
-    const file = packedFileName(shard.file);
-    const record = this.staged.finished.get(file);
-    if (record === undefined) return undefined;
-    const path = join(this.staged.path, file);
-    const source = await FileSource.open(path, this.files).catch(() => undefined);
-    if (source === undefined) return undefined;
-    try {
-      if (source.byteLength !== record.byte_length) return undefined;
-      const digest = await digestOf(source, Number(record.data_offset), this.checksum);
-      return digest === record.xxh64 ? source.byteLength : undefined;
-    } finally {
-      await source.close();
     }
   }
 
@@ -290,6 +266,7 @@ class PackRun {
         byte_length: end,
         data_offset: dataOffset,
         xxh64: digest,
+        ...whatIsKnown(shard, this.identity),
       });
       return end;
     } finally {
@@ -363,23 +340,4 @@ class PackRun {
     this.bytesDone += bytes;
     this.options.onProgress?.({ bytesDone: this.bytesDone, bytesTotal: this.bytesTotal });
   }
-}
-
-/** Checksum of a packed shard in the order it is written: the data first, then what stands before it. */
-async function digestOf(source: FileSource, dataOffset: number, checksum: Checksum): Promise<string> {
-  const step = 4 << 20;
-  checksum.start();
-  for (let at = dataOffset; at < source.byteLength; at += step) {
-    checksum.add(await source.read(at, Math.min(at + step, source.byteLength)));
-  }
-  return checksumText(checksum.add(await source.read(0, dataOffset)).value());
-}
-
-/** Shards and settings that the packed files are made from; equal for a run that may resume another. */
-function fingerprintOf(donor: Donor, bandElements: number): unknown {
-  return {
-    kind: "pack",
-    band_elements: bandElements,
-    shards: donor.shards.map(({ file, byteLength, modifiedNs }) => [file, byteLength, String(modifiedNs)]),
-  };
 }

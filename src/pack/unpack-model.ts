@@ -165,6 +165,7 @@ function isOurs(name: string, { manifest }: PackedModel): boolean {
   );
 }
 
-function fingerprintOf({ manifest, donor }: PackedModel): unknown {
-  return { kind: "unpack", shards: manifest.shards, modified: donor.shards.map((shard) => String(shard.modifiedNs)) };
+/** Every finished shard is held against the checksums of the packed one: the same lengths are enough to begin with. */
+function fingerprintOf({ manifest }: PackedModel): unknown {
+  return { kind: "unpack", shards: manifest.shards };
 }

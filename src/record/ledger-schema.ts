@@ -44,8 +44,16 @@ const Fingerprint = v.looseObject({
   ),
   shards: v.array(
     // Version 1 told a donor by modification times, too; version 2 by content alone.
-    v.looseObject({ file: FileName, byte_length: Count, modified_ns: v.optional(Words), header_digest: Digest }),
+    v.looseObject({
+      file: FileName,
+      byte_length: Count,
+      modified_ns: v.optional(Words),
+      header_digest: Digest,
+      content: v.optional(Words),
+    }),
   ),
+  index_digest: v.optional(v.nullable(Digest)),
+  config_digest: v.optional(v.nullable(Digest)),
 });
 
 /** No number where a projection's outputs are 0: JSON has null for what 0/0 gives. */
@@ -68,6 +76,7 @@ const Header = v.looseObject({
     tensor_count: Count,
     shard_count: Count,
     model_weights: Count,
+    modified_ns: v.optional(v.record(FileName, Words)),
   }),
 });
 

@@ -7,6 +7,7 @@ import {
   type OpenFile,
   writeFully,
 } from "../checkpoint/file-layer.js";
+import type { ModifiedTimes, RecordedIdentity } from "./donor-identity.js";
 import type { Evidence } from "./evidence.js";
 import type { Figures } from "./surgery-report.js";
 
@@ -15,15 +16,18 @@ import type { Figures } from "./surgery-report.js";
  * record for every tensor of the output; warnings, shards and side files are records of their own; `finished` is the
  * last. A stopped run is exactly a ledger without it. A run that was stopped and resumed leaves the same records as one
  * that was not, up to order and times; what differs between runs (workers, memory, starts) stands in runs.jsonl.
+ *
+ * Version 2: a donor is told by its content (donor-identity.ts), the times stand beside it in `donor.modified_ns`.
+ * Version 1 told it by times, too, and is still read.
  */
-export const LEDGER_VERSION = 1;
+export const LEDGER_VERSION = 2;
 export { LEDGER_FILE, RECORD_FOLDER } from "../output/record-folder.js";
 
 /**
  * What must agree for a stopped run to be resumed: donor, flow and parameters, but no path, worker count or display
  * flag.
  */
-export interface Fingerprint {
+export interface Fingerprint extends RecordedIdentity {
   readonly physarium_version: string;
   readonly flow: string;
   readonly flow_version: string;
@@ -38,13 +42,6 @@ export interface Fingerprint {
   readonly allow_non_finite: boolean;
   /** v2: what it aims at and what it was calibrated on; null for flows that consume no activations. */
   readonly activation: ActivationFingerprint | null;
-  readonly shards: readonly {
-    readonly file: string;
-    readonly byte_length: number;
-    /** Ledgers of version 1; a run that resumes takes it as a hint. */
-    readonly modified_ns?: string;
-    readonly header_digest: string;
-  }[];
 }
 
 export interface ActivationFingerprint {
@@ -74,6 +71,8 @@ export interface HeaderRecord {
     readonly tensor_count: number;
     readonly shard_count: number;
     readonly model_weights: number;
+    /** Of each shard when the run began. No part of the fingerprint: a copy of the donor is the same donor. */
+    readonly modified_ns?: ModifiedTimes;
   };
 }
 

@@ -2,31 +2,23 @@ import { GramFile } from "../calibration/grams/gram-file.js";
 import { isGramFile } from "../calibration/grams/stored-grams.js";
 import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { defaultMemoryBytes } from "../calibration/memory.js";
-import { type FileLayer, FileSource, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
+import type { Donor } from "../checkpoint/donor.js";
+import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import type { Digester } from "../record/digest.js";
-import type { Fingerprint } from "../record/ledger.js";
+import { compareIdentities, type DonorIdentity, identityOf, modifiedTimesOf } from "../record/donor-identity.js";
+import type { Fingerprint, HeaderRecord } from "../record/ledger.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import type { CheckedOptions } from "./options.js";
 import type { Plan } from "./plan.js";
 
-/** What makes two runs the same operation. Reads the headers again and digests them. */
+/** What makes two runs the same operation. Reads the headers, the index and config.json again and digests them. */
 export async function fingerprintOf(
   plan: Plan,
   digester: Digester,
   files: FileLayer = nodeFiles,
-): Promise<Fingerprint> {
+): Promise<NewFingerprint> {
   const { options } = plan;
-  const shards: Fingerprint["shards"][number][] = [];
-  for (const shard of plan.shards) {
-    const source = await FileSource.open(shard.path, files);
-    try {
-      const header_digest = digester.digest(await source.read(0, shard.dataByteOffset));
-      shards.push({ file: shard.file, byte_length: shard.byteLength, modified_ns: shard.modifiedNs, header_digest });
-    } finally {
-      await source.close();
-    }
-  }
   return {
     physarium_version: PHYSARIUM_VERSION,
     flow: options.flow,
@@ -40,7 +32,7 @@ export async function fingerprintOf(
     exclude: options.exclude ?? null,
     allow_non_finite: options.allowNonFinite,
     activation: await activationFingerprint(options.activation, digester, files),
-    shards,
+    ...(await identityOf(plan.model, digester)),
   };
 }
 
@@ -83,32 +75,30 @@ async function calibrationDigest(path: string | undefined, digester: Digester, f
   return digester.digest(new TextEncoder().encode(grams.identity));
 }
 
+/** The fingerprint of a run that is about to begin. */
+export type NewFingerprint = Fingerprint & DonorIdentity;
+
 /**
  * Refuse to mix two operations in one output. Throws `USAGE_RESUME_MISMATCH`, saying everything that differs.
  *
  * returns  shards of the same length and header that were touched or copied since: whether their weights are the same,
  *          nobody knows
  */
-export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outputPath: string): Set<string> {
-  const touched = new Set<string>();
-  const differences: string[] = [];
-  const [was, is] = [flatten({ ...stopped, shards: null }), flatten({ ...now, shards: null })];
+export function checkSameOperation(
+  { fingerprint: stopped, donor: { modified_ns } }: HeaderRecord,
+  now: NewFingerprint,
+  donor: Donor,
+  outputPath: string,
+): ReadonlySet<string> {
+  const [was, is] = [flatten(settingsOf(stopped)), flatten(settingsOf(now))];
+  const settings: string[] = [];
   for (const key of new Set([...was.keys(), ...is.keys()])) {
     if (was.get(key) !== is.get(key)) {
-      differences.push(`${key} was ${was.get(key) ?? "not given"} and is ${is.get(key) ?? "not given"}`);
+      settings.push(`${key} was ${was.get(key) ?? "not given"} and is ${is.get(key) ?? "not given"}`);
     }
   }
-  const before = new Map(stopped.shards.map((shard) => [shard.file, shard]));
-  for (const shard of now.shards) {
-    const old = before.get(shard.file);
-    before.delete(shard.file);
-    if (old === undefined) differences.push(`the donor has a new shard ${shard.file}`);
-    else if (old.byte_length !== shard.byte_length)
-      differences.push(`${shard.file} had ${old.byte_length} bytes and has ${shard.byte_length}`);
-    else if (old.header_digest !== shard.header_digest) differences.push(`${shard.file} has another header`);
-    else if (old.modified_ns !== shard.modified_ns) touched.add(shard.file);
-  }
-  for (const file of before.keys()) differences.push(`the donor lost its shard ${file}`);
+  const { differences: others, touched } = compareIdentities(stopped, now, modified_ns, modifiedTimesOf(donor));
+  const differences = [...settings, ...others];
   if (differences.length === 0) return touched;
   throw new PhysariumError(
     "USAGE_RESUME_MISMATCH",
@@ -116,6 +106,11 @@ export function checkSameOperation(stopped: Fingerprint, now: Fingerprint, outpu
       "and parameters, or start over with --overwrite",
     { differences },
   );
+}
+
+/** Everything of a fingerprint but the donor. */
+function settingsOf({ index_digest: _index, config_digest: _config, shards: _shards, ...settings }: Fingerprint) {
+  return settings;
 }
 
 /** Every leaf by its name, as `activation.seed`, as JSON. */

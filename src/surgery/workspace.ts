@@ -8,6 +8,7 @@ import { exists } from "../output/place.js";
 import { isReplacing, settleReplacement, takenMeanwhile } from "../output/replacement.js";
 import { removeTemporaries, writeSmallFile } from "../output/small-file.js";
 import type { Digester } from "../record/digest.js";
+import { modifiedTimesOf } from "../record/donor-identity.js";
 import {
   type HeaderRecord,
   LEDGER_FILE,
@@ -68,7 +69,7 @@ export async function openWorkspace(
 
   if (output.occupied === "operated" && options.resume && output.partial === "nothing") {
     const finished = await readLedger(recordPath(output.path, "ledger"), files);
-    if (finished !== undefined) checkSameOperation(finished.header.fingerprint, fingerprint, output.path);
+    if (finished !== undefined) checkSameOperation(finished.header, fingerprint, plan.model, output.path);
     await clearRemains(output, files);
     return { state: "already finished", output };
   }
@@ -78,7 +79,7 @@ export async function openWorkspace(
   const before =
     output.partial === "ours" ? await readLedger(recordPath(output.partialPath, "ledger"), files, true) : undefined;
   const resumes = options.resume && before !== undefined;
-  if (resumes) checkSameOperation(before.header.fingerprint, fingerprint, output.path);
+  if (resumes) checkSameOperation(before.header, fingerprint, plan.model, output.path);
   await checkDiskSpace(plan, output, resumes, files);
 
   const parent = dirname(output.path);
@@ -94,15 +95,16 @@ export async function openWorkspace(
     const ledgerPath = recordPath(output.partialPath, "ledger");
     let stopped = options.resume ? await readLedger(ledgerPath, files, true) : undefined;
     if (stopped !== undefined) {
-      const touched = checkSameOperation(stopped.header.fingerprint, fingerprint, output.path);
+      const touched = checkSameOperation(stopped.header, fingerprint, plan.model, output.path);
       if (touched.size > 0) {
-        stopped = forget(stopped, touched, fingerprint);
+        stopped = forget(stopped, touched);
         const message = `touched or copied since: ${[...touched].join(", ")}; what was made of it is made again`;
         onEvent({ event: "note", message });
       }
     } else await clearPartial(output.partialPath, files);
     await removeTemporaries(recordFolder, files);
-    const header: HeaderRecord = stopped?.header ?? newHeader(plan, fingerprint);
+    // A resumed ledger takes the form of today, and the times of the donor as it is now.
+    const header = newHeader(plan, fingerprint, stopped?.header.at);
     const earlierRuns = stopped === undefined ? [] : measureKilled(await readRuns(output.partialPath, files), stopped);
     return { state: "ready", workspace: { output, lock, header, stopped, earlierRuns } };
   } catch (error) {
@@ -215,11 +217,11 @@ export async function bytesWritten(plan: Plan, partialPath: string, files: FileL
 /** The unit of `blocks` in a stat, whatever the file system's own (POSIX). */
 const BLOCK_BYTES = 512;
 
-function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"]): HeaderRecord {
+function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"], at?: string): HeaderRecord {
   return {
     kind: "header",
     ledger_version: LEDGER_VERSION,
-    at: new Date().toISOString(),
+    at: at ?? new Date().toISOString(),
     fingerprint,
     donor: {
       path: plan.donor.path,
@@ -228,6 +230,7 @@ function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"]): Header
       tensor_count: plan.donor.tensorCount,
       shard_count: plan.shards.length,
       model_weights: plan.donor.modelWeights,
+      modified_ns: modifiedTimesOf(plan.model),
     },
   };
 }
@@ -236,11 +239,10 @@ function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"]): Header
  * A stopped run without what it made of some shards, and without what it found by reading all of the donor: their
  * weights may be others, and only doing it again mixes no two donors.
  */
-function forget(stopped: Ledger, touched: ReadonlySet<string>, now: HeaderRecord["fingerprint"]): Ledger {
-  const { header, tensors, shards } = stopped;
+function forget(stopped: Ledger, touched: ReadonlySet<string>): Ledger {
+  const { tensors, shards } = stopped;
   return {
     ...stopped,
-    header: { ...header, fingerprint: { ...header.fingerprint, shards: now.shards } },
     search: undefined,
     calibration: undefined,
     // v2 calibrates anew, and a search may find another survival: then nothing that was made by the old one stays.

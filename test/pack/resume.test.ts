@@ -1,6 +1,6 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { readdir, rm, writeFile } from "node:fs/promises";
+import { cp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, describe, expect, it } from "vitest";
 import { type FileLayer, nodeFiles } from "../../dist/checkpoint/file-layer.js";
@@ -124,6 +124,34 @@ describe("resuming", () => {
     });
     await packModel(at("odd"), at("d"), { ...options, overwrite: true });
     expect(await digests(at("d"))).toEqual(packed);
+  });
+
+  it("keeps what was made of a donor that was copied or touched, after a look; not of one whose weights changed", async () => {
+    const total = await countCalls((files) => packModel(at("odd"), at("g"), { ...options, files }));
+    const stop = async (name: string) => {
+      const { files } = dyingFiles(total - 9);
+      await expect(packModel(at("odd"), at(name), { ...options, files })).rejects.toThrow();
+      await rm(at(`${name}.partial.lock`), { force: true });
+    };
+    await stop("h");
+    await cp(at("odd"), at("copy"), { recursive: true });
+    expect((await packModel(at("copy"), at("h"), { ...options, resume: true })).resumedShards).toBe(2);
+    expect(await digests(at("h"))).toEqual(packed);
+
+    await stop("i");
+    const shard = at("copy/model-00001-of-00002.safetensors");
+    const bytes = await readFile(shard);
+    bytes[bytes.byteLength - 1] ^= 1;
+    await writeFile(shard, bytes);
+    expect((await packModel(at("copy"), at("i"), { ...options, resume: true })).resumedShards).toBe(1);
+    await packModel(at("copy"), at("changed"), options);
+    expect(await digests(at("i"))).toEqual(await digests(at("changed")));
+
+    await stop("j");
+    await writeFile(at("copy/config.json"), "{}");
+    await expect(packModel(at("copy"), at("j"), { ...options, resume: true })).rejects.toMatchObject({
+      code: "USAGE_RESUME_MISMATCH",
+    });
   });
 
   it("goes on after a stop on request", async () => {
