@@ -131,8 +131,7 @@ function noWeights({ path, present }: LayoutFolder): PhysariumError {
     return new PhysariumError(
       "DONOR_PICKLE",
       `${path}: its weights are PyTorch pickles (${pickled}), which can run code when read; convert them once ` +
-        "(Python: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)) and give the folder with the " +
-        "safetensors files",
+        `(${CONVERT_PICKLES}) and give the folder with the safetensors files`,
       { path, file: pickled },
     );
   }
@@ -151,6 +150,9 @@ export function ggufRefusal(file: string, found: string): PhysariumError {
     { path: file },
   );
 }
+
+/** How PyTorch's pickles become safetensors. */
+export const CONVERT_PICKLES = "Python: AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(OUT)";
 
 const LFS_POINTER = "version https://git-lfs.github.com/spec/";
 /** A pointer is three lines; nothing of a model that lies under LFS is as short. */

@@ -1,7 +1,7 @@
 import { basename, join } from "node:path";
 import { PhysariumError } from "../errors.js";
 import { attempt, type FileLayer, nodeFiles, readSmallFile } from "./file-layer.js";
-import { ggufRefusal } from "./layout.js";
+import { CONVERT_PICKLES, ggufRefusal } from "./layout.js";
 
 /**
  * The folder that a path given as a model means: itself, or the snapshot in the root of a hub cache
@@ -18,7 +18,28 @@ export async function modelFolder(path: string, files: FileLayer = nodeFiles): P
   }
   if (stat.isFile()) refuseFile(path);
   if (!stat.isDirectory()) return path;
+  await refuseWholeCache(path, files);
   return (await snapshotOf(path, files)) ?? path;
+}
+
+/** The cache itself, or the folder it lies in, in place of one of the models in it. */
+async function refuseWholeCache(path: string, files: FileLayer): Promise<void> {
+  const named = (names: string[]) => names.filter((name) => /^models--.+--.+/.test(name)).sort();
+  const list = (folder: string) => attempt("listing", folder, () => files.readdir(folder));
+  const here = await list(path);
+  let models = named(here).map((name) => join(path, name));
+  if (models.length === 0 && here.includes("hub") && !here.includes("config.json")) {
+    const inner = join(path, "hub");
+    if ((await statOf(inner, files))?.isDirectory()) models = named(await list(inner)).map((name) => join(inner, name));
+  }
+  if (models.length === 0) return;
+  const [, owner, name] = /models--(.+?)--(.+)$/.exec(models[0])!;
+  throw new PhysariumError(
+    "DONOR_CACHE",
+    `${path}: this is a hub cache with ${models.length} model${models.length === 1 ? "" : "s"} in it; give one of ` +
+      `them, as ${models[0]} or hf://${owner}/${name}`,
+    { path, models },
+  );
 }
 
 /** A hub cache keeps `snapshots/<commit>/` under the model's root, which holds no files itself. */
@@ -61,10 +82,12 @@ function statOf(path: string, files: FileLayer) {
 
 function refuseFile(path: string): void {
   if (/\.gguf$/i.test(path)) throw ggufRefusal(path, `${path}: this is a GGUF file, no model folder`);
-  if (/\.safetensors(?:\.index\.json)?$|\.(?:bin|pth?|ckpt)$/i.test(path)) {
+  const isPickle = /\.(?:bin|pth?|ckpt)$/i.test(path);
+  if (isPickle || /\.safetensors(?:\.index\.json)?$/i.test(path)) {
     throw new PhysariumError(
       "DONOR_NOT_A_FOLDER",
-      `${path}: this is one file of a model; give the folder it lies in, with its config.json`,
+      `${path}: this is one file of a model; give the folder it lies in, with its config.json` +
+        (isPickle ? `; PyTorch's own files must become safetensors before: ${CONVERT_PICKLES}` : ""),
       { path },
     );
   }

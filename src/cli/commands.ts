@@ -1,12 +1,15 @@
 import type { Command } from "commander";
 import { registerCalibrate } from "./calibrate.js";
+import { registerChat } from "./chat.js";
 import { registerCompare } from "./compare.js";
+import { registerCompletion } from "./completion.js";
 import { registerEval } from "./eval.js";
 import { registerExport } from "./export.js";
 import { registerFetch } from "./fetch.js";
 import { registerGate } from "./gate.js";
 import { registerGenerate } from "./generate.js";
 import { registerImport } from "./import.js";
+import { registerMan } from "./man.js";
 import { registerPack } from "./pack.js";
 import { registerPlan } from "./plan.js";
 import { registerReport } from "./report.js";
@@ -16,7 +19,7 @@ import { registerSynth } from "./synth.js";
 import { registerUnpack } from "./unpack.js";
 import { registerVerify } from "./verify.js";
 
-/** Every command, in the order of the help. */
+/** Every command. Where it stands in the help says tree/option-groups.ts; one that is not named there comes last. */
 export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerSurgery,
   registerPlan,
@@ -26,6 +29,7 @@ export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerEval,
   registerGate,
   registerGenerate,
+  registerChat,
   registerCompare,
   registerCalibrate,
   registerPack,
@@ -34,4 +38,6 @@ export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerImport,
   registerSynth,
   registerFetch,
+  registerCompletion,
+  registerMan,
 ];

@@ -51,7 +51,7 @@ Examples:
     .action(async (modelPath: string, flags: EvalFlags) => {
       const { text, against, record, json, quiet, device, threads, memory, ...protocol } = flags;
       const { signal, whole } = endOnSignal("nothing was written", json);
-      const onProgress = countedProgress("eval", flags);
+      const onProgress = countedProgress("eval", flags, "tokens");
       const folder = resolve(await modelArgument(modelPath, flags));
       const donor = against === undefined ? undefined : resolve(await modelArgument(against, flags));
       const say = quiet || json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);

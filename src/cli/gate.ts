@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { printable } from "../errors.js";
-import { type GateReport, gateError, runGate } from "../probe/gate.js";
+import { DEFAULT_LIMITS, type GateReport, gateError, runGate } from "../probe/gate.js";
 import { toInteger, toNumber } from "./arguments.js";
 import { modelArgument } from "./model-argument.js";
 import {
@@ -22,7 +22,9 @@ interface GateFlags extends EngineFlags, ProtocolFlags {
   maxPerplexityRatio?: number;
   maxKl?: number;
   minSameTop?: number;
+  maxRepetition?: number;
   json?: boolean;
+  quiet?: boolean;
 }
 
 /** `physarium gate <output> --against <donor>` */
@@ -35,6 +37,11 @@ export function registerGate(program: Command): void {
     .option("--max-perplexity-ratio <x>", "perplexity of the model over the donor's, at most", toNumber)
     .option("--max-kl <nats>", "mean KL divergence from the donor, at most", toNumber)
     .option("--min-same-top <share>", "share (0–1) of places with the same top token, at least", toNumber)
+    .option(
+      "--max-repetition <share>",
+      "how much more (0–1) its texts may repeat themselves than the donor's",
+      toNumber,
+    )
     .option("--text <file>", "compare on this text (default: the prompts and what the donor writes behind them)")
     .option(
       "--prompt <text>",
@@ -48,13 +55,19 @@ export function registerGate(program: Command): void {
     .addHelpText(
       "after",
       `
+Where no limit is named these hold: ${Object.entries(DEFAULT_LIMITS)
+        .map(([name, limit]) => `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)} ${limit}`)
+        .join(" ")}:
+as much as Q4_0 costs a small model, and no loops that the donor does not have (docs/verdict.md).
+
 Examples:
   physarium gate ./model-operated --against ./model
   physarium gate ./model-operated --against ./model --text book.txt --max-perplexity-ratio 1.1 --min-same-top 0.8 \\
     || rm -r ./model-operated`,
     )
     .action(async (modelPath: string, flags: GateFlags) => {
-      const { against, text, prompt, maxTokens, maxPerplexityRatio, maxKl, minSameTop, json, ...rest } = flags;
+      const { against, text, prompt, maxTokens, maxPerplexityRatio, maxKl, minSameTop, maxRepetition, json, ...rest } =
+        flags;
       const { device, threads, memory, ...protocol } = rest;
       endOnSignal("nothing was written", json);
       const report = await runGate(resolve(await modelArgument(modelPath, flags)), {
@@ -67,6 +80,7 @@ Examples:
         ...(maxPerplexityRatio === undefined ? {} : { maxPerplexityRatio }),
         ...(maxKl === undefined ? {} : { maxKl }),
         ...(minSameTop === undefined ? {} : { minSameTop }),
+        ...(maxRepetition === undefined ? {} : { maxRepetition }),
       });
       process.stdout.write(json ? `${JSON.stringify(report)}\n` : `${describe(report)}\n`);
       if (!report.accepted) throw gateError(report);
@@ -78,7 +92,10 @@ function describe(report: GateReport): string {
   for (const { prompt, donor, model, same_prefix_tokens: same } of report.prompts) {
     lines.push(`prompt  ${JSON.stringify(prompt)}`);
     lines.push(`donor   ${JSON.stringify(donor.text)}`, `model   ${JSON.stringify(model.text)}`);
-    lines.push(`        ${same} tokens alike from the start; first token, most likely first:`);
+    lines.push(
+      `        ${same} tokens alike from the start; said again: donor ${percent(donor.repetition)}, model ` +
+        `${percent(model.repetition)}; first token, most likely first:`,
+    );
     donor.top10.forEach((entry, at) => {
       const other = model.top10[at];
       const cell = ({ token, probability }: typeof entry): string =>
@@ -94,6 +111,8 @@ function describe(report: GateReport): string {
         `mean KL ${kl.toFixed(5)}, same top token ${(100 * top).toFixed(1)} %`,
     );
   }
+  if (report.verdict !== null) lines.push(`verdict: ${report.verdict.sentence}`);
+  if (report.default_limits) lines.push("no limit was named; these are the default ones:");
   for (const { rule, limit, value, kept } of report.rules) {
     lines.push(
       `${kept ? "kept  " : "BROKEN"}  ${rule} ${limit === true ? "" : `${limit}, found ${shortly(value)}`}`.trimEnd(),
@@ -101,6 +120,10 @@ function describe(report: GateReport): string {
   }
   lines.push(report.accepted ? "accepted" : "not accepted");
   return lines.map((line) => printable(line, true)).join("\n");
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(0)} %`;
 }
 
 function shortly(value: number | boolean | null): string {

@@ -2,28 +2,14 @@
 // The thread pool of file operations is sized at its first use: several reads and writes in flight for each worker.
 process.env.UV_THREADPOOL_SIZE ??= "8";
 
-import { Command, CommanderError } from "commander";
+import { CommanderError } from "commander";
 import { ioError } from "../checkpoint/file-layer.js";
 import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
-import { PHYSARIUM_VERSION } from "../version.js";
+import { emitEvent, tellsEvents } from "./events.js";
+import { clearProgress } from "./progress.js";
 
-const program = new Command()
-  .name("physarium")
-  .description("Surgery for open-weight language models: a slime-mould flow decides which weights starve.")
-  .version(PHYSARIUM_VERSION)
-  .exitOverride()
-  .configureOutput({ outputError: () => {} })
-  .showSuggestionAfterError()
-  .addHelpText(
-    "after",
-    `
-Example:
-  physarium plan ./Qwen2.5-0.5B                      what would be done, what it takes
-  physarium surgery ./Qwen2.5-0.5B ./Qwen-operated   do it
-  physarium verify ./Qwen2.5-0.5B ./Qwen-operated    prove it, tensor by tensor
-
-Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 130 stopped.`,
-  );
+/** Refusals of options and arguments say where they are explained. */
+const EXPLAINED = /^USAGE_(?:ARGUMENT|PARAM|PROTOCOL|FLOW|METHOD|SPARSITY|SAMPLING|GATE|RECIPE)$/;
 
 // The reader went away (`| head`): what is under way is done all the same, and the exit code tells how it went. A
 // result that could not be written for another reason is lost, and that is said.
@@ -33,26 +19,35 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exitCode = report(ioError("writing", "standard output", error));
 });
 
+const started = performance.now();
+/** The command that was asked for, as far as it is known. */
+let asked = "physarium";
 try {
   // Behind the `try`: opening all our modules at once is where a low limit of open files shows first.
-  const { COMMANDS } = await import("./commands.js");
-  for (const register of COMMANDS) register(program);
+  const { buildProgram } = await import("./program.js");
+  const program = buildProgram();
+  program.hook("preAction", (_, command) => {
+    asked = `physarium ${command.name()}`;
+  });
   await program.parseAsync();
 } catch (error) {
   process.exitCode = report(error) || process.exitCode;
 }
+emitEvent("ended", { exit: process.exitCode ?? 0, seconds: (performance.now() - started) / 1000 });
 
 /** Print an error as its kind deserves; returns the exit code. */
 function report(error: unknown): number {
   const known = error instanceof CommanderError ? fromCommander(error) : (limitOf(error) ?? error);
   if (known === undefined) return 0;
-  if (process.argv.includes("--json")) {
-    const { code, message, details } = isPhysariumError(known)
-      ? known
-      : { code: "INTERNAL", message: String(known), details: {} };
+  clearProgress();
+  const { code, details } = isPhysariumError(known) ? known : { code: "INTERNAL", details: {} };
+  const message = isPhysariumError(known) ? withHelp(known) : String(known);
+  if (tellsEvents()) {
+    emitEvent("error", { code, message, details });
+  } else if (process.argv.includes("--json")) {
     process.stderr.write(jsonLine({ event: "error", code, message, details }));
   } else if (isPhysariumError(known) && exitCodeOf(known) !== 70) {
-    process.stderr.write(`physarium: ${known.message} [${known.code}]\n`);
+    process.stderr.write(`physarium: ${message} [${code}]\n`);
   } else {
     const stack = known instanceof Error ? (known.stack ?? known.message) : String(known);
     process.stderr.write(
@@ -63,15 +58,19 @@ function report(error: unknown): number {
   return exitCodeOf(known);
 }
 
+function withHelp({ code, message }: PhysariumError): string {
+  return EXPLAINED.test(code) && !message.includes("--help") ? `${message}; see ${asked} --help` : message;
+}
+
 /** Commander's refusals are usage errors; its help and version are none at all. */
-function fromCommander(error: CommanderError): PhysariumError | undefined {
+function fromCommander(error: CommanderError & { commandPath?: string }): PhysariumError | undefined {
   if (error.exitCode === 0) return undefined;
   if (error.code === "commander.help") {
     return new PhysariumError("USAGE_COMMAND", "expected a command; see physarium --help");
   }
   return new PhysariumError(
     "USAGE_ARGUMENT",
-    `${error.message.replace(/^error: /, "").replaceAll("\n", " ")}; see physarium --help`,
+    `${error.message.replace(/^error: /, "").replaceAll("\n", " ")}; see ${error.commandPath ?? "physarium"} --help`,
   );
 }
 

@@ -74,7 +74,7 @@ export function addProtocolOptions(command: Command): Command {
 
 export function toProtocolOptions(flags: ProtocolFlags): ProtocolOptions {
   checkProtocolFlags(flags);
-  const { protocol, newlines, ...rest } = flags;
+  const { protocol, newlines, window, stride, bos, rows, separator, minTokens, skip, limit } = flags;
   if (protocol !== "wikitext" && protocol !== "documents") {
     throw new PhysariumError("USAGE_PROTOCOL", `--protocol ${protocol}: known are wikitext and documents`, {
       protocol,
@@ -83,7 +83,8 @@ export function toProtocolOptions(flags: ProtocolFlags): ProtocolOptions {
   if (newlines !== undefined && newlines !== "universal" && newlines !== "keep") {
     throw new PhysariumError("USAGE_PROTOCOL", `--newlines ${newlines}: known are universal and keep`, { newlines });
   }
-  return { ...rest, protocol, ...(newlines === undefined ? {} : { newlines }) };
+  const said = { window, stride, bos, rows, separator, minTokens, skip, limit, newlines, protocol };
+  return Object.fromEntries(Object.entries(said).filter(([, value]) => value !== undefined));
 }
 
 /**

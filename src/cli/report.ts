@@ -5,6 +5,7 @@ import { readDocuments, readReport } from "../record/open-record.js";
 import type { ReportInput } from "../record/report-input.js";
 import { writeDocuments } from "../report/documents.js";
 import { renderHtml, renderMarkdown } from "../report/index.js";
+import { folderArgument } from "./model-argument.js";
 import { endOnSignal } from "./stop-signal.js";
 
 type Format = "md" | "html" | "json";
@@ -25,7 +26,7 @@ Examples:
     )
     .action(async (output: string, flags: { format?: Format }) => {
       const { whole } = endOnSignal("the report is as it was");
-      const folder = resolve(output);
+      const folder = resolve(await folderArgument(output, {}));
       const report = await fromLedger(folder);
       if (flags.format === "md") process.stdout.write(renderMarkdown(report));
       else if (flags.format === "html") process.stdout.write(renderHtml(report));

@@ -132,7 +132,7 @@ async function addQuality(
 ): Promise<ReportInput> {
   if (flags.eval === undefined) return report;
   const { evaluate } = await import("../probe/evaluate.js");
-  const onProgress = countedProgress("eval", flags);
+  const onProgress = countedProgress("eval", flags, "tokens");
   const { quality } = await evaluate(outputPath, resolve(flags.eval), {
     against: donorPath,
     ...toDeviceOptions(flags),

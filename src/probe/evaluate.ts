@@ -119,6 +119,7 @@ export async function runModels(
     const kl = runners.length === 2 ? new Float64Array(tokens) : undefined;
     const offsets = offsetsOf(sequences);
     let done = 0;
+    options.onProgress?.(0, tokens);
     for (const batch of batches) {
       refuseStopped(options.signal);
       const { ids, places, targets, positions } = layOut(sequences, batch, offsets);

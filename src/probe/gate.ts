@@ -3,6 +3,7 @@ import { type Donor, type Model, openDonor } from "../checkpoint/donor.js";
 import { Engine } from "../engine/session.js";
 import { isPhysariumError, PhysariumError } from "../errors.js";
 import type { DivergenceRecord } from "../record/quality.js";
+import { repetitionOf, VERDICT_LIMITS, type Verdict, verdictOf } from "../record/verdict.js";
 import { divergenceOf } from "./divergence.js";
 import { type EvaluateOptions, evaluate, runModels } from "./evaluate.js";
 import { LayerRunner } from "./forward/layer-runner.js";
@@ -22,7 +23,28 @@ export interface GateOptions extends Omit<EvaluateOptions, "against"> {
   readonly maxPerplexityRatio?: number;
   readonly maxKl?: number;
   readonly minSameTop?: number;
+  /** By how much the model's texts may repeat themselves more than the donor's, as a share (0–1). */
+  readonly maxRepetition?: number;
 }
+
+/**
+ * What holds where no limit is named: a model that is not "broken" (record/verdict.ts says why there), and does not
+ * loop where the donor does not. A quarter of the runs of four tokens said again is a phrase in every other sentence.
+ */
+export const DEFAULT_LIMITS = {
+  maxPerplexityRatio: VERDICT_LIMITS.perplexity_ratio.broken,
+  maxKl: VERDICT_LIMITS.kl_mean.broken,
+  minSameTop: VERDICT_LIMITS.same_top.broken,
+  maxRepetition: 0.25,
+} as const;
+
+/** The limits in force: those that were named, or the default ones where none was. */
+export function limitsOf({ maxPerplexityRatio, maxKl, minSameTop, maxRepetition }: Limits): Limits {
+  const named = { maxPerplexityRatio, maxKl, minSameTop, maxRepetition };
+  return Object.values(named).every((limit) => limit === undefined) ? DEFAULT_LIMITS : named;
+}
+
+type Limits = Pick<GateOptions, "maxPerplexityRatio" | "maxKl" | "minSameTop" | "maxRepetition">;
 
 /** The gate's finding, as plain JSON. */
 export interface GateReport {
@@ -34,6 +56,10 @@ export interface GateReport {
   readonly text: string | null;
   /** `null` where a model gave NaN or an infinity. */
   readonly divergence: DivergenceRecord | null;
+  /** `null` where there is no divergence to judge. */
+  readonly verdict: Verdict | null;
+  /** Whether the limits were named, or are those of `DEFAULT_LIMITS`. */
+  readonly default_limits: boolean;
   readonly rules: readonly RuleRecord[];
 }
 
@@ -53,12 +79,14 @@ export interface Continuation {
   readonly deterministic: boolean;
   /** No NaN and no infinity in any logit. */
   readonly finite: boolean;
+  /** Share (0–1) of its runs of four tokens that stood in it before. */
+  readonly repetition: number;
   /** The ten most likely first tokens. */
   readonly top10: readonly { readonly id: number; readonly token: string; readonly probability: number }[];
 }
 
 export interface RuleRecord {
-  readonly rule: "finite" | "deterministic" | "max_perplexity_ratio" | "max_kl" | "min_same_top";
+  readonly rule: "finite" | "deterministic" | "max_perplexity_ratio" | "max_kl" | "min_same_top" | "max_repetition";
   readonly limit: number | boolean;
   /** `null` where it could not be measured, which breaks the rule. */
   readonly value: number | boolean | null;
@@ -92,7 +120,8 @@ async function runOn(tokenizer: TextTokenizer, model: Donor, donor: Donor, optio
   const before = await continueAll(donor, tokenizer, prompts, maxTokens, shared);
   const after = await continueAll(model, tokenizer, prompts, maxTokens, shared);
   const divergence = await compare(model, prompts, before, { ...options, against: donor, engine });
-  const rules = rulesOf(options, [...before, ...after], divergence);
+  const limits = limitsOf(options);
+  const rules = rulesOf(limits, before, after, divergence);
   return {
     accepted: rules.every(({ kept }) => kept),
     model: model.path,
@@ -105,6 +134,8 @@ async function runOn(tokenizer: TextTokenizer, model: Donor, donor: Donor, optio
     })),
     text: options.text ?? null,
     divergence,
+    verdict: divergence === null ? null : verdictOf(divergence),
+    default_limits: limits === DEFAULT_LIMITS,
     rules,
   };
 }
@@ -143,6 +174,7 @@ async function continueAll(
         sha256: hash,
         deterministic: hash === (await hashOf(second.tokens)),
         finite: first.finite && second.finite,
+        repetition: repetitionOf(first.tokens),
         top10: first.logits === undefined ? [] : await topTen(first.logits, tokenizer),
       });
     }
@@ -206,10 +238,12 @@ async function compare(
 }
 
 function rulesOf(
-  options: GateOptions,
-  continuations: readonly Continuation[],
+  limits: Limits,
+  before: readonly Continuation[],
+  after: readonly Continuation[],
   divergence: DivergenceRecord | null,
 ): RuleRecord[] {
+  const continuations = [...before, ...after];
   const holds = (rule: RuleRecord["rule"], value: boolean): RuleRecord => ({ rule, limit: true, value, kept: value });
   const rules = [
     holds("finite", divergence !== null && continuations.every(({ finite }) => finite)),
@@ -223,13 +257,15 @@ function rulesOf(
     if (limit !== undefined)
       rules.push({ rule, limit, value: value ?? null, kept: value !== undefined && value <= limit });
   };
-  atMost("max_perplexity_ratio", options.maxPerplexityRatio, divergence?.perplexity_ratio);
-  atMost("max_kl", options.maxKl, divergence?.kl_mean);
-  if (options.minSameTop !== undefined) {
+  atMost("max_perplexity_ratio", limits.maxPerplexityRatio, divergence?.perplexity_ratio);
+  atMost("max_kl", limits.maxKl, divergence?.kl_mean);
+  if (limits.minSameTop !== undefined) {
     const value = divergence?.same_top;
-    const kept = value !== undefined && value >= options.minSameTop;
-    rules.push({ rule: "min_same_top", limit: options.minSameTop, value: value ?? null, kept });
+    const kept = value !== undefined && value >= limits.minSameTop;
+    rules.push({ rule: "min_same_top", limit: limits.minSameTop, value: value ?? null, kept });
   }
+  const mean = (all: readonly Continuation[]) => all.reduce((sum, { repetition }) => sum + repetition, 0) / all.length;
+  atMost("max_repetition", limits.maxRepetition, mean(after) - mean(before));
   return rules;
 }
 

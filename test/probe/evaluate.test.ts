@@ -50,7 +50,8 @@ function textFile(content: string | Uint8Array): string {
 }
 
 /** A copy of loam with every fifth projection weight killed, or one weight replaced by NaN. */
-function operatedLoam(kind: "killed" | "nan"): string {
+function operatedLoam(kind: "killed" | "halved" | "nan"): string {
+  const step = kind === "halved" ? 4 : 10;
   const folder = temporaryFolder();
   cpSync(LOAM, folder, { recursive: true });
   for (const file of ["model-00001-of-00004.safetensors", "model-00003-of-00004.safetensors"]) {
@@ -62,7 +63,7 @@ function operatedLoam(kind: "killed" | "nan"): string {
       if (!name.includes("_proj.weight")) continue;
       const [begin, end] = tensor.data_offsets;
       if (kind === "nan") bytes.writeUInt16LE(0x7fc0, 8 + length + begin);
-      else for (let at = begin; at < end; at += 10) bytes.writeUInt16LE(0, 8 + length + at);
+      else for (let at = begin; at < end; at += step) bytes.writeUInt16LE(0, 8 + length + at);
     }
     writeFileSync(path, bytes);
   }
@@ -441,6 +442,22 @@ describe.skipIf(!hasEngine)("gate", () => {
       expect(report.accepted).toBe(false);
       expect(gateError(report)).toMatchObject({ code: "VERIFY_GATE", message: expect.stringContaining(`${limit}`) });
     }
+  });
+
+  test("without a limit the default ones hold: a model that lost much is not accepted", async () => {
+    const options = { against: LOAM, prompts, maxTokens: 24, text: textFile(STORY), window: 64 };
+    const [same, killed] = [await runGate(LOAM, options), await runGate(operatedLoam("halved"), options)];
+    expect(same).toMatchObject({ accepted: true, default_limits: true, verdict: { word: "intact" } });
+    expect(same.rules.map(({ rule }) => rule)).toEqual([
+      "finite",
+      "deterministic",
+      "max_perplexity_ratio",
+      "max_kl",
+      "min_same_top",
+      "max_repetition",
+    ]);
+    expect(killed.divergence!.perplexity_ratio).toBeGreaterThan(1.38);
+    expect(killed).toMatchObject({ accepted: false, verdict: { word: "broken" } });
   });
 
   test("NaN breaks the rule `finite`, and every rule that could not be measured", async () => {
