@@ -1,8 +1,8 @@
 import { type Command, Option } from "commander";
 import { PhysariumError, printable } from "../errors.js";
 import { exportGguf, type GgufExport } from "../export/gguf/export.js";
+import { type ExportRecipe, FILE_TYPE } from "../export/gguf/tensor-types.js";
 import { exportSparse, type SparseExport } from "../export/sparse/export.js";
-import type { ExportType } from "../export/weight-band.js";
 import { relativeError, renderGgufExport, totalMatrices } from "../report/export-summary.js";
 import { modelArgument } from "./model-argument.js";
 import { tensorProgress } from "./progress.js";
@@ -25,15 +25,9 @@ export function registerExport(program: Command): void {
     .argument("<output>", "the new .gguf file, or the new folder of compressed-tensors")
     .addOption(new Option("--format <name>", "format").choices(["gguf", "compressed-tensors"]).default("gguf"))
     .addOption(
-      new Option("--type <name>", "type of the matrices in a GGUF file (default: f16)").choices([
-        "f32",
-        "f16",
-        "bf16",
-        "q8_0",
-        "q6_k",
-        "q4_k",
-        "q4_0",
-      ]),
+      new Option("--type <name>", "type of the matrices in a GGUF file, or a mixture (default: f16)").choices(
+        Object.keys(FILE_TYPE).map((name) => name.toLowerCase()),
+      ),
     )
     .option("--overwrite", "replace an existing GGUF file")
     .option("--json", "print the result as one JSON object, every tensor with its zeros and error")
@@ -41,8 +35,10 @@ export function registerExport(program: Command): void {
     .addHelpText(
       "after",
       `
-Zeros stay exactly zero in f32, f16, bf16, q8_0, q6_k and q4_0, not in q4_k. Rows that a type's blocks cannot hold
-become F16 and are named. compressed-tensors is lossless; vLLM dropped loading it in 2026 (docs/export.md).
+Zeros stay exactly zero in f32, f16, bf16, q8_0, q6_k, q5_0 and q4_0, not in q5_k, q5_1, q4_k and iq4_nl. Rows that a
+type's blocks do not divide get what llama.cpp gives them (q5_0 for q4_k, q5_1 for q5_k, q8_0 for q6_k), and are named.
+q4_k_s, q4_k_m, q5_k_s, q5_k_m are llama.cpp's mixtures; the other names give every matrix the same type.
+compressed-tensors is lossless; vLLM dropped loading it in 2026 (docs/export.md).
 
 Examples:
   physarium export ./operated operated-q8.gguf --format gguf --type q8_0
@@ -59,7 +55,7 @@ Examples:
         process.stdout.write(flags.json ? `${JSON.stringify(sparseJson(result))}\n` : renderSparse(result));
         return;
       }
-      const type = (flags.type ?? "f16").toUpperCase() as ExportType;
+      const type = (flags.type ?? "f16").toUpperCase() as ExportRecipe;
       const result = await exportGguf(model, output, { type, overwrite: flags.overwrite ?? false, ...options });
       process.stdout.write(
         flags.json ? `${JSON.stringify(ggufJson(result))}\n` : `${printable(renderGgufExport(result), true)}\n`,

@@ -62,6 +62,9 @@ function groupScale(bytes: Uint8Array, at: number, group: number): [scale: numbe
   return [(low & 15) | ((bytes[at + group - 4] >> 6) << 4), (low >> 4) | ((bytes[at + group] >> 6) << 4)];
 }
 
+/** source: ggml-common.h `kvalues_iq4nl` */
+const IQ4_NL_GRID = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113] as const;
+
 const BLOCK_DECODERS: Readonly<Record<Exclude<TensorType, "F32" | "F16" | "BF16">, BlockDecoder>> = {
   Q8_0(bytes, at, out, to) {
     const scale = half(bytes, at);
@@ -70,6 +73,14 @@ const BLOCK_DECODERS: Readonly<Record<Exclude<TensorType, "F32" | "F16" | "BF16"
   Q4_0(bytes, at, out, to) {
     const scale = half(bytes, at);
     decode32(bytes, at + 2, undefined, out, to, scale, -8 * scale);
+  },
+  IQ4_NL(bytes, at, out, to) {
+    const scale = half(bytes, at);
+    for (let i = 0; i < 16; i++) {
+      const byte = bytes[at + 2 + i];
+      out[to + i] = IQ4_NL_GRID[byte & 15] * scale;
+      out[to + i + 16] = IQ4_NL_GRID[byte >> 4] * scale;
+    }
   },
   Q4_1(bytes, at, out, to) {
     decode32(bytes, at + 4, undefined, out, to, half(bytes, at), half(bytes, at + 2));

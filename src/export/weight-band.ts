@@ -3,13 +3,13 @@ import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
 import { decodeFloats, encodeFloats } from "../safetensors/float-bits.js";
 import { dequantise } from "./dequantise.js";
 import type { TensorType } from "./gguf/types.js";
-import type { Quantiser } from "./quantiser.js";
+import type { QuantisedType, Quantiser } from "./quantiser.js";
 
 /** Weights handled at once: 4 MiB as F32. A multiple of every block length. */
 export const BAND_WEIGHTS = 1 << 20;
 
 /** The types an export can write. */
-export type ExportType = "F32" | "F16" | "BF16" | "Q8_0" | "Q4_0" | "Q6_K" | "Q4_K";
+export type ExportType = FloatDtype | QuantisedType;
 
 /** What a conversion did to a tensor's weights; sums run over the bands in order, in f64. */
 export interface ConversionTally {

@@ -180,9 +180,11 @@ function fraction(part: number, whole: number): number {
 
 interface ExportType {
   readonly format: FormatName;
-  /** Weights of a row that share scales; a row that is no multiple of it falls back to F16. */
+  /** Weights of a row that share scales, and their bytes. */
   readonly block: number;
   readonly blockBytes: number;
+  /** Bytes of 32 weights where a row is no multiple of `block`, of the type that llama.cpp takes then; else F16. */
+  readonly fallbackBytes?: number;
   readonly lossy: (dtype: string) => boolean;
   readonly holdsExactZeros: boolean;
 }
@@ -195,8 +197,8 @@ const EXPORT_TYPES: readonly ExportType[] = [
   { format: "F16", block: 1, blockBytes: 2, lossy: (dtype) => dtype !== "F16", holdsExactZeros: true },
   { format: "BF16", block: 1, blockBytes: 2, lossy: (dtype) => dtype !== "BF16", holdsExactZeros: true },
   { format: "Q8_0", block: 32, blockBytes: 34, lossy: () => true, holdsExactZeros: true },
-  { format: "Q6_K", block: 256, blockBytes: 210, lossy: () => true, holdsExactZeros: true },
-  { format: "Q4_K", block: 256, blockBytes: 144, lossy: () => true, holdsExactZeros: false },
+  { format: "Q6_K", block: 256, blockBytes: 210, fallbackBytes: 34, lossy: () => true, holdsExactZeros: true },
+  { format: "Q4_K", block: 256, blockBytes: 144, fallbackBytes: 22, lossy: () => true, holdsExactZeros: false },
   { format: "Q4_0", block: 32, blockBytes: 18, lossy: () => true, holdsExactZeros: true },
 ];
 
@@ -205,7 +207,10 @@ function exportByteLength(tensor: TensorInfo, type: ExportType): number {
   const weights = elementCount(tensor.shape);
   if (!isFloatDtype(tensor.dtype)) return tensor.byteLength;
   if (tensor.shape.length < 2) return 4 * weights;
-  if (tensor.shape[tensor.shape.length - 1] % type.block !== 0) return 2 * weights;
+  const rowLength = tensor.shape[tensor.shape.length - 1];
+  if (rowLength % type.block !== 0) {
+    return type.fallbackBytes !== undefined && rowLength % 32 === 0 ? (weights / 32) * type.fallbackBytes : 2 * weights;
+  }
   return (weights / type.block) * type.blockBytes;
 }
 

@@ -15,7 +15,7 @@ export interface GgufSummary {
     readonly zerosLost: number;
     readonly squaredError: number;
     readonly squaredNorm: number;
-    /** Why it is stored as F16 instead. */
+    /** Why it is stored as another type than the one asked for. */
     readonly fallback?: string | undefined;
   }[];
   readonly leftOut: readonly { readonly name: string; readonly reason: string }[];
@@ -68,16 +68,18 @@ export function renderGgufExport(result: GgufSummary): string {
   const kept = totals.zerosBefore - totals.zerosLost;
   const ofThem =
     totals.zerosBefore === 0 ? "" : `; ${percent(kept, totals.zerosBefore)} of the donor's zeros are still zero`;
-  const holds = result.holdsExactZeros ? "holds exact zeros" : "does not hold exact zeros";
+  const holds = result.holdsExactZeros
+    ? "every type in it holds exact zeros"
+    : "not every type in it holds exact zeros";
   lines.push(
     `zeros in matrices: ${percent(totals.zerosBefore, totals.weights)} before, ` +
-      `${percent(totals.zerosAfter, totals.weights)} after${ofThem} (${result.type} ${holds})`,
+      `${percent(totals.zerosAfter, totals.weights)} after${ofThem} (${holds})`,
   );
   if (totals.relativeError > 0)
     lines.push(`relative error of the matrices (rms): ${totals.relativeError.toExponential(3)}`);
   const fallbacks = result.tensors.filter((tensor) => tensor.fallback !== undefined);
-  for (const { name, fallback } of fallbacks.slice(0, 10)) lines.push(`as F16: ${name}: ${fallback}`);
-  if (fallbacks.length > 10) lines.push(`as F16: ${fallbacks.length - 10} more; --json lists all`);
+  for (const { name, type, fallback } of fallbacks.slice(0, 10)) lines.push(`as ${type}: ${name}: ${fallback}`);
+  if (fallbacks.length > 10) lines.push(`of other types than asked: ${fallbacks.length - 10} more; --json lists all`);
   for (const { name, reason } of result.leftOut) lines.push(`left out: ${name}: ${reason}`);
   for (const warning of result.warnings) lines.push(`warning: ${warning}`);
   return lines.join("\n");

@@ -29,3 +29,13 @@ export function quantInput(superBlocks: number): Float32Array {
   }
   return out;
 }
+
+/** Importance of the columns of a row, as every implementation can make it again: from 0 to some thousands. */
+export function importanceInput(columns: number): Float32Array {
+  const out = new Float32Array(columns);
+  for (let col = 0; col < columns; col++) {
+    const draw = (Math.imul(col + 1, 2654435761) >>> 0) / 4294967296;
+    out[col] = col % 97 === 5 ? 0 : col % 31 === 7 ? 5000 * draw : 4 * draw * draw;
+  }
+  return out;
+}

@@ -4,9 +4,9 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { dequantise } from "../../dist/export/dequantise.js";
 import { TENSOR_TYPES, type TensorType, tensorBytes } from "../../dist/export/gguf/types.js";
-import { type QuantisedType, Quantiser } from "../../dist/export/quantiser.js";
+import { QUANTISED_TYPES as QUANTISED, Quantiser } from "../../dist/export/quantiser.js";
 import { loadKernelModule } from "../../dist/wasm.js";
-import { quantInput } from "./quant-input.js";
+import { importanceInput, quantInput } from "./quant-input.js";
 
 interface Fixture {
   weights: number;
@@ -17,7 +17,8 @@ interface Fixture {
 }
 const fixture = JSON.parse(readFileSync(new URL("../fixtures/quants/llama-cpp.json", import.meta.url), "utf8"));
 const types = fixture.types as Record<string, Fixture>;
-const QUANTISED: readonly QuantisedType[] = ["Q8_0", "Q4_0", "Q6_K", "Q4_K"];
+const weighted = fixture.weighted as Record<string, Fixture>;
+const decodedOnly = fixture.decoded as Record<string, Fixture>;
 
 const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");
 /** Minus zeros count as zeros: llama.cpp gives 0 · (negative scale). */
@@ -42,8 +43,17 @@ describe("against llama.cpp's own library", () => {
     expect(squaredError(input, decoded)).toBe(types[type].squared_error);
   });
 
+  it.each(QUANTISED)("%s with an importance for each column: blocks are equal to the bit", (type) => {
+    const blocks = quantiser.quantise(type, input, importanceInput(768));
+    expect(sha256(blocks)).toBe(weighted[type].blocks_sha256);
+    expect(digestOfValues(dequantise(type, blocks))).toBe(weighted[type].values_sha256);
+    // Whole rows one by one give the same blocks.
+    const row = quantiser.quantise(type, input.subarray(768, 2 * 768), importanceInput(768));
+    expect(Buffer.compare(row, blocks.subarray(row.length, 2 * row.length))).toBe(0);
+  });
+
   it.each(["Q4_1", "Q5_0", "Q5_1", "Q5_K"] as const)("%s blocks of llama.cpp decode to llama.cpp's values", (type) => {
-    const { blocks_base64 = "", blocks_sha256, values_sha256, weights, squared_error } = types[type];
+    const { blocks_base64 = "", blocks_sha256, values_sha256, weights, squared_error } = decodedOnly[type];
     const blocks = new Uint8Array(Buffer.from(blocks_base64, "base64"));
     expect(sha256(blocks)).toBe(blocks_sha256);
     const decoded = dequantise(type, blocks);
@@ -90,6 +100,10 @@ describe("errors stay within what the grid allows", () => {
     ["Q8_0", 32, 0.6 / 127],
     ["Q4_0", 32, 1.1 / 8],
     ["Q6_K", 256, 0.12],
+    ["Q5_0", 32, 1.1 / 16],
+    ["Q5_1", 32, 0.6 / 15],
+    ["IQ4_NL", 32, 0.3],
+    ["Q5_K", 256, 0.2],
     ["Q4_K", 256, 0.3],
   ] as const)("%s", (type, block, bound) => {
     const quantiser = new Quantiser();
@@ -128,14 +142,18 @@ it("kernels write their blocks and nothing else", () => {
   for (const type of QUANTISED) {
     for (const superBlocks of [1, 2, 5]) {
       const count = superBlocks * 256;
-      const source = kernel.freeMemoryFrom() + 64;
+      const columns = kernel.freeMemoryFrom() + 64;
+      const source = columns + 256 * 4 + 64;
       const target = source + count * 4 + 64;
       const length = tensorBytes(type as TensorType, count);
       const bytes = new Uint8Array(memory.buffer);
       bytes.fill(0xa5, kernel.freeMemoryFrom());
       const input = quantInput(superBlocks);
       new Float32Array(memory.buffer, source, count).set(input);
-      kernel[`quantise${type}`](source, target, count);
+      new Float32Array(memory.buffer, columns, 256).set(importanceInput(256));
+      kernel[`quantise${type}`](source, target, count, 256, columns);
+      expect(new Float32Array(memory.buffer, columns, 256)).toEqual(importanceInput(256));
+      kernel[`quantise${type}`](source, target, count, count, 0);
       expect(new Float32Array(memory.buffer, source, count)).toEqual(input);
       expect(bytes.subarray(source - 64, source).every((byte) => byte === 0xa5)).toBe(true);
       expect(bytes.subarray(target - 64, target).every((byte) => byte === 0xa5)).toBe(true);

@@ -22,22 +22,13 @@ import {
   ROPE_FACTORS_TENSOR,
   type TensorPair,
 } from "./layout.js";
+import { chooseTypes, type ExportRecipe, FILE_TYPE } from "./tensor-types.js";
 import { describeTokenizer } from "./tokenizer.js";
 import { GGUF_MAGIC, type GgufValue, TENSOR_TYPES } from "./types.js";
 
-/** `general.file_type`: which type most matrices have. source: llama.cpp include/llama.h `enum llama_ftype` */
-const FILE_TYPE: Readonly<Record<ExportType, number>> = {
-  F32: 0,
-  F16: 1,
-  Q4_0: 2,
-  Q8_0: 7,
-  Q4_K: 14,
-  Q6_K: 18,
-  BF16: 32,
-};
-
 export interface GgufExportOptions {
-  readonly type: ExportType;
+  /** One type for all matrices, or a mixture by its name. */
+  readonly type: ExportRecipe;
   /** Replace an existing file, if it is a GGUF file. */
   readonly overwrite?: boolean;
   readonly files?: FileLayer;
@@ -62,8 +53,8 @@ export interface ExportedTensor extends Readonly<ConversionTally> {
 export interface GgufExport {
   readonly path: string;
   readonly architecture: string;
-  readonly type: ExportType;
-  /** Whether the asked type keeps zeros zero. */
+  readonly type: ExportRecipe;
+  /** Whether every matrix's type keeps zeros zero. */
   readonly holdsExactZeros: boolean;
   readonly byteLength: number;
   readonly tensors: readonly ExportedTensor[];
@@ -90,8 +81,8 @@ interface GgufPlan {
 /**
  * Write a model folder as one GGUF file, tensor by tensor in bounded memory.
  *
- * Vectors are F32; matrices have the asked type, or F16 where its blocks do not divide their rows. The file appears
- * under its name only when it is whole and synced. Throws `USAGE_*` and `DONOR_*` before the first write, except for
+ * Vectors are F32; matrices have the asked type, or llama.cpp's fallback where its blocks do not divide their rows.
+ * The file appears under its name only when it is whole and synced. Throws `USAGE_*` and `DONOR_*` before the first write, except for
  * weights that the type cannot hold.
  */
 export async function exportGguf(
@@ -133,7 +124,7 @@ export async function exportGguf(
       path: outputPath,
       architecture: architectureOf(plan.config.modelType),
       type: options.type,
-      holdsExactZeros: TENSOR_TYPES[options.type].holdsExactZeros,
+      holdsExactZeros: tensors.every(({ isMatrix, type }) => !isMatrix || TENSOR_TYPES[type].holdsExactZeros),
       byteLength: plan.header.fileByteLength,
       tensors,
       leftOut: plan.leftOut,
@@ -158,7 +149,7 @@ function describeTensor({ spec, source, fallback }: PlannedTensor, byteLength: n
   };
 }
 
-async function planGguf(folder: ModelFolder, type: ExportType): Promise<GgufPlan> {
+async function planGguf(folder: ModelFolder, type: ExportRecipe): Promise<GgufPlan> {
   const configText = await folder.text("config.json");
   if (configText === undefined) {
     throw new PhysariumError("DONOR_CONFIG", `${folder.donor.path}: there is no config.json; GGUF needs its numbers`);
@@ -207,17 +198,15 @@ async function planGguf(folder: ModelFolder, type: ExportType): Promise<GgufPlan
 
   const tensors: PlannedTensor[] = [];
   const { pairs, leftOut } = matchTensors(folder, config);
+  const shaped = pairs.map(({ pair }) => ({ name: pair.ggufName, shape: pair.shape }));
+  const architecture = architectureOf(config.modelType);
+  const types = chooseTypes(type, shaped, { ...config, architecture, expertCount: 0 });
   for (const { pair, located } of pairs) {
-    const rowLength = pair.shape[pair.shape.length - 1];
-    const wanted = pair.shape.length === 1 ? "F32" : type;
-    const { blockLength } = TENSOR_TYPES[wanted];
-    const fits = rowLength % blockLength === 0;
+    const chosen = types.get(pair.ggufName)!;
     tensors.push({
-      spec: { name: pair.ggufName, shape: pair.shape, type: fits ? wanted : "F16" },
+      spec: { name: pair.ggufName, shape: pair.shape, type: chosen.type },
       source: { located, pair },
-      fallback: fits
-        ? undefined
-        : `rows of ${rowLength} weights are no whole number of ${wanted} blocks of ${blockLength}`,
+      fallback: chosen.fallback,
     });
   }
   if (config.ropeScaling.kind === "llama3") {

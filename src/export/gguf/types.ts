@@ -47,7 +47,8 @@ export interface BlockFormat {
 
 /**
  * The tensor types Physarium reads. The ones with a minimum per block (`_1`, Q4_K, Q5_K) put their grid between a
- * block's least and largest weight, so zero is a grid point only by chance; the symmetric ones and the floats hold it.
+ * block's least and largest weight, so zero is a grid point only by chance, and IQ4_NL's grid has none; the symmetric
+ * ones and the floats hold it.
  */
 export const TENSOR_TYPES = {
   F32: { id: 0, blockLength: 1, blockBytes: 4, holdsExactZeros: true },
@@ -60,6 +61,7 @@ export const TENSOR_TYPES = {
   Q4_K: { id: 12, blockLength: 256, blockBytes: 144, holdsExactZeros: false },
   Q5_K: { id: 13, blockLength: 256, blockBytes: 176, holdsExactZeros: false },
   Q6_K: { id: 14, blockLength: 256, blockBytes: 210, holdsExactZeros: true },
+  IQ4_NL: { id: 20, blockLength: 32, blockBytes: 18, holdsExactZeros: false },
   BF16: { id: 30, blockLength: 1, blockBytes: 2, holdsExactZeros: true },
 } as const satisfies Record<string, BlockFormat>;
 
@@ -75,7 +77,6 @@ export const FOREIGN_TENSOR_TYPES: ReadonlyMap<number, string> = new Map([
   [17, "IQ2_XS"],
   [18, "IQ3_XXS"],
   [19, "IQ1_S"],
-  [20, "IQ4_NL"],
   [21, "IQ3_S"],
   [22, "IQ2_S"],
   [23, "IQ4_XS"],
