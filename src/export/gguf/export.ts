@@ -82,8 +82,8 @@ interface GgufPlan {
  * Write a model folder as one GGUF file, tensor by tensor in bounded memory.
  *
  * Vectors are F32; matrices have the asked type, or llama.cpp's fallback where its blocks do not divide their rows.
- * The file appears under its name only when it is whole and synced. Throws `USAGE_*` and `DONOR_*` before the first write, except for
- * weights that the type cannot hold.
+ * The file appears under its name only when it is whole and synced. Throws `USAGE_*` and `DONOR_*` before the first
+ * write, except for weights that the type cannot hold.
  */
 export async function exportGguf(
   donorPath: string,

@@ -86,7 +86,7 @@ export function chooseTypes(
   return chosen;
 }
 
-/** What takes the place of a type whose blocks do not divide a row. source: `tensor_type_fallback` in llama-quant.cpp */
+/** What takes the place of a type whose blocks do not divide a row. source: `tensor_type_fallback`, llama-quant.cpp */
 const FALLBACKS: Readonly<Partial<Record<ExportType, ExportType>>> = { Q4_K: "Q5_0", Q5_K: "Q5_1", Q6_K: "Q8_0" };
 
 function fitting(wanted: ExportType, rowLength: number): ChosenType {
