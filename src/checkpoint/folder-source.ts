@@ -22,6 +22,11 @@ export class FolderSource implements ModelSource {
     return { kind: "folder", path: this.localPath };
   }
 
+  /** A snapshot in a hub cache is named by its commit. */
+  get commit(): string | undefined {
+    return /models--[^/\\]+[/\\]snapshots[/\\]([0-9a-f]{40})(?![0-9a-f])/.exec(resolve(this.localPath))?.[1];
+  }
+
   list(folder = ""): Promise<SourceEntry[]> {
     return listFolder(folder === "" ? this.localPath : join(this.localPath, folder), this.files);
   }

@@ -16,8 +16,18 @@ export interface SourceEntry {
 /** An open file of a model. `read` and `readInto` give exactly the bytes asked for, or throw `IO_*`. */
 export interface SourceFile extends ByteSource {
   readonly modifiedNs: bigint;
-  /** Read into memory the caller owns, a wasm band for one. */
-  readInto(buffer: Uint8Array, byteOffset: number): Promise<void>;
+  /**
+   * Read into memory the caller owns, a wasm band for one.
+   *
+   * signal    ends a read that may take long, one over the wire; a file's read ends by itself
+   * onFilled  told how many bytes of `buffer` are in, for whoever works on them as they come; a file is silent
+   */
+  readInto(
+    buffer: Uint8Array,
+    byteOffset: number,
+    signal?: AbortSignal,
+    onFilled?: (byteLength: number) => void,
+  ): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -51,6 +61,8 @@ export interface ModelSource {
    */
   readonly localPath: string | undefined;
   readonly ref: SourceRef;
+  /** 40 hexadecimal digits where the source knows what commit of a repository this is. */
+  readonly commit?: string | undefined;
   /** What stands in the model, or in a folder of it, by name. Throws `DONOR_*` where there is none, `IO_*`. */
   list(folder?: string): Promise<readonly SourceEntry[]>;
   /** Throws `IO_NOT_FOUND` for what is not there. */

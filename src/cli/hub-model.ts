@@ -48,3 +48,13 @@ export async function lookOverTheWire(
     progress.stop();
   }
 }
+
+/** The donor of an address whose bytes are read where they lie; `signal` ends every read. */
+export async function openOverTheWire(
+  text: string,
+  signal: AbortSignal,
+  onRetry: (line: string) => void,
+): Promise<Donor> {
+  const client = new HubClient(readHubEnvironment(), { signal, onRetry });
+  return openDonor(await HubSource.open(parseHubAddress(text), client));
+}

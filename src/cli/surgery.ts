@@ -12,16 +12,16 @@ import { shellQuote } from "../report/report-text.js";
 import type { SurgeryEvent } from "../surgery/events.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
-import { planSurgery } from "../surgery/plan.js";
-import { folderArgument } from "./model-argument.js";
 import { toDeviceOptions } from "./probe-options.js";
 import { countedProgress, createProgress, duration, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
+import { planFor } from "./surgery-donor.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
 
 interface Flags extends SurgeryFlags, ProgressStyle {
   resume?: boolean;
   overwrite?: boolean;
+  stream?: boolean;
   eval?: string;
 }
 
@@ -30,11 +30,12 @@ export function registerSurgery(program: Command): void {
   const command = program
     .command("surgery")
     .description("operate on a donor: starve the weights nobody needs, write a checkpoint any loader opens")
-    .argument("<donor>", "model folder with safetensors files; it is only read")
+    .argument("<donor>", "model folder with safetensors files, or hf://org/name; it is only read")
     .argument("<output>", "folder to be made; built beside its name and renamed when whole");
   addSurgeryOptions(command)
     .option("--resume", "go on with a stopped run of the same operation")
     .option("--overwrite", "replace an output of physarium, or throw a stopped run away")
+    .option("--stream", "hf:// donors: operate on the bytes as they come, proven by their hash; no donor on the disk")
     .option("--eval <text>", "afterwards measure on this text what it cost: perplexity and divergence, into the report")
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")
@@ -52,6 +53,7 @@ Examples:
   physarium surgery ./model ./early-layers --include 'layers\\.[0-7]\\.'
   physarium surgery ./model ./v2 --flow activation --target-sparsity 0.5 --calibration book.txt
   physarium surgery ./model ./v2 --flow activation --pattern 2:4 --calibration stories.txt --protocol documents
+  physarium surgery hf://HuggingFaceTB/SmolLM2-135M ./operated --stream
   physarium surgery ./model ./operated --resume`,
     )
     .action(async (donorPath: string, outputPath: string, flags: Flags) => {
@@ -61,18 +63,26 @@ Examples:
         await openRuntime(toDeviceOptions(flags));
       }
       const options = checkOptions(toSurgeryOptions(forSurgery(flags)));
-      const donor = await openDonor(resolve(await folderArgument(donorPath, flags)));
-      const plan = planSurgery(donor, options);
       const show = createEventPrinter(flags);
+      const note = (message: string) => show.event({ event: "note", message });
       try {
-        const result = await operate(plan, {
-          outputPath,
-          resume: flags.resume ?? false,
-          overwrite: flags.overwrite ?? false,
-          onEvent: show.event,
-          signal,
-          render: renderDocuments,
-          measure: async (folder) => ({ worth: await estimateWorth(await openDonor(folder)) }),
+        const plan = await planFor(donorPath, options, flags, signal, note);
+        const { donor } = plan;
+        const run = (resume: boolean) =>
+          operate(plan, {
+            outputPath,
+            resume,
+            overwrite: flags.overwrite ?? false,
+            onEvent: show.event,
+            signal,
+            render: renderDocuments,
+            measure: async (folder) => ({ worth: await estimateWorth(await openDonor(folder)) }),
+          });
+        const result = await run(flags.resume ?? false).catch((error: unknown) => {
+          // As a fetch does: what came damaged is asked for once more, then it is an error.
+          if (!flags.stream || !isPhysariumError(error, "HUB_HASH")) throw error;
+          note(`${error.message}; trying once more`);
+          return run(true);
         });
         show.stop();
         let report: ReportInput = result.report;

@@ -6,6 +6,7 @@ import { type Lock, takeLock } from "../output/lock.js";
 import { formatHubAddress, type HubAddress } from "./address.js";
 import { HubCache } from "./hub-cache.js";
 import { HubClient, type HubFile, type HubSnapshot } from "./hub-client.js";
+import { readRange } from "./read-range.js";
 
 export interface FetchOptions {
   readonly client?: HubClient;
@@ -25,8 +26,6 @@ export interface FetchedModel {
 
 const FILES_AT_ONCE = 4;
 const LOCK_WAIT_MS = 250;
-/** A connection that brought less before it broke brought nothing: a server may drip for ever. */
-const LITTLE_BYTES = 64 << 10;
 
 /** Weights in other formats, and folders that hold them: a model in safetensors form needs none of it. */
 const OTHER_WEIGHTS =
@@ -122,7 +121,12 @@ async function fetchFile(
     try {
       onBytes(blob.byteLength);
       for (let round = 0; ; round++) {
-        await fill(client, snapshot, file, blob, signal, onBytes);
+        const rest = { begin: blob.byteLength, end: file.byteLength };
+        const take = async (piece: Uint8Array): Promise<void> => {
+          await blob.append(piece);
+          onBytes(piece.byteLength);
+        };
+        await readRange(client, snapshot, file, rest, take, signal);
         if (blob.isProven()) break;
         if (round === 1) {
           throw new PhysariumError(
@@ -157,42 +161,6 @@ async function waitForLock(path: string, signal: AbortSignal): Promise<Lock> {
       if (!isPhysariumError(error, "USAGE_LOCKED")) throw error;
       await new Promise((wake) => setTimeout(wake, LOCK_WAIT_MS));
     }
-  }
-}
-
-async function fill(
-  client: HubClient,
-  snapshot: HubSnapshot,
-  file: HubFile,
-  blob: Awaited<ReturnType<HubCache["openIncomplete"]>>,
-  signal: AbortSignal,
-  onBytes: (bytes: number) => void,
-): Promise<void> {
-  // A connection that breaks is taken up where it broke, as long as each brings something.
-  for (let barren = 0; blob.byteLength < file.byteLength; ) {
-    const before = blob.byteLength;
-    try {
-      const take = async (pieces: AsyncIterable<Uint8Array>): Promise<void> => {
-        if (blob.byteLength !== before) throw new Broken();
-        for await (const piece of pieces) {
-          await blob.append(piece);
-          onBytes(piece.byteLength);
-        }
-      };
-      await client.range(snapshot, file, blob.byteLength, file.byteLength, take, signal);
-    } catch (error) {
-      if (!(error instanceof Broken)) throw error;
-    }
-    barren = blob.byteLength - before < LITTLE_BYTES ? barren + 1 : 0;
-    if (barren > 5)
-      throw new PhysariumError("HUB_STALLED", `${file.path}: nothing more came; run the command again`, {});
-  }
-}
-
-/** A second try must ask for what is left, not for the first one's range. */
-class Broken extends PhysariumError {
-  constructor() {
-    super("HUB_BROKEN", "the connection broke; the rest is asked for anew");
   }
 }
 

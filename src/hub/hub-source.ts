@@ -2,9 +2,12 @@ import type { FileIdentity, ModelSource, SourceEntry, SourceFile, SourceRef } fr
 import { PhysariumError } from "../errors.js";
 import { formatHubAddress, type HubAddress } from "./address.js";
 import { HubClient, type HubFile, type HubSnapshot, startHash } from "./hub-client.js";
+import { readRange } from "./read-range.js";
 
 /** Files up to this length are proven by their hash when they are read whole: config, index, tokenizer. */
 const PROVEN_WHOLE_BYTES = 256 << 20;
+/** Beginnings of files up to this length stay in memory: headers are read by everybody. */
+const KEPT_BYTES = 8 << 20;
 
 /**
  * A model on the Hub at one commit, read in exact ranges over the wire; nothing of it is kept on a disk. Files of the
@@ -13,6 +16,7 @@ const PROVEN_WHOLE_BYTES = 256 << 20;
 export class HubSource implements ModelSource {
   readonly localPath = undefined;
   private readonly files: ReadonlyMap<string, HubFile>;
+  private readonly beginnings = new Map<string, Uint8Array>();
 
   constructor(
     readonly client: HubClient,
@@ -38,6 +42,10 @@ export class HubSource implements ModelSource {
     return this.snapshot.address.repository;
   }
 
+  get commit(): string {
+    return this.snapshot.commit;
+  }
+
   get ref(): SourceRef {
     return { kind: "hub", path: this.place };
   }
@@ -59,7 +67,7 @@ export class HubSource implements ModelSource {
   }
 
   async open(file: string): Promise<SourceFile> {
-    return new HubFileSource(this.client, this.snapshot, this.fileOf(file));
+    return new HubFileSource(this.client, this.snapshot, this.fileOf(file), this.beginnings);
   }
 
   async identity(file: string): Promise<FileIdentity> {
@@ -85,6 +93,7 @@ class HubFileSource implements SourceFile {
     private readonly client: HubClient,
     private readonly snapshot: HubSnapshot,
     private readonly file: HubFile,
+    private readonly beginnings: Map<string, Uint8Array>,
   ) {}
 
   get byteLength(): number {
@@ -97,28 +106,61 @@ class HubFileSource implements SourceFile {
     return bytes;
   }
 
-  async readInto(buffer: Uint8Array, byteOffset: number): Promise<void> {
-    if (buffer.byteLength > 0) {
-      await this.client.range(this.snapshot, this.file, byteOffset, byteOffset + buffer.byteLength, async (pieces) => {
-        let done = 0;
-        for await (const piece of pieces) {
-          buffer.set(piece, done);
-          done += piece.byteLength;
-        }
-      });
+  /** With `onFilled` whoever follows the bytes proves them; else a small file that is read whole is proven here. */
+  async readInto(
+    buffer: Uint8Array,
+    byteOffset: number,
+    signal?: AbortSignal,
+    onFilled?: (byteLength: number) => void,
+  ): Promise<void> {
+    const end = byteOffset + buffer.byteLength;
+    const kept = this.beginnings.get(this.file.path) ?? new Uint8Array();
+    const known = kept.subarray(byteOffset, end);
+    buffer.set(known);
+    onFilled?.(known.byteLength);
+    await this.fill(buffer, byteOffset, known.byteLength, signal, onFilled);
+    if (onFilled !== undefined) return;
+    if (byteOffset === 0 && end === this.byteLength && end <= PROVEN_WHOLE_BYTES && !this.isProven(buffer)) {
+      await this.fill(buffer, 0, 0, signal);
+      if (!this.isProven(buffer)) throw this.refusal();
     }
-    const isWhole = byteOffset === 0 && buffer.byteLength === this.byteLength;
-    if (isWhole && this.byteLength <= PROVEN_WHOLE_BYTES) this.prove(buffer);
+    if (byteOffset <= kept.byteLength && end > kept.byteLength && end <= KEPT_BYTES) {
+      const longer = new Uint8Array(end);
+      longer.set(kept);
+      longer.set(buffer, byteOffset);
+      this.beginnings.set(this.file.path, longer);
+    }
+  }
+
+  /** What `buffer` lacks behind its first `done` bytes. */
+  private fill(
+    buffer: Uint8Array,
+    byteOffset: number,
+    done: number,
+    signal?: AbortSignal,
+    onFilled?: (byteLength: number) => void,
+  ): Promise<void> {
+    let filled = done;
+    const range = { begin: byteOffset + done, end: byteOffset + buffer.byteLength };
+    const take = (piece: Uint8Array): void => {
+      buffer.set(piece, filled);
+      filled += piece.byteLength;
+      onFilled?.(filled);
+    };
+    return readRange(this.client, this.snapshot, this.file, range, take, signal);
   }
 
   async close(): Promise<void> {}
 
-  private prove(bytes: Uint8Array): void {
-    if (startHash(this.file).update(bytes).digest("hex") === this.file.hash.hex) return;
-    throw new PhysariumError(
+  private isProven(bytes: Uint8Array): boolean {
+    return startHash(this.file).update(bytes).digest("hex") === this.file.hash.hex;
+  }
+
+  private refusal(): PhysariumError {
+    return new PhysariumError(
       "HUB_HASH",
-      `${formatHubAddress(this.snapshot.address)}: "${this.file.path}" came with another hash than the Hub states; a ` +
-        "proxy or mirror may alter it, nothing of it is used",
+      `${formatHubAddress(this.snapshot.address)}: "${this.file.path}" came twice with another hash than the Hub ` +
+        "states; a proxy or mirror may alter it, nothing of it is used",
       { path: this.file.path, expected: this.file.hash.hex },
     );
   }

@@ -18,6 +18,8 @@ export interface ShardIdentity {
  * the same identity, wherever it lies and whatever its times are.
  */
 export interface DonorIdentity {
+  /** The commit, where its source knows one; absent of a plain folder. */
+  readonly commit?: string;
   /** XXH128 of the index; null where there is none. */
   readonly index_digest: string | null;
   /** XXH128 of config.json; null where there is none. */
@@ -30,6 +32,7 @@ export interface DonorIdentity {
  * An identity as a ledger holds it: those of version 1 had shards alone, each with the time of its last change.
  */
 export interface RecordedIdentity {
+  readonly commit?: string | undefined;
   readonly index_digest?: string | null;
   readonly config_digest?: string | null;
   readonly shards: readonly (ShardIdentity & { readonly modified_ns?: string })[];
@@ -56,7 +59,8 @@ export async function identityOf(donor: Donor, digester: Digester): Promise<Dono
       await opened.close();
     }
   }
-  return { index_digest: await digestOf(INDEX_FILE), config_digest: await digestOf(CONFIG_FILE), shards };
+  const digests = { index_digest: await digestOf(INDEX_FILE), config_digest: await digestOf(CONFIG_FILE) };
+  return { ...(source.commit === undefined ? {} : { commit: source.commit }), ...digests, shards };
 }
 
 /** The times beside the identity. */
@@ -83,6 +87,11 @@ export function compareIdentities(
 ): IdentityComparison {
   const differences: string[] = [];
   const touched = new Set<string>();
+  if (was.commit !== undefined && is.commit !== undefined && was.commit !== is.commit) {
+    differences.push(
+      `the donor was at commit ${was.commit} and is at ${is.commit} (its branch moved: give @${was.commit})`,
+    );
+  }
   for (const [key, file] of [
     ["index_digest", INDEX_FILE],
     ["config_digest", CONFIG_FILE],

@@ -16,6 +16,8 @@ function whole({ min, max }: { readonly min: number; readonly max: number }) {
   return v.pipe(v.number(), v.integer(), v.minValue(min), v.maxValue(max));
 }
 
+const Commit = v.pipe(v.string(), v.regex(/^[0-9a-f]{40}$/));
+
 const Fingerprint = v.looseObject({
   physarium_version: Words,
   flow: v.picklist(FLOWS.map(({ name }) => name)),
@@ -52,6 +54,7 @@ const Fingerprint = v.looseObject({
       content: v.optional(Words),
     }),
   ),
+  commit: v.optional(Commit),
   index_digest: v.optional(v.nullable(Digest)),
   config_digest: v.optional(v.nullable(Digest)),
 });
@@ -166,6 +169,20 @@ export const RECORD_SCHEMAS: {
     digest: Digest,
   }),
   warning: v.looseObject({ kind: v.literal("warning"), at: Time, code: Words, message: Words }),
+  donor_hash: v.looseObject({
+    kind: v.literal("donor_hash"),
+    at: Time,
+    file: FileName,
+    byte_length: Count,
+    state: v.pipe(v.string(), v.regex(/^[A-Za-z0-9+/=]{8,4096}$/)),
+  }),
+  donor_proof: v.looseObject({
+    kind: v.literal("donor_proof"),
+    at: Time,
+    file: FileName,
+    byte_length: Count,
+    content: Words,
+  }),
   figures: v.looseObject({ kind: v.literal("figures"), at: Time, figures: FiguresSchema }),
   finished: v.looseObject({
     kind: v.literal("finished"),

@@ -184,6 +184,29 @@ export interface WarningRecord {
   readonly message: string;
 }
 
+/**
+ * A donor that is read while it comes over the wire: the running hash of a shard after `byte_length` bytes, where all
+ * tensors up to there are recorded. A resumed run goes on from it.
+ */
+export interface DonorHashRecord {
+  readonly kind: "donor_hash";
+  readonly at: string;
+  readonly file: string;
+  readonly byte_length: number;
+  /** As the hash library saves it, in base64. */
+  readonly state: string;
+}
+
+/** All bytes of a shard came, and their hash is the one that the donor's source states. */
+export interface DonorProofRecord {
+  readonly kind: "donor_proof";
+  readonly at: string;
+  readonly file: string;
+  readonly byte_length: number;
+  /** `sha256:` or `git-sha1:` and the digits. */
+  readonly content: string;
+}
+
 export interface FiguresRecord {
   readonly kind: "figures";
   readonly at: string;
@@ -205,6 +228,8 @@ export type LedgerRecord =
   | ShardRecord
   | SideFileRecord
   | WarningRecord
+  | DonorHashRecord
+  | DonorProofRecord
   | FiguresRecord
   | FinishedRecord;
 
@@ -218,6 +243,9 @@ export interface Ledger {
   readonly shards: ReadonlyMap<string, ShardRecord>;
   readonly sideFiles: ReadonlyMap<string, SideFileRecord>;
   readonly warnings: readonly WarningRecord[];
+  /** By shard; the last one of a shard counts. */
+  readonly donorHashes: ReadonlyMap<string, DonorHashRecord>;
+  readonly donorProofs: ReadonlyMap<string, DonorProofRecord>;
   readonly figures: Figures | undefined;
   readonly finished: FinishedRecord | undefined;
   /** Bytes up to the last whole record; a killed run may leave half a line behind. */

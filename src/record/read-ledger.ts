@@ -2,6 +2,8 @@ import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-lay
 import { isPhysariumError, PhysariumError } from "../errors.js";
 import {
   type CalibrationLedgerRecord,
+  type DonorHashRecord,
+  type DonorProofRecord,
   type FinishedRecord,
   type HeaderRecord,
   LEDGER_VERSION,
@@ -113,6 +115,8 @@ function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeBy
   const shards = new Map<string, ShardRecord>();
   const sideFiles = new Map<string, SideFileRecord>();
   const warnings: WarningRecord[] = [];
+  const donorHashes = new Map<string, DonorHashRecord>();
+  const donorProofs = new Map<string, DonorProofRecord>();
   let search: SearchRecord | undefined;
   let calibration: CalibrationLedgerRecord | undefined;
   let figures: Figures | undefined;
@@ -122,10 +126,15 @@ function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeBy
     else if (record.kind === "shard") shards.set(record.file, record);
     else if (record.kind === "side_file") sideFiles.set(record.file, record);
     else if (record.kind === "warning") warnings.push(record);
+    else if (record.kind === "donor_hash") donorHashes.set(record.file, record);
+    else if (record.kind === "donor_proof") donorProofs.set(record.file, record);
     else if (record.kind === "search") search = record;
     else if (record.kind === "calibration") calibration = record;
     else if (record.kind === "figures") figures = record.figures;
     else if (record.kind === "finished") finished = record;
   }
-  return { header, search, calibration, tensors, shards, sideFiles, warnings, figures, finished, wholeByteLength };
+  return {
+    ...{ header, search, calibration, tensors, shards, sideFiles, warnings },
+    ...{ donorHashes, donorProofs, figures, finished, wholeByteLength },
+  };
 }

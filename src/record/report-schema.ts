@@ -175,7 +175,10 @@ export const ReportSchema: v.GenericSchema<unknown, ReportInput> = v.looseObject
     include: v.optional(Words),
     exclude: v.optional(Words),
   }),
-  donor: v.looseObject({ path: Words, name: Words, total_size: Count, tensor_count: Count, shard_count: Count }),
+  donor: v.looseObject({
+    ...{ path: Words, name: Words, total_size: Count, tensor_count: Count, shard_count: Count },
+    ...{ commit: v.optional(Words), proven: v.optional(Words) },
+  }),
   output: v.looseObject({ path: Words }),
   started_at: Words,
   ended_at: Words,

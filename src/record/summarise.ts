@@ -33,6 +33,8 @@ export function summarise(ledger: Ledger, runs: readonly RunEntry[], outputPath:
       total_size: header.donor.total_size,
       tensor_count: header.donor.tensor_count,
       shard_count: header.donor.shard_count,
+      ...(fingerprint.commit === undefined ? {} : { commit: fingerprint.commit }),
+      ...proofOf(ledger),
     },
     output: { path: outputPath },
     started_at: runs[0]?.started_at ?? header.at,
@@ -60,6 +62,13 @@ export function summarise(ledger: Ledger, runs: readonly RunEntry[], outputPath:
     wall_seconds: runs.reduce((sum, run) => sum + (run.wall_seconds ?? 0), 0),
     peak_rss_bytes: runs.reduce((most, run) => Math.max(most, run.peak_rss_bytes ?? 0), 0),
   };
+}
+
+/** Where the donor came over the wire: all its shards by the hashes that its source states, or nothing is said. */
+function proofOf({ header, donorProofs }: Ledger): Pick<SurgeryReport["donor"], "proven"> {
+  if (donorProofs.size === 0 || header.fingerprint.shards.some(({ file }) => !donorProofs.has(file))) return {};
+  const kinds = new Set([...donorProofs.values()].map(({ content }) => content.split(":")[0]));
+  return { proven: [...kinds].sort().join(", ") };
 }
 
 function activationSection(ledger: Ledger): ActivationSection {

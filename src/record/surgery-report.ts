@@ -13,7 +13,17 @@ export interface SurgeryReport {
   flow: string;
   flow_version: string;
   params: FlowParamsRecord;
-  donor: { path: string; name: string; total_size: number; tensor_count: number; shard_count: number };
+  donor: {
+    path: string;
+    name: string;
+    total_size: number;
+    tensor_count: number;
+    shard_count: number;
+    /** 40 hexadecimal digits, of a donor from the Hub. */
+    commit?: string;
+    /** The hashes by which every shard was proven while it came over the wire: `sha256`. Absent where it was not. */
+    proven?: string;
+  };
   output: { path: string };
   started_at: string;
   ended_at: string;

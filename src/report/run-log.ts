@@ -39,6 +39,10 @@ function renderRecord(record: LedgerRecord): string {
       return `side file  ${record.file}  ${record.byte_length} bytes  copied`;
     case "warning":
       return `warning  ${record.code}  ${record.message}`;
+    case "donor_hash":
+      return `donor hash  ${record.file}  its first ${record.byte_length} bytes`;
+    case "donor_proof":
+      return `donor proven  ${record.file}  ${record.byte_length} bytes  ${record.content}`;
     case "figures":
       return "figures  gathered from the files";
     case "finished":

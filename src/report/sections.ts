@@ -65,6 +65,10 @@ function inputs(report: ReportInput): Section {
   const settings = flatten(params);
   const rows: Text[][] = [
     [say`Donor`, say`${code(donor.path)}`],
+    ...(donor.commit === undefined ? [] : [[say`Donor commit`, say`${code(donor.commit)}`]]),
+    ...(donor.proven === undefined
+      ? []
+      : [[say`Donor proven`, say`${foreign(donor.proven)} of every shard, over the bytes that were operated on`]]),
     [
       say`Donor size`,
       say`${byteSize(donor.total_size)} (${count(donor.total_size)} bytes of tensors),

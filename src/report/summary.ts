@@ -17,6 +17,7 @@ export function renderSummary(report: ReportInput): string {
     "",
     `${counted(donor.tensor_count, "tensor")} in ${counted(donor.shard_count, "shard")}, ${byteSize(donor.total_size)}`,
   ]);
+  if (donor.proven !== undefined) rows.push(["", `donor proven, ${plain(say`${foreign(donor.proven)}`)}`]);
   rows.push(["output", plain(say`${foreign(report.output.path)}`)]);
   const name = plain(say`${foreign(report.flow)} ${foreign(report.flow_version)}`);
   rows.push([

@@ -9,6 +9,7 @@ import { isTurned, runResidentBand } from "../flow/resident-band.js";
 import type { Figures, TensorRow, TileMap } from "../record/surgery-report.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { loadKernelModule } from "../wasm.js";
+import { openDonorFile } from "./donor-files.js";
 import { kernelFlow, kernelSizes, type Plan, type PlannedTensor } from "./plan.js";
 
 /** Bands whose drives are counted for the histogram, spread evenly over the targets. */
@@ -110,7 +111,7 @@ async function readDonor(
   byteOffset: number,
   files: FileLayer,
 ): Promise<void> {
-  const source = await FileSource.open(join(plan.donor.path, tensor.shard), files);
+  const source = await openDonorFile(plan, tensor.shard, files);
   try {
     await source.readInto(into, tensor.byteOffset + byteOffset);
   } finally {

@@ -44,6 +44,8 @@ export interface FlowRun {
     context: FlowContext,
     checked: (progress: TensorProgress) => void,
   ): Promise<void>;
+  /** Records of its own that still hold, once `check` has looked: they go into the resumed ledger. */
+  keep?(): readonly LedgerRecord[];
   /** What comes before the first weight is written: searching, refusing. Returns the parameters in force. */
   prepare(context: FlowContext): Promise<FlowParams>;
   /**

@@ -200,6 +200,7 @@ class Operation {
         kept.push(record);
       }
     }
+    kept.push(...(this.flow.keep?.() ?? []));
     // What the plan warns of is said again below; what the flow warned of stays.
     kept.push(...(stopped?.warnings.filter(({ code }) => this.flow.warns.includes(code)) ?? []));
     const at = new Date().toISOString();
@@ -242,7 +243,7 @@ class Operation {
     const { plan, folder, digester, files } = this;
     for (const shard of plan.shards) {
       // Kept shards get their header again, too: a ledger may outlive what a power cut took from the file.
-      boundary.headerDigests.set(shard.file, await prepareShard(shard, folder, digester, files));
+      boundary.headerDigests.set(shard.file, await prepareShard(plan, shard, folder, digester, files));
       await boundary.pass();
       yield* shard.tensors.filter(({ name }) => !this.records.has(name));
     }

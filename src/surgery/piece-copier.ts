@@ -5,7 +5,7 @@ import { PhysariumError } from "../errors.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import { inlinePool } from "../threads/pool.js";
 import type { PiecePool } from "./piece-pool.js";
-import type { PieceJob, PieceResult } from "./protocol.js";
+import type { HeldBytes, PieceJob, PieceResult } from "./protocol.js";
 import { NOTHING_COUNTED } from "./tile-tally.js";
 
 /** More than twice the files that a worker's slots can be in at once: jobs come in file order. */
@@ -33,16 +33,22 @@ export async function copyingPool(files: FileLayer): Promise<PiecePool> {
   );
 }
 
+/** Fill `bytes` with those of the donor's file from `byteOffset` on, out of a stretch that is in memory. */
+export function copyHeld({ buffer, firstByte }: HeldBytes, bytes: Uint8Array, byteOffset: number): void {
+  bytes.set(new Uint8Array(buffer, byteOffset - firstByte, bytes.byteLength));
+}
+
 /** Copy a piece from the donor, or read it where it stands in the output, through `buffer`; returns its digest. */
 export async function copyPiece(
-  { kind, donorPath, outputPath, byteOffset, byteLength }: PieceJob,
+  { kind, donorPath, outputPath, byteOffset, byteLength, held }: PieceJob,
   buffer: Uint8Array,
   files: FileCache,
   digester: Digester,
 ): Promise<PieceResult> {
   const path = kind === "check" ? outputPath : donorPath;
   const move = async (bytes: Uint8Array, offset: number): Promise<void> => {
-    await files.use(path, READ_ONLY, (file) => readFully(file, bytes, offset, path));
+    if (held !== undefined) copyHeld(held, bytes, offset);
+    else await files.use(path, READ_ONLY, (file) => readFully(file, bytes, offset, path));
     if (kind === "copy") await files.use(outputPath, "r+", (file) => writeFully(file, bytes, offset, outputPath));
   };
   if (byteLength <= buffer.byteLength) {

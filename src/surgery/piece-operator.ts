@@ -7,7 +7,7 @@ import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import { isTurned, runResidentBand } from "../flow/resident-band.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
-import { copyPiece, MAX_OPEN_FILES } from "./piece-copier.js";
+import { copyHeld, copyPiece, MAX_OPEN_FILES } from "./piece-copier.js";
 import type { Job, JobResult, OperatorSetup, PieceJob, PieceResult } from "./protocol.js";
 import { TileTally } from "./tile-tally.js";
 
@@ -58,7 +58,7 @@ export class PieceOperator {
 
   private async operateResident(job: PieceJob, slot: number): Promise<PieceResult> {
     const bytes = this.kernel.slot(slot).subarray(0, job.byteLength);
-    await this.read(job.donorPath, bytes, job.byteOffset);
+    await this.read(job, bytes, job.byteOffset);
     const tally = new TileTally();
     const rowByteLength = this.rowByteLength(job);
     const { flow, params } = this.setup;
@@ -107,7 +107,7 @@ export class PieceOperator {
         const rows = Math.min(rowsPerRange, job.rows - row);
         const bytes = kernel.slot(0).subarray(0, rows * rowByteLength);
         const byteOffset = job.byteOffset + row * rowByteLength;
-        await this.read(job.donorPath, bytes, byteOffset);
+        await this.read(job, bytes, byteOffset);
         kernel.run(pass, 0, 0, row, rows);
         if (pass === 0 && !this.setup.allowNonFinite) this.refuseNonFiniteIn(job, bytes, row);
         if (isLast && this.setup.task === "operate") {
@@ -151,7 +151,8 @@ export class PieceOperator {
     );
   }
 
-  private read(path: string, bytes: Uint8Array, byteOffset: number): Promise<void> {
+  private async read({ donorPath: path, held }: PieceJob, bytes: Uint8Array, byteOffset: number): Promise<void> {
+    if (held !== undefined) return copyHeld(held, bytes, byteOffset);
     return this.files.use(path, READ_ONLY, (file) => readFully(file, bytes, byteOffset, path));
   }
 

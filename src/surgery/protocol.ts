@@ -24,6 +24,15 @@ export interface PieceJob {
   readonly matrixCount: number;
   /** The file's rows are the product's inputs; see `TargetShape`. */
   readonly storedByInput?: boolean;
+  /** The donor's bytes where they are in memory already: `donorPath` is not opened then. */
+  readonly held?: HeldBytes;
+}
+
+/** A stretch of a donor's file that came over the wire, shared between threads. */
+export interface HeldBytes {
+  readonly buffer: SharedArrayBuffer;
+  /** Where it begins in the file. */
+  readonly firstByte: number;
 }
 
 export interface PieceResult {

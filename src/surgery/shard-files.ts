@@ -4,15 +4,16 @@ import {
   closeQuietly,
   closeWritten,
   type FileLayer,
-  FileSource,
   ioError,
   nodeFiles,
   type OpenFile,
   writeFully,
 } from "../checkpoint/file-layer.js";
+import type { SourceFile } from "../checkpoint/model-source.js";
 import { PhysariumError } from "../errors.js";
 import { type Digester, SIDE_FILE_PIECE_BYTES } from "../record/digest.js";
 import type { SideFileRecord } from "../record/ledger.js";
+import { isLocal, openDonorFile } from "./donor-files.js";
 import type { Plan, PlannedShard } from "./plan.js";
 
 /**
@@ -20,13 +21,14 @@ import type { Plan, PlannedShard } from "./plan.js";
  * digest.
  */
 export async function prepareShard(
+  plan: Plan,
   shard: PlannedShard,
   folder: string,
   digester: Digester,
   files: FileLayer = nodeFiles,
 ): Promise<string> {
   const path = join(folder, shard.file);
-  const source = await openUnchanged(shard.path, shard.file, shard.byteLength, shard.modifiedNs, files);
+  const source = await openUnchanged(plan, shard, files);
   let header: Uint8Array;
   try {
     header = await source.read(0, shard.dataByteOffset);
@@ -75,26 +77,23 @@ export async function copySideFiles(
 ): Promise<SideFileRecord[]> {
   const records: SideFileRecord[] = [];
   for (const { file, byteLength, modifiedNs } of plan.sideFiles) {
-    const digest = await copyFile(
-      join(plan.donor.path, file),
-      join(folder, file),
-      { file, byteLength, modifiedNs },
-      digester,
-      files,
-    );
+    const digest = await copyFile(plan, { file, byteLength, modifiedNs }, join(folder, file), digester, files);
     records.push({ kind: "side_file", at: new Date().toISOString(), file, byte_length: byteLength, digest });
   }
   return records;
 }
 
 async function copyFile(
-  from: string,
+  plan: Plan,
+  side: { file: string; byteLength: number; modifiedNs: string },
   to: string,
-  expected: { file: string; byteLength: number; modifiedNs: string },
   digester: Digester,
   files: FileLayer,
 ): Promise<string> {
-  const source = await openUnchanged(from, expected.file, expected.byteLength, expected.modifiedNs, files);
+  const expected = side;
+  const opened = await openUnchanged(plan, side, files);
+  // Over the wire a file is proven when it is read whole, and only then.
+  const source = isLocal(plan) ? opened : await inMemory(opened);
   try {
     const target = await attempt("creating", to, () => files.open(to, "w"));
     const chunks: string[] = [];
@@ -118,21 +117,31 @@ async function copyFile(
   }
 }
 
+async function inMemory(file: SourceFile): Promise<SourceFile> {
+  const bytes = await file.read(0, file.byteLength);
+  return {
+    ...{ byteLength: file.byteLength, modifiedNs: file.modifiedNs },
+    read: async (begin, end) => bytes.subarray(begin, end),
+    readInto: async (buffer, byteOffset) => buffer.set(bytes.subarray(byteOffset, byteOffset + buffer.byteLength)),
+    close: () => file.close(),
+  };
+}
+
 async function openUnchanged(
-  path: string,
-  name: string,
-  byteLength: number,
-  modifiedNs: string,
+  plan: Plan,
+  { file, byteLength, modifiedNs }: { file: string; byteLength: number; modifiedNs: string },
   files: FileLayer,
-): Promise<FileSource> {
-  const source = await FileSource.open(path, files);
+): Promise<SourceFile> {
+  const source = await openDonorFile(plan, file, files);
   if (source.byteLength === byteLength && String(source.modifiedNs) === modifiedNs) return source;
   await source.close();
-  throw donorChanged(path, name);
+  throw donorChanged(join(plan.donor.path, file), file);
 }
 
 /** Every donor file must be as the plan saw it. Throws `DONOR_CHANGED`, naming the file. */
 export async function checkDonorUnchanged(plan: Plan, files: FileLayer = nodeFiles): Promise<void> {
+  // A commit does not change, and what came of it was proven.
+  if (!isLocal(plan)) return;
   const everything = [
     ...plan.shards,
     ...plan.sideFiles.map((side) => ({ ...side, path: join(plan.donor.path, side.file) })),

@@ -21,8 +21,8 @@ export class TileFlow implements FlowRun {
   private readonly module = loadKernelModule("surgery");
 
   constructor(
-    private readonly plan: Plan,
-    private readonly files: FileLayer = nodeFiles,
+    protected readonly plan: Plan,
+    protected readonly files: FileLayer = nodeFiles,
   ) {}
 
   async check(
@@ -78,7 +78,7 @@ export class TileFlow implements FlowRun {
     };
   }
 
-  private async withPool(
+  protected async withPool(
     params: FlowParams,
     work: (pool: PiecePool) => Promise<void>,
     task: OperatorSetup["task"] = "operate",

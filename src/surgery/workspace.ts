@@ -114,8 +114,12 @@ export async function openWorkspace(
 }
 
 /** What is read: nothing of it may be written to. */
-function inputsOf({ donor, options: { activation } }: Plan): string[] {
-  return [donor.path, ...(activation?.calibration === undefined ? [] : [activation.calibration])];
+function inputsOf({ model, options: { activation } }: Plan): string[] {
+  const folder = model.source.localPath;
+  return [
+    ...(folder === undefined ? [] : [folder]),
+    ...(activation?.calibration === undefined ? [] : [activation.calibration]),
+  ];
 }
 
 /** Killed behind its last rename, a run leaves its lock and perhaps the output that it replaced. */

@@ -55,6 +55,8 @@ export class FakeHub {
   /** Every request: where it went and with what token. */
   readonly requests: FakeRequest[] = [];
   private readonly hostile = new Map<HostileMode, number>();
+  /** Large files whose last byte is another, for as many answers that hold it. */
+  readonly damaged = new Map<string, number>();
   pageSize = 1000;
   /** Bytes a second of all bodies of files together; 0 for no limit. */
   bytesPerSecond = 0;
@@ -223,9 +225,19 @@ export class FakeHub {
     const repository = this.repositories.get(url.searchParams.get("repository") ?? "");
     const commit = url.searchParams.get("commit") ?? "";
     const files = repository?.history?.get(commit) ?? repository?.files;
-    const bytes = files?.get(url.searchParams.get("path") ?? "");
+    const path = url.searchParams.get("path") ?? "";
+    const bytes = files?.get(path);
     if (bytes === undefined) response.writeHead(404).end();
-    else this.bytes(request, response, bytes, sha256(bytes));
+    else this.bytes(request, response, this.damage(path, bytes, request.headers.range), sha256(bytes));
+  }
+
+  private damage(path: string, bytes: Uint8Array, range: string | undefined): Uint8Array {
+    const times = this.damaged.get(path) ?? 0;
+    if (times === 0 || !range?.endsWith(`-${bytes.byteLength - 1}`)) return bytes;
+    this.damaged.set(path, times - 1);
+    const other = Uint8Array.from(bytes);
+    other[other.byteLength - 1] ^= 1;
+    return other;
   }
 
   private bytes(
