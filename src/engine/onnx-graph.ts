@@ -18,6 +18,14 @@ export type Attribute =
 /** The name of a value in the graph: what an operator gives and the next one takes. */
 export type Value = string;
 
+/** An operator as it was added: what `gradient.ts` walks backwards. An input of "" is one that was left out. */
+export interface GraphNode {
+  readonly type: string;
+  readonly inputs: readonly Value[];
+  readonly outputs: readonly Value[];
+  readonly attributes: Readonly<Record<string, Attribute>>;
+}
+
 /**
  * An ONNX model under construction: operators in order, named values between them.
  *
@@ -34,17 +42,28 @@ export class OnnxGraph {
   private readonly constants = new Map<string, Value>();
   readonly inputNames: string[] = [];
   readonly outputNames: string[] = [];
+  /** All operators, each behind those it takes values of. */
+  readonly tape: GraphNode[] = [];
+  /** What small tensors kept in the model hold. */
+  readonly constantData = new Map<Value, Float32Array | BigInt64Array>();
+  /** Shapes of inputs, constants and stored weights. */
+  readonly dims = new Map<Value, readonly Dimension[]>();
 
   /**
    * `scope` begins the names of all values made here: those of a loop's body must differ from the graph's around it.
+   * `supplied` names stored tensors that come with each run, as inputs of their name (see `storedValue`).
    */
-  constructor(private readonly scope = "") {}
+  constructor(
+    private readonly scope = "",
+    readonly supplied: ReadonlySet<string> = new Set(),
+  ) {}
 
   /** An input of the model; asking for the same name again gives the same one. */
   input(name: string, type: OnnxType, dims: readonly Dimension[]): Value {
     if (this.inputNames.includes(name)) return name;
     writeValueInfo(this.inputs, 11, name, type, dims);
     this.inputNames.push(name);
+    this.dims.set(name, dims);
     return name;
   }
 
@@ -58,6 +77,7 @@ export class OnnxGraph {
   /** Weights that stay in a file: `byteOffset` counts from the file's start, so a safetensors file serves as it is. */
   external(type: OnnxType, dims: readonly number[], path: string, byteOffset: number, byteLength: number): Value {
     const name = this.fresh("weights");
+    this.dims.set(name, dims);
     this.initializers.message(5, (tensor) => {
       for (const dim of dims) tensor.integer(1, dim);
       tensor.integer(2, ONNX_TYPE[type]).string(8, name);
@@ -86,6 +106,8 @@ export class OnnxGraph {
       tensor.bytes(9, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     });
     this.constants.set(key, name);
+    this.constantData.set(name, data);
+    this.dims.set(name, dims);
     return name;
   }
 
@@ -150,6 +172,7 @@ export class OnnxGraph {
     attributes: Record<string, Attribute>,
     domain = "",
   ): void {
+    this.tape.push({ type, inputs, outputs, attributes });
     this.nodes.message(1, (node) => {
       for (const input of inputs) node.string(1, input);
       for (const output of outputs) node.string(2, output);

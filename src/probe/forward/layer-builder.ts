@@ -23,6 +23,8 @@ export interface GraphOptions {
   readonly cache?: boolean;
   /** Tensors whose weights come with each run (graph inputs of the tensor's name) instead of from the file. */
   readonly supplied?: ReadonlySet<string>;
+  /** Attention of operators that gradients pass through, whatever the device. */
+  readonly differentiable?: boolean;
 }
 
 /**
@@ -107,7 +109,8 @@ export class LayerBuilder implements LayerParts {
 
   /** Softmax attention of (batch, tokens, heads × head_dim). */
   private mix(query: Value, key: Value, value: Value): Value {
-    return attendsPlainly(this.architecture, this.options.portable)
+    const { portable, differentiable = false } = this.options;
+    return attendsPlainly(this.architecture, portable || differentiable)
       ? plainAttention(this, query, key, value)
       : fusedAttention(this, query, key, value);
   }

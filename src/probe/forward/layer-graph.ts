@@ -44,7 +44,7 @@ export function stepGraph(
   options: GraphOptions,
 ): OnnxGraph {
   const { hiddenSize } = architecture;
-  const graph = new OnnxGraph();
+  const graph = new OnnxGraph("", options.supplied);
   const layer = new LayerBuilder(graph, architecture, weights, layerIndex, options);
   const taken = new Set(steps);
   const addsResidual = taken.has("o") || taken.has("down");

@@ -13,8 +13,11 @@ export class Places {
     private readonly engine: Engine,
   ) {}
 
-  /** What every graph with attention is fed: places `past … past + tokens − 1`, the same for each row of the batch. */
-  feeds(batch: number, tokens: number, past: number): Feeds {
+  /**
+   * What every graph with attention is fed: places `past … past + tokens − 1`, the same for each row of the batch.
+   * `plain`: for attention of standard operators.
+   */
+  feeds(batch: number, tokens: number, past: number, plain = this.engine.portable): Feeds {
     const total = past + tokens;
     this.refuseChunks(total);
     const feeds: Feeds = {
@@ -22,7 +25,7 @@ export class Places {
       [POSITION_INPUTS.last]: this.engine.i32(new Int32Array(batch).fill(total - 1), [batch]),
       [POSITION_INPUTS.total]: this.engine.i32(Int32Array.of(total), []),
     };
-    if (attendsPlainly(this.architecture, this.engine.portable)) {
+    if (attendsPlainly(this.architecture, plain)) {
       for (const { slidingWindow } of this.architecture.layers) {
         feeds[maskInput(slidingWindow)] ??= this.engine.f32(causalMask(tokens, past, slidingWindow), [tokens, total]);
       }

@@ -139,7 +139,10 @@ export class Weights {
   }
 }
 
-/** Put a stored tensor, or rows `[rowStart, rowEnd)` of it, into a graph as f32; it stays in its file. */
+/**
+ * Put a stored tensor, or rows `[rowStart, rowEnd)` of it, into a graph as f32; it stays in its file. Where the graph is
+ * supplied with it, it is an input instead, f32 in the file's own shape.
+ */
 export function storedValue(
   graph: OnnxGraph,
   tensor: StoredTensor,
@@ -147,7 +150,13 @@ export function storedValue(
   rowEnd = tensor.info.shape[0] ?? 1,
   cast = true,
 ): Value {
-  const [rows = 1, ...rest] = tensor.info.shape;
+  const { name, shape } = tensor.info;
+  if (graph.supplied.has(name)) {
+    const whole = graph.input(name, "FLOAT", shape);
+    if (rowStart === 0 && rowEnd === (shape[0] ?? 1)) return whole;
+    return graph.op("Slice", [whole, graph.integers(rowStart), graph.integers(rowEnd), graph.integers(0)]);
+  }
+  const [rows = 1, ...rest] = shape;
   const rowBytes = tensor.info.byteLength / rows;
   const value = graph.external(
     ONNX_DTYPE[tensor.dtype],
