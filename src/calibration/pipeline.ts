@@ -1,58 +1,31 @@
 import type { MatrixEngine } from "../engine/products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
+import { type MatchOptions, matchLayer } from "../matching/match-layer.js";
 import { meanEnergyOf } from "../methods/algebra/damped.js";
-import type { PruneMethod, PruneTarget, StageRecord } from "../methods/method.js";
-import type { ProductWork } from "../methods/rows/row-block.js";
+import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import type { BlockRunner } from "../methods/rows/runner.js";
 import { fromFile, inputWidth, type Projection, STEPS, type Step, toFile } from "../model/steps.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
-import { compareRows, type Evidence, evidenceOf, probeSigns } from "../record/evidence.js";
-import type { FloatDtype } from "../safetensors/dtypes.js";
+import type { MatchRecord } from "../record/matching.js";
 import { decodeFloats, encodeFloats, MOVED_WEIGHTS } from "../safetensors/float-bits.js";
 import { type StepStatistics, StoredGrams } from "./grams/stored-grams.js";
+import { compareWeights, type OperatedTensor, type WeightCounts } from "./operated-tensor.js";
 import { StatisticsCollector, tiledStatistics } from "./statistics.js";
 import { type Chunk, LayerStreams, weighed } from "./streams.js";
-
-/** Weights of an operated matrix, counted. */
-export interface WeightCounts {
-  /** ±0 now, and in the donor. */
-  readonly zeros: number;
-  readonly zerosBefore: number;
-  /** Survivors whose bits differ from the donor's. */
-  readonly survivorsChanged: number;
-  /** Those of them that were ±0. */
-  readonly revived: number;
-  /** What ties them to the donor's, for verify. */
-  readonly evidence: Evidence;
-}
-
-/** One operated matrix, as it will stand in the checkpoint. */
-export interface OperatedTensor extends WeightCounts {
-  readonly name: string;
-  readonly layer: number;
-  readonly projection: string;
-  readonly step: Step;
-  readonly dtype: FloatDtype;
-  readonly rows: number;
-  readonly cols: number;
-  /** The file holds it as (cols, rows), and so do `bytes`. */
-  readonly transposed: boolean;
-  /** Little-endian, in the donor's dtype. */
-  readonly bytes: Uint8Array;
-  readonly stages: readonly StageRecord[];
-  readonly exchangedShare?: number;
-  /** How the Gram of its inputs was used. */
-  readonly gram: "whole" | "tiles";
-  readonly products?: ProductWork;
-  readonly seconds: number;
-}
 
 export interface LayerResult {
   readonly layer: number;
   readonly tensors: readonly OperatedTensor[];
+  /** What matching the layer as a whole gained, where it was asked for. */
+  readonly match?: MatchRecord;
   /** Where the layer's time went. */
-  readonly seconds: { readonly forward: number; readonly gram: number; readonly methods: number };
+  readonly seconds: {
+    readonly forward: number;
+    readonly gram: number;
+    readonly methods: number;
+    readonly match: number;
+  };
 }
 
 export interface PipelineOptions {
@@ -73,6 +46,8 @@ export interface PipelineOptions {
   readonly weighTokens?: boolean;
   /** Tokens run through a step at once. */
   readonly chunkTokens?: number;
+  /** v3: once a layer was operated on, its survivors move together until its output is the donor's. */
+  readonly match?: MatchOptions;
   /**
    * Tensors an interrupted run has operated on, and their stored bytes: they are run through, not operated on again.
    */
@@ -106,23 +81,28 @@ export async function* operateLayers(
   const sequences = calibration instanceof StoredGrams ? [] : calibration;
   for (const batch of batchesOf(sequences, ({ length }) => length, options.chunkTokens ?? CHUNK_TOKENS)) {
     const residual = await runner.embed(batch);
-    chunks.push({ operated: residual, donor: options.method.needs === "both" ? residual : undefined });
+    const needsDonor = options.method.needs === "both" || options.match !== undefined;
+    chunks.push({ operated: residual, donor: needsDonor ? residual : undefined });
   }
   const { isTarget = () => true } = options;
   let last = runner.layerCount - 1;
   while (last >= 0 && !runner.projections(last).some(({ tensor }) => isTarget(tensor))) last--;
+  let { match } = options;
   for (let layer = 0; layer <= last; layer++) {
-    const work = new LayerWork(runner, layer, options, chunks);
-    if (grams !== undefined) yield await work.runOnGrams(grams);
-    else yield await (options.method.steps === "four" ? work.runInFourSteps() : work.runAtOnce());
+    const work = new LayerWork(runner, layer, { ...options, ...(match === undefined ? {} : { match }) }, chunks);
+    const result = await (grams === undefined ? work.run() : work.runOnGrams(grams));
     await runner.closeLayer(layer);
+    yield result;
+    // Layers are alike: the search begins where the last one ended.
+    if (result.match !== undefined && match !== undefined) match = { ...match, firstRate: result.match.rate };
   }
 }
 
 class LayerWork {
   private readonly tensors: OperatedTensor[] = [];
   private readonly supplied = new Map<string, Float32Array>();
-  private readonly seconds = { forward: 0, gram: 0, methods: 0 };
+  private readonly seconds = { forward: 0, gram: 0, methods: 0, match: 0 };
+  private matched: MatchRecord | undefined;
 
   constructor(
     private readonly runner: LayerRunner,
@@ -131,8 +111,19 @@ class LayerWork {
     private readonly chunks: Chunk[],
   ) {}
 
+  /** Operate on the layer, and match it where that is asked for; `chunks` leave it as it is then. */
+  async run(): Promise<LayerResult> {
+    const { options, chunks } = this;
+    const entered = [...chunks];
+    const isWhole = !STEPS.some((step) => this.isAnyMissing(step));
+    if (options.method.steps === "four") await this.runInFourSteps();
+    else await this.runAtOnce();
+    if (options.match !== undefined && !isWhole) await this.match(options.match, entered);
+    return this.result();
+  }
+
   /** Each step's statistics come from the steps before it, operated on. */
-  async runInFourSteps(): Promise<LayerResult> {
+  private async runInFourSteps(): Promise<void> {
     const { runner, layer, chunks } = this;
     const streams = await LayerStreams.enter(runner, layer, chunks, (work) => this.timed("forward", work));
     for (const step of STEPS) {
@@ -144,11 +135,10 @@ class LayerWork {
       await streams.advance(step, this.supplied);
     }
     chunks.splice(0, chunks.length, ...streams.leave());
-    return this.result();
   }
 
   /** All statistics of the layer from one pass with the donor's weights, then a second pass with the new ones. */
-  async runAtOnce(): Promise<LayerResult> {
+  private async runAtOnce(): Promise<void> {
     const { runner, layer, chunks, options } = this;
     const collectors = new Map<Step, StatisticsCollector>();
     if (options.method.needs !== "weights" && STEPS.some((step) => this.isAnyMissing(step))) {
@@ -172,14 +162,56 @@ class LayerWork {
         await this.operate(step, statistics);
       } else await this.takeStored(step);
     }
-    if (options.method.needs !== "weights") {
-      for (const [at, { operated, donor }] of chunks.entries()) {
-        const supplied = this.supplied;
-        const out = await this.timed("forward", () => runner.forwardLayer(layer, operated, { supplied }));
-        chunks[at] = { operated: out, donor };
-      }
+    if (options.method.needs === "weights" && options.match === undefined) return;
+    for (const [at, { operated, donor }] of chunks.entries()) {
+      const supplied = this.supplied;
+      const out = await this.timed("forward", () => runner.forwardLayer(layer, operated, { supplied }));
+      const own = donor && (await this.timed("forward", () => runner.forwardLayer(layer, donor)));
+      chunks[at] = { operated: out, donor: own };
     }
-    return this.result();
+  }
+
+  /** Move the layer's survivors together; what leaves it is run anew with the weights as they will be stored. */
+  private async match(options: MatchOptions, entered: readonly Chunk[]): Promise<void> {
+    const { runner, layer, chunks, supplied } = this;
+    const places = STEPS.flatMap((step) => this.targets(step));
+    if (places.length === 0) return;
+    const started = performance.now();
+    this.matched = await matchLayer(
+      runner,
+      layer,
+      chunks.map(({ donor }, at) => ({ residual: entered[at].operated, output: donor! })),
+      places.map(({ tensor, rows, cols }) => ({ name: tensor, shape: [rows, cols] })),
+      supplied,
+      options,
+      this.options.signal,
+    );
+    for (const [at, operated] of this.tensors.entries()) {
+      const place = places.find(({ tensor }) => tensor === operated.name)!;
+      const { bytes, counts } = this.store(place, await runner.weight(place), supplied.get(operated.name)!);
+      this.tensors[at] = { ...operated, bytes, ...counts };
+    }
+    this.seconds.match += (performance.now() - started) / 1000;
+    for (const [at, { donor }] of chunks.entries()) {
+      const { operated } = entered[at];
+      const out = await this.timed("forward", () => runner.forwardLayer(layer, operated, { supplied }));
+      chunks[at] = { operated: out, donor };
+    }
+  }
+
+  /** Round new weights to the donor's dtype; from here on the layer computes with what the file will hold. */
+  private store(
+    place: Projection,
+    donors: Float32Array,
+    weights: Float32Array,
+  ): { bytes: Uint8Array; counts: WeightCounts } {
+    const { dtype } = this.runner.stored(place);
+    const bytes = encodeFloats(toFile(weights, place), dtype, MOVED_WEIGHTS);
+    const stored = decodeFloats(bytes, dtype, "copy");
+    this.supplied.set(place.tensor, fromFile(stored, place));
+    // As the file has them: whoever verifies reads bands of its rows.
+    const cols = place.transposed ? place.rows : place.cols;
+    return { bytes, counts: compareWeights(place.tensor, cols, toFile(donors, place), stored) };
   }
 
   /** Statistics as they were collected; what an earlier run finished needs nothing more. */
@@ -198,7 +230,8 @@ class LayerWork {
   }
 
   private result(): LayerResult {
-    return { layer: this.layer, tensors: this.tensors, seconds: this.seconds };
+    const { layer, tensors, seconds, matched } = this;
+    return { layer, tensors, seconds, ...(matched === undefined ? {} : { match: matched }) };
   }
 
   private targets(step: Step): Projection[] {
@@ -207,7 +240,12 @@ class LayerWork {
   }
 
   private isAnyMissing(step: Step): boolean {
-    return this.targets(step).some(({ tensor }) => !(this.options.isDone?.(tensor) ?? false));
+    const { match, isDone = () => false } = this.options;
+    // A layer that is matched is matched as a whole: one tensor missing makes all of it anew.
+    const together = match === undefined ? [step] : STEPS;
+    return (
+      this.targets(step).length > 0 && together.some((each) => this.targets(each).some(({ tensor }) => !isDone(tensor)))
+    );
   }
 
   private async takeStored(step: Step): Promise<void> {
@@ -270,11 +308,7 @@ class LayerWork {
         ...(options.blocks === undefined ? {} : { blocks: options.blocks }),
         signal: options.signal,
       });
-      const bytes = encodeFloats(toFile(result.weights, place), dtype, MOVED_WEIGHTS);
-      const stored = decodeFloats(bytes, dtype, "copy");
-      this.supplied.set(tensor, fromFile(stored, place));
-      // As the file has them: whoever verifies reads bands of its rows.
-      const counts = compareWeights(tensor, place.transposed ? rows : cols, toFile(values, place), stored);
+      const { bytes, counts } = this.store(place, values, result.weights);
       const seconds = (performance.now() - started) / 1000;
       this.seconds.methods += seconds;
       this.tensors.push({
@@ -321,21 +355,4 @@ async function finiteWeight(runner: LayerRunner, projection: Projection): Promis
       "activation flow needs finite weights",
     { tensor, element: bad },
   );
-}
-
-/**
- * What became of a tensor's weights: everything that its record counts against the donor, so that nobody reads the
- * donor again for it.
- */
-function compareWeights(name: string, storedCols: number, before: Float32Array, after: Float32Array): WeightCounts {
-  const counts = { zeros: 0, zerosBefore: 0, survivorsChanged: 0, revived: 0 };
-  for (let at = 0; at < after.length; at++) {
-    if (before[at] === 0) counts.zerosBefore++;
-    if (after[at] === 0) counts.zeros++;
-    else if (after[at] !== before[at]) {
-      counts.survivorsChanged++;
-      if (before[at] === 0) counts.revived++;
-    }
-  }
-  return { ...counts, evidence: evidenceOf([compareRows(before, after, probeSigns(name, storedCols))]) };
 }

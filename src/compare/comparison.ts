@@ -9,6 +9,7 @@ import { writeOwnCalibration } from "../calibration/self-calibration.js";
 import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
+import { MATCH_DEFAULTS, type MatchOptions } from "../matching/match-layer.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
 import { fromFile } from "../model/steps.js";
@@ -20,6 +21,7 @@ import { TextTokenizer } from "../probe/text/tokenizer.js";
 import type { ComparisonRecord, ComparisonRow } from "../record/comparison.js";
 import { createDigester } from "../record/digest.js";
 import { identityOf } from "../record/donor-identity.js";
+import type { MatchRecord } from "../record/matching.js";
 import { decodeFloats } from "../safetensors/float-bits.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";
@@ -48,6 +50,10 @@ export interface ComparisonOptions {
   readonly device?: string;
   /** For experiments: share a sparsity between tensors other than evenly. */
   readonly allocation?: Allocation;
+  /** Beside every method's row one whose layers were matched afterwards. */
+  readonly thenMatched?: boolean;
+  /** For experiments: another way of matching. */
+  readonly match?: Partial<MatchOptions>;
   /** For experiments: other ways of the pipeline. */
   readonly pipeline?: Pick<PipelineOptions, "gramOf" | "weighTokens">;
   /** What an earlier run finished: its rows are taken over. Made another way it is refused (`USAGE_OUTPUT`). */
@@ -126,15 +132,23 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     record.rows.push(...(options.earlier?.rows ?? []));
     for (const target of options.targets) {
       for (const method of options.methods) {
-        const known = record.rows.find((row) => row.method === method.name && isSameTarget(row, target));
-        const row = known ?? (await measure(method, target));
-        if (known === undefined) insertRow(record.rows, row);
-        await options.onRow?.(record, row, known !== undefined);
+        for (const then of thensOf(method, options)) {
+          const known = record.rows.find(
+            (row) => row.method === method.name && row.then === then && isSameTarget(row, target),
+          );
+          const row = known ?? (await measure(method, target, then));
+          if (known === undefined) insertRow(record.rows, row);
+          await options.onRow?.(record, row, known !== undefined);
+        }
       }
     }
     return record;
 
-    async function measure(method: PruneMethod, target: PruneTarget): Promise<ComparisonRow> {
+    async function measure(
+      method: PruneMethod,
+      target: PruneTarget,
+      then: ComparisonRow["then"],
+    ): Promise<ComparisonRow> {
       resetPeakMemory();
       // Threads are there for those who use them: idle ones take memory, too.
       if (method.worksInBlocks) {
@@ -149,18 +163,22 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       const supplied = new Map<string, Float32Array>();
       let zeros = 0;
       let weights = 0;
-      for await (const { layer, tensors } of operateLayers(runner, grams ?? sequences, {
+      const heldOut: number[] = [];
+      const isMatched = method.matches || then !== undefined;
+      for await (const { layer, tensors, match } of operateLayers(runner, grams ?? sequences, {
         ...options.pipeline,
         method: grams === undefined ? method : (method.withOneStream?.() ?? method),
         target: shares === undefined ? target : (name) => ({ kind: "sparsity", sparsity: shares.get(name)! }),
         engine,
         blocks,
+        ...(isMatched ? { match: { ...MATCH_DEFAULTS, seed: options.seed, ...options.match } } : {}),
         signal: options.signal,
       })) {
         refuseStopped(options.signal);
+        if (match !== undefined) heldOut.push(match.held_out_after);
         options.onProgress?.(
-          `${method.name} ${targetWords(target)}: layer ${layer + 1} of ${runner.layerCount}, ` +
-            `${((performance.now() - started) / 1000).toFixed(1)} s`,
+          `${method.name}${then === undefined ? "" : `, then ${then}`} ${targetWords(target)}: layer ${layer + 1} of ` +
+            `${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s${match === undefined ? "" : matchWords(match)}`,
         );
         for (const tensor of tensors) {
           supplied.set(tensor.name, fromFile(decodeFloats(tensor.bytes, tensor.dtype), tensor));
@@ -173,11 +191,15 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       const score = await scorer!.score(supplied);
       return {
         method: method.name,
+        ...(then === undefined ? {} : { then }),
         ...(target.kind === "pattern"
           ? { pattern: `${target.pattern.keep}:${target.pattern.of}` }
           : { sparsity: target.kind === "sparsity" ? target.sparsity : 0 }),
         ...scoreFields(score),
         damage: Math.log(score.perplexity / dense.perplexity),
+        ...(heldOut.length === 0
+          ? {}
+          : { held_out_loss: heldOut.reduce((sum, loss) => sum + loss, 0) / heldOut.length }),
         sparsity_reached: zeros / weights,
         seconds,
         peak_rss_bytes: peak,
@@ -206,6 +228,18 @@ function refuseOtherWeights(earlier: ComparisonRecord | undefined, dense: { read
     `the donor scores a perplexity of ${dense.perplexity}, the comparison that stands in --out has ${before}: it was ` +
       "made with other weights; give another --out",
     { earlier: before, now: dense.perplexity },
+  );
+}
+
+/** What is done behind a method: nothing, and matching where it is asked for and is not the method's own part. */
+function thensOf({ matches }: PruneMethod, { thenMatched }: ComparisonOptions): ComparisonRow["then"][] {
+  return thenMatched && !matches ? [undefined, "matched"] : [undefined];
+}
+
+function matchWords({ held_out_before, held_out_after, steps, rate }: MatchRecord): string {
+  return (
+    `, matched: held-out error ${held_out_before.toPrecision(3)} → ${held_out_after.toPrecision(3)} in ${steps} steps ` +
+    `at ${rate}`
   );
 }
 
@@ -337,7 +371,11 @@ function scoreFields({ perplexity, klMean, sameTop, tokens }: Score) {
 export function mergeRows(rows: ComparisonRow[], others: readonly ComparisonRow[]): void {
   for (const other of others) {
     const isThere = rows.some(
-      (row) => row.method === other.method && row.sparsity === other.sparsity && row.pattern === other.pattern,
+      (row) =>
+        row.method === other.method &&
+        row.then === other.then &&
+        row.sparsity === other.sparsity &&
+        row.pattern === other.pattern,
     );
     if (!isThere) insertRow(rows, other);
   }

@@ -100,7 +100,7 @@ export class Engine {
 
 /**
  * One open graph. `run` takes from `feeds` what the graph has as inputs, and gives the outputs asked for (all by
- * default).
+ * default). Outputs may be asked for with tensors to write them into; `null` leaves one to the engine.
  */
 export class Session {
   constructor(
@@ -109,7 +109,10 @@ export class Session {
     private readonly outputNames: readonly string[],
   ) {}
 
-  async run(feeds: Feeds, outputs: readonly string[] = this.outputNames): Promise<Feeds> {
+  async run(
+    feeds: Feeds,
+    outputs: readonly string[] | Readonly<Record<string, Tensor | null>> = this.outputNames,
+  ): Promise<Feeds> {
     try {
       const taken = Object.fromEntries(this.inputNames.map((name) => [name, feeds[name]]));
       return await this.session.run(taken, outputs);

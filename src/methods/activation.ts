@@ -77,6 +77,12 @@ export function activationFlow(options: Partial<ActivationOptions> = {}): PruneM
   };
 }
 
+/** v3: the activation flow, then each layer matched as a whole; docs/flows.md. */
+export function matchedFlow(options: Partial<ActivationOptions> = {}): PruneMethod {
+  const { withOneStream, ...flow } = activationFlow(options);
+  return { ...flow, name: "matched", title: "matched layers (v3)", needs: "both", matches: true };
+}
+
 /** Every row against the whole Gram. */
 async function operateWhole(
   task: PruneTask,

@@ -113,6 +113,8 @@ export interface PruneMethod {
    * on renewed inputs.
    */
   readonly steps: "layer" | "four";
+  /** Behind it the layer is matched as a whole: its survivors move together until its output is the donor's. */
+  readonly matches?: boolean;
   /** Uses `PruneTask.blocks` where it is given. */
   readonly worksInBlocks?: boolean;
   prune(task: PruneTask): Promise<PruneResult>;

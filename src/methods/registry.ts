@@ -1,5 +1,5 @@
 import { PhysariumError } from "../errors.js";
-import { activationFlow } from "./activation.js";
+import { activationFlow, matchedFlow } from "./activation.js";
 import { alpsPerRow, alpsPerTensor } from "./baselines/alps.js";
 import { balanced } from "./baselines/balanced.js";
 import { magnitudePerRow, magnitudePerTensor } from "./baselines/magnitude.js";
@@ -20,6 +20,7 @@ export const METHODS: readonly PruneMethod[] = [
   alpsPerTensor,
   alpsPerRow,
   activationFlow(),
+  matchedFlow(),
 ];
 
 /** Methods by name, each once; `all` is every one. Throws `USAGE_METHOD` for a name nobody has, or no name. */

@@ -33,6 +33,10 @@ export interface ScoreRecord {
 
 export interface ComparisonRow extends ScoreRecord {
   method: string;
+  /** What was done to the method's output before it was scored: its layers matched to the donor's. */
+  then?: "matched";
+  /** Where layers were matched: mean over them of |out − donor's|² / |donor's|² on calibration that was held out. */
+  held_out_loss?: number;
   /** Fraction asked for; absent where a pattern was. */
   sparsity?: number;
   /** `2:4` keeps 2 of each 4. */

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { type LayerSettings, type LayerSurgery, openLayerSurgery } from "../calibration/layer-surgery.js";
-import type { LayerResult, OperatedTensor } from "../calibration/pipeline.js";
+import type { OperatedTensor } from "../calibration/operated-tensor.js";
+import type { LayerResult } from "../calibration/pipeline.js";
 import { attempt, closeWritten, type FileLayer, FileSource, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import type { FlowParams } from "../flow/params.js";

@@ -322,6 +322,11 @@ export class LayerRunner {
     await this.closeWhere(() => true);
   }
 
+  /** What graphs with attention are fed for whole sequences; `plain` for attention of standard operators. */
+  placeFeeds(batch: number, tokens: number, plain: boolean): Feeds {
+    return this.places.feeds(batch, tokens, 0, plain || this.engine.portable);
+  }
+
   tensorOf({ data, batch, tokens, width }: Activations): Tensor {
     return this.engine.f32(data, [batch, tokens, width]);
   }
