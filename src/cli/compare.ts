@@ -13,7 +13,7 @@ import { type Lock, takeLock } from "../output/lock.js";
 import { outputNames, refuseOverlap } from "../output/place.js";
 import { removeTemporaries, writeSmallFile } from "../output/small-file.js";
 import type { ComparisonRecord } from "../record/comparison.js";
-import { comparisonCsv, renderComparison, targetOf } from "../report/comparison.js";
+import { comparisonCsv, methodTitle, renderComparison, targetOf } from "../report/comparison.js";
 import { comparisonPicture } from "../report/pictures/comparison.js";
 import { toInteger } from "./arguments.js";
 import { modelArgument } from "./model-argument.js";
@@ -34,6 +34,7 @@ interface Flags extends ProtocolFlags, DeviceFlags {
   sparsity?: string;
   pattern?: string;
   methods: string;
+  then?: string;
   samples: number;
   seed: number;
   minTokens?: number;
@@ -58,6 +59,10 @@ export function registerCompare(program: Command): void {
     .option("--sparsity <list>", "fractions of zeros, as 0.25,0.5,0.6")
     .option("--pattern <list>", "N:M patterns that keep N of each M inputs, as 2:4")
     .option("--methods <list>", `all, or some of ${names}`, "all")
+    .option(
+      "--then <name>",
+      "matched: beside every method's row one whose layers were matched to the donor's afterwards",
+    )
     .option("--samples <n>", "sequences that calibrate", toInteger, 128)
     .option("--seed <n>", "0 takes samples in the order of the text, another number draws them", toInteger, 0);
   addDeviceOptions(addProtocolOptions(command))
@@ -93,6 +98,7 @@ Example:
         ...(flags.calibration === undefined ? {} : { calibration: resolve(flags.calibration) }),
         methods: chooseMethods(listOf(flags.methods)),
         targets: targetsOf(flags),
+        ...(flags.then === undefined ? {} : { thenMatched: isThenMatched(flags.then) }),
         protocol: toProtocolOptions(protocolOf(flags)),
         samples: positive("--samples", flags.samples),
         seed: flags.seed,
@@ -108,7 +114,7 @@ Example:
         onProgress: say,
         onRow: async (soFar, row, isEarlier) => {
           const words = isEarlier ? "taken from the earlier run" : `${row.seconds.toFixed(1)} s`;
-          say(`${targetOf(row)} ${row.method}: perplexity ${row.perplexity.toFixed(3)} (${words})`);
+          say(`${targetOf(row)} ${methodTitle(row, {})}: perplexity ${row.perplexity.toFixed(3)} (${words})`);
           if (folder !== undefined) await keep(folder, soFar, titles);
         },
       });
@@ -125,6 +131,11 @@ Example:
       }
       process.stdout.write(flags.json ? `${JSON.stringify(record)}\n` : renderComparison(record, titles));
     });
+}
+
+function isThenMatched(then: string): boolean {
+  if (then === "matched") return true;
+  throw new PhysariumError("USAGE_ARGUMENT", `--then ${then}: known is matched`, { then });
 }
 
 function stopped(folder: string | undefined): PhysariumError {

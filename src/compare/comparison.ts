@@ -5,7 +5,6 @@ import { type Allocation, allocate } from "../calibration/allocation.js";
 import { isGramFile, StoredGrams } from "../calibration/grams/stored-grams.js";
 import { blockThreads, defaultMemoryBytes } from "../calibration/memory.js";
 import { operateLayers, type PipelineOptions } from "../calibration/pipeline.js";
-import { writeOwnCalibration } from "../calibration/self-calibration.js";
 import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
@@ -14,9 +13,7 @@ import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
 import { fromFile } from "../model/steps.js";
 import { LayerRunner } from "../probe/forward/layer-runner.js";
-import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "../probe/text/protocols.js";
-import { longEnough, splitText, takeSamples } from "../probe/text/samples.js";
-import { openTextFile, type TextFile } from "../probe/text/text-file.js";
+import type { ProtocolOptions } from "../probe/text/protocols.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import type { ComparisonRecord, ComparisonRow } from "../record/comparison.js";
 import { createDigester } from "../record/digest.js";
@@ -26,6 +23,9 @@ import { decodeFloats } from "../safetensors/float-bits.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";
 import { peakMemory, resetPeakMemory } from "./peak-memory.js";
+import { countShared, openTexts } from "./texts.js";
+
+export { SELF_WRITTEN } from "./texts.js";
 
 export interface ComparisonOptions {
   /** Text to score. */
@@ -178,7 +178,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         if (match !== undefined) heldOut.push(match.held_out_after);
         options.onProgress?.(
           `${method.name}${then === undefined ? "" : `, then ${then}`} ${targetWords(target)}: layer ${layer + 1} of ` +
-            `${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s${match === undefined ? "" : matchWords(match)}`,
+            `${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s${matchWords(match)}`,
         );
         for (const tensor of tensors) {
           supplied.set(tensor.name, fromFile(decodeFloats(tensor.bytes, tensor.dtype), tensor));
@@ -236,17 +236,26 @@ function thensOf({ matches }: PruneMethod, { thenMatched }: ComparisonOptions): 
   return thenMatched && !matches ? [undefined, "matched"] : [undefined];
 }
 
-function matchWords({ held_out_before, held_out_after, steps, rate }: MatchRecord): string {
-  return (
-    `, matched: held-out error ${held_out_before.toPrecision(3)} → ${held_out_after.toPrecision(3)} in ${steps} steps ` +
-    `at ${rate}`
-  );
+function matchWords(match: MatchRecord | undefined): string {
+  if (match === undefined) return "";
+  const [before, after] = [match.held_out_before, match.held_out_after].map((loss) => loss.toPrecision(3));
+  return `, held-out error ${before} → ${after} in ${match.steps} steps at ${match.rate}`;
 }
 
 /** Grams in place of a calibration text. Throws `USAGE_CALIBRATION` where a method asks for more than they hold. */
 async function openGrams(path: string, donor: Donor, options: ComparisonOptions): Promise<StoredGrams> {
   if (options.allocation !== undefined) {
     throw new PhysariumError("USAGE_CALIBRATION", `${path}: an allocation runs a text, and a file of Grams holds none`);
+  }
+  const matching = options.thenMatched
+    ? ["--then matched"]
+    : options.methods.filter((m) => m.matches).map((m) => m.name);
+  if (matching.length > 0) {
+    throw new PhysariumError(
+      "USAGE_CALIBRATION",
+      `${path}: ${matching.join(", ")} runs the calibration text through every layer, and a file of Grams holds ` +
+        "none; give a text",
+    );
   }
   const grams = await StoredGrams.open(path, donor);
   const needy = options.methods.filter(({ needs }) => needs === "gram" || needs === "both").map(({ name }) => name);
@@ -257,110 +266,6 @@ async function openGrams(path: string, donor: Donor, options: ComparisonOptions)
 export function targetWords(target: PruneTarget): string {
   if (target.kind === "pattern") return `${target.pattern.keep}:${target.pattern.of}`;
   return target.kind === "sparsity" ? `${Number((100 * target.sparsity).toFixed(2))} %` : "emergent";
-}
-
-interface NamedText {
-  readonly name: string;
-  readonly sha256: string;
-  readonly file: TextFile;
-}
-
-interface Texts {
-  readonly text: NamedText & { readonly prepared: PreparedText };
-  readonly from: { readonly name: string; readonly sha256: string };
-  /** The sequences that calibrate and those that are scored; takes long where the donor writes the former. */
-  take(): Promise<{ sequences: readonly (readonly number[])[]; scored: readonly ScoredSequence[] }>;
-}
-
-/**
- * What is scored and what calibrates. Of long texts only as much is read as is used, where samples are taken in order.
- */
-async function openTexts(
-  tokenizer: TextTokenizer,
-  runner: LayerRunner,
-  options: ComparisonOptions,
-  grams: StoredGrams | undefined,
-): Promise<Texts> {
-  const { samples, seed, minTokens, protocol } = options;
-  const sampling = { samples, seed, ...(minTokens === undefined ? {} : { minTokens }) };
-  const { maxPositions } = runner.architecture;
-  // What --skip leaves out is of the text that is scored.
-  const prepare = ({ file }: NamedText, limit: number | undefined, skip = protocol.skip): Promise<PreparedText> =>
-    prepareText(file.read(), tokenizer, maxPositions, {
-      ...protocol,
-      ...(minTokens === undefined ? {} : { minTokens }),
-      limit,
-      ...(skip === undefined ? {} : { skip }),
-    });
-  const idsOf = (split: readonly ScoredSequence[]) => split.map(({ ids }) => ids);
-
-  const text = await readText(options.text, options.signal);
-  if (grams?.textSha256 === text.sha256) {
-    throw new PhysariumError(
-      "USAGE_CALIBRATION",
-      `${options.calibration}: the Grams were collected from ${options.text}, the text that is scored, which would ` +
-        "flatter every method that calibrates; score another text",
-    );
-  }
-  const named = grams === undefined ? options.calibration : undefined;
-  const from = named === undefined ? undefined : await readText(named, options.signal);
-  if (from?.sha256 === text.sha256) {
-    // One text for both: what is scored stands behind the samples.
-    const enough = seed === 0 && protocol.limit !== undefined ? samples + protocol.limit : undefined;
-    const prepared = await prepare(text, enough);
-    const { calibration, rest } = splitText(prepared, sampling, protocol.limit);
-    return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored: rest }) };
-  }
-  const prepared = await prepare(text, protocol.limit);
-  const scored = scoredOf(text.name, prepared, options);
-  if (from !== undefined) {
-    const { calibration } = takeSamples(await prepare(from, seed === 0 ? samples : undefined, 0), sampling);
-    return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored }) };
-  }
-  if (grams !== undefined) {
-    const { grams: name = "", ids_sha256 } = grams.record;
-    return {
-      text: { ...text, prepared },
-      from: { name, sha256: ids_sha256 },
-      take: async () => ({ sequences: [], scored }),
-    };
-  }
-  const { window } = prepared.record;
-  return {
-    text: { ...text, prepared },
-    from: { name: SELF_WRITTEN, sha256: SELF_WRITTEN },
-    async take() {
-      options.onProgress?.(`the donor writes ${samples} sequences of ${window} tokens to calibrate on`);
-      const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, options.signal);
-      return { sequences, scored };
-    },
-  };
-}
-
-async function readText(name: string, signal: AbortSignal | undefined): Promise<NamedText> {
-  const file = await openTextFile(name, { signal });
-  return { name, file, sha256: file.sha256 };
-}
-
-/** Scored sequences that calibrate, too: none where one text is split, but a text may hold another. */
-function countShared(calibration: readonly (readonly number[])[], scored: readonly ScoredSequence[]): number {
-  const known = new Set(calibration.map((ids) => ids.join()));
-  return scored.filter(({ ids }) => known.has(ids.join())).length;
-}
-
-/** Where calibration came from when no text was given. */
-export const SELF_WRITTEN = "text the donor wrote itself";
-
-function scoredOf(name: string, prepared: PreparedText, { minTokens, protocol }: ComparisonOptions): ScoredSequence[] {
-  const scored = longEnough(prepared.sequences, minTokens).slice(0, protocol.limit);
-  if (scored.length > 0) return scored;
-  throw new PhysariumError(
-    "USAGE_TEXT_SHORT",
-    `${name}: no sequence has ${minTokens ?? 2} tokens; lower --min-tokens`,
-    {
-      minTokens,
-    },
-  );
 }
 
 function scoreFields({ perplexity, klMean, sameTop, tokens }: Score) {

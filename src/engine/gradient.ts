@@ -51,8 +51,8 @@ export function differentiableOperators(): string[] {
  * wanted   values (inputs, stored weights, anything between) whose gradients are asked for
  * returns  for each of `wanted` the value that holds its gradient, of its shape; absent where the seeds do not depend
  *          on it
- * Only what lies between `wanted` and `seeds` is walked. Throws `DONOR_ARCHITECTURE` for an operator on that way without
- * a rule (a recurrence).
+ * Only what lies between `wanted` and `seeds` is walked. Throws `DONOR_ARCHITECTURE` for an operator on that way
+ * without a rule (a recurrence).
  * source   reverse accumulation, Linnainmaa 1970; Griewank & Walther 2008, chapter 3
  */
 export function gradientsOf(

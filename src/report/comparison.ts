@@ -9,10 +9,17 @@ export interface ComparisonTitles {
 
 const HEADS = ["target", "method", "perplexity", "damage", "KL", "same top", "zeros", "time", "peak memory"];
 
+/** How the method of a row is written, with what was done behind it. */
+export function methodTitle({ method, then }: ComparisonRow, titles: ComparisonTitles): string {
+  return `${titles[method] ?? method}${then === undefined ? "" : `, then ${then}`}`;
+}
+
 /** The table of `physarium compare`, with what it was measured on above it. */
 export function renderComparison(record: ComparisonRecord, titles: ComparisonTitles): string {
   const { protocol, calibration, dense } = record;
-  const rows = record.rows.map((row) => cells(row, titles));
+  const isMatched = record.rows.some(({ held_out_loss: loss }) => loss !== undefined);
+  const heads = isMatched ? [...HEADS.slice(0, 6), "held-out error", ...HEADS.slice(6)] : HEADS;
+  const rows = record.rows.map((row) => cells(row, titles, isMatched));
   return [
     `# Methods compared on ${cell(record.donor)}`,
     "",
@@ -23,10 +30,10 @@ export function renderComparison(record: ComparisonRecord, titles: ComparisonTit
       `${cell(baseName(calibration.text))}, seed ${calibration.seed}.${sharedWords(record)}`,
     "",
     "Damage is ln perplexity − ln dense perplexity; KL is the mean divergence from the donor in nats; time is " +
-      "calibration and operation together.",
+      `calibration and operation together.${isMatched ? MATCHED_WORDS : ""}`,
     "",
-    line(HEADS),
-    line(HEADS.map((_, at) => (at < 2 ? "---" : "---:"))),
+    line(heads),
+    line(heads.map((_, at) => (at < 2 ? "---" : "---:"))),
     ...rows.map(line),
     "",
   ].join("\n");
@@ -46,12 +53,14 @@ function sharedWords({ calibration, protocol }: ComparisonRecord): string {
 export function comparisonCsv(record: ComparisonRecord): string {
   const fields = [
     "method",
+    "then",
     "sparsity",
     "pattern",
     "perplexity",
     "damage",
     "kl_mean",
     "same_top",
+    "held_out_loss",
     "sparsity_reached",
     "seconds",
     "peak_rss_bytes",
@@ -65,14 +74,18 @@ export function targetOf(row: ComparisonRow): string {
   return row.pattern ?? `${Number((100 * (row.sparsity ?? 0)).toFixed(2))} %`;
 }
 
-function cells(row: ComparisonRow, titles: ComparisonTitles): string[] {
+const MATCHED_WORDS =
+  " Held-out error is the mean over layers of |out − donor's|² / |donor's|² on calibration that nothing learnt from.";
+
+function cells(row: ComparisonRow, titles: ComparisonTitles, isMatched: boolean): string[] {
   return [
     targetOf(row),
-    cell(titles[row.method] ?? row.method),
+    cell(methodTitle(row, titles)),
     fixed(row.perplexity, row.perplexity < 100 ? 3 : 1),
     fixed(row.damage, 4),
     fixed(row.kl_mean, 4),
     percent(row.same_top, 1),
+    ...(isMatched ? [row.held_out_loss === undefined ? "–" : fixed(row.held_out_loss, 5)] : []),
     percent(row.sparsity_reached),
     duration(row.seconds),
     byteSize(row.peak_rss_bytes),

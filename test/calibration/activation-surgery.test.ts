@@ -2,7 +2,7 @@ import { expect, test } from "vitest";
 import { openCalibration } from "../../dist/calibration/calibration-source.js";
 import { type LayerSurgeryOptions, operateOnLayers } from "../../dist/calibration/layer-surgery.js";
 import { blockThreads, checkMemory, gramModeFor, layerBytes } from "../../dist/calibration/memory.js";
-import type { OperatedTensor } from "../../dist/calibration/pipeline.js";
+import type { OperatedTensor } from "../../dist/calibration/operated-tensor.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
 import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
 import { decodeFloats } from "../../dist/safetensors/float-bits.js";

@@ -140,8 +140,8 @@ export class Weights {
 }
 
 /**
- * Put a stored tensor, or rows `[rowStart, rowEnd)` of it, into a graph as f32; it stays in its file. Where the graph is
- * supplied with it, it is an input instead, f32 in the file's own shape.
+ * Put a stored tensor, or rows `[rowStart, rowEnd)` of it, into a graph as f32; it stays in its file. Where the graph
+ * is supplied with it, it is an input instead, f32 in the file's own shape.
  */
 export function storedValue(
   graph: OnnxGraph,

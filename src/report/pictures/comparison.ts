@@ -1,11 +1,11 @@
 import * as Plot from "@observablehq/plot";
 import type { ComparisonRecord } from "../../record/comparison.js";
-import { type ComparisonTitles, targetOf } from "../comparison.js";
+import { type ComparisonTitles, methodTitle, targetOf } from "../comparison.js";
 import { fixed } from "../number-words.js";
 import { svgPlot } from "./svg-plot.js";
 
-/** The method this picture is about; the others stand back. */
-const OURS = "activation";
+/** The methods this picture is about; the others stand back. */
+const OURS = ["activation", "matched"];
 
 /**
  * Damage of every method, one panel a target, logarithmic: a file of its own, so its colours are plain. Empty where
@@ -16,9 +16,9 @@ export function comparisonPicture(record: ComparisonRecord, titles: ComparisonTi
     .filter(({ damage }) => damage > 0)
     .map((row) => ({
       target: targetOf(row),
-      method: titles[row.method] ?? row.method,
+      method: methodTitle(row, titles),
       damage: row.damage,
-      colour: row.method === OURS ? "#b8860b" : "#5b6770",
+      colour: OURS.includes(row.method) ? "#b8860b" : "#5b6770",
     }));
   if (points.length === 0) return "";
   const targets = [...new Set(points.map(({ target }) => target))];
