@@ -3,7 +3,7 @@
  * anything else that surfaces is a bug of ours (exit 70).
  *
  * Families and exit codes: `USAGE_*` 2 · `DONOR_*` 3 · `VERIFY_*` 4 · `IO_*` and `HUB_*` 5 · `STOPPED` 130 · everything
- * else 70.
+ * else 70. 75, whatever the code, where the same command without any change may get through: `details.retry`.
  */
 export class PhysariumError extends Error {
   override readonly name = "PhysariumError";
@@ -36,6 +36,7 @@ export function isPhysariumError(error: unknown, family = ""): error is Physariu
 
 export function exitCodeOf(error: unknown): number {
   if (!isPhysariumError(error)) return 70;
+  if (error.details.retry === true) return 75;
   if (error.code.startsWith("USAGE_")) return 2;
   if (error.code.startsWith("DONOR_")) return 3;
   if (error.code.startsWith("VERIFY_")) return 4;

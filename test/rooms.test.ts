@@ -55,6 +55,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   synth: ["safetensors", "checkpoint", "output", "model"],
   hub: ["safetensors", "checkpoint", "output"],
   report: ["record"],
+  parts: ["safetensors", "checkpoint", "output", "record", "threads", "surgery", "report"],
 };
 /** Single files above the rooms. */
 const LEAVES = ["errors", "wasm", "version"];

@@ -11,6 +11,7 @@ import { registerGenerate } from "./generate.js";
 import { registerImport } from "./import.js";
 import { registerMan } from "./man.js";
 import { registerPack } from "./pack.js";
+import { registerParts } from "./parts.js";
 import { registerPlan } from "./plan.js";
 import { registerReport } from "./report.js";
 import { registerSign } from "./sign.js";
@@ -38,6 +39,7 @@ export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerImport,
   registerSynth,
   registerFetch,
+  registerParts,
   registerCompletion,
   registerMan,
 ];

@@ -30,14 +30,15 @@ Examples:
   physarium verify ./model ./operated                                     prove it, tensor by tensor
 
 physarium <command> --help is short; --help --all has every option.
-Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 130 stopped.`,
+Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 75 try again, 130 stopped.`,
     );
   configureHelp(program);
   for (const register of COMMANDS) register(program);
   sortCommands(program);
   for (const command of commandsUnder(program)) {
     const path = pathOf(command);
-    command.helpGroup(headingOfCommand(command.name()));
+    // A group's own commands stand under one heading.
+    if (command.parent === program) command.helpGroup(headingOfCommand(command.name()));
     command.exitOverride((error) => {
       throw Object.assign(error, { commandPath: path });
     });

@@ -4,14 +4,14 @@ const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
 /**
  * A signal that Ctrl-C (or SIGTERM, SIGHUP) aborts; pressed twice, the process ends at once. What is done stays either
- * way.
+ * way. The signal's reason is the name of what came.
  */
 export function stopSignal(): AbortSignal {
   const controller = new AbortController();
   for (const name of SIGNALS) {
     process.on(name, () => {
       if (controller.signal.aborted) endNow(name);
-      else controller.abort();
+      else controller.abort(name);
     });
   }
   return controller.signal;

@@ -9,11 +9,11 @@ import type { ReportInput } from "../record/report-input.js";
 import { addSections, renderDocuments } from "../report/documents.js";
 import { renderSummary } from "../report/index.js";
 import { shellQuote } from "../report/report-text.js";
-import type { SurgeryEvent } from "../surgery/events.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
+import { createEventPrinter } from "./event-printer.js";
 import { toDeviceOptions } from "./probe-options.js";
-import { countedProgress, createProgress, duration, type ProgressStyle } from "./progress.js";
+import { countedProgress, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 import { planFor } from "./surgery-donor.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
@@ -150,61 +150,4 @@ async function addQuality(
     ...(onProgress === undefined ? {} : { onProgress }),
   });
   return addSections(outputPath, { quality });
-}
-
-/** Turns the run's events into progress, notes or JSON lines. */
-function createEventPrinter(flags: Flags): { event(event: SurgeryEvent): void; stop(): void } {
-  if (flags.json) {
-    // Progress comes with every piece; a machine wants to follow, not to drown.
-    let lastProgress = 0;
-    return {
-      event(event) {
-        if (event.event === "progress") {
-          if (performance.now() - lastProgress < 250) return;
-          lastProgress = performance.now();
-        }
-        process.stderr.write(jsonLine(event));
-      },
-      stop() {},
-    };
-  }
-  const progress = createProgress("physarium", flags);
-  // Bytes written say nothing about v2's pace, layers do.
-  let left = flags.flow === "activation" ? "…" : undefined;
-  return {
-    event(event) {
-      if (event.event === "progress") {
-        const killed =
-          event.target_weights_done === 0
-            ? ""
-            : `, killed ${((100 * event.killed) / event.target_weights_done).toFixed(2)} % of target so far`;
-        progress.update(
-          event.bytes_done,
-          event.bytes_total,
-          `${event.phase} ${event.tensors_done}/${event.tensors_total} tensors${killed}`,
-          left,
-        );
-      } else if (event.event === "note") progress.note(event.message);
-      else if (event.event === "warning") progress.note(`warning: ${event.message} [${event.code}]`);
-      else if (event.event === "layer") {
-        const { layer, layers, loss_before, loss_after, seconds_left, is_done } = event;
-        if (seconds_left !== undefined) left = duration(seconds_left);
-        const losses =
-          loss_before === undefined || loss_after === undefined
-            ? is_done
-              ? "done by an earlier run"
-              : "nothing to operate on"
-            : `relative output error ${loss_before.toPrecision(3)} → ${loss_after.toPrecision(3)}`;
-        const more = layer + 1 < layers ? `, about ${left} left` : "";
-        progress.note(`layer ${layer + 1} of ${layers}: ${losses}${more}`);
-      } else if (event.event === "searched") {
-        const expected = (100 * event.expected_sparsity).toFixed(3);
-        progress.note(
-          `found survival ${event.survival.toPrecision(6)}, expected sparsity ${expected} % of target weights ` +
-            `(asked for ${100 * event.target_sparsity} %)`,
-        );
-      }
-    },
-    stop: () => progress.stop(),
-  };
 }

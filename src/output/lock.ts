@@ -8,33 +8,21 @@ import {
   type FileLayer,
   ioError,
   nodeFiles,
-  readSmallFile,
   writeFully,
 } from "../checkpoint/file-layer.js";
-import { isPhysariumError, PhysariumError } from "../errors.js";
+import { PhysariumError } from "../errors.js";
+import { type Beating, type Heartbeat, startBeating } from "./heartbeat.js";
 import { isAnswered, type LifeLine, openLifeLine } from "./life-line.js";
+import { contentOf, holds, isAlive, type LockOwner, readOwner, thisProcess } from "./lock-owner.js";
 import { lockPathOf } from "./place.js";
 
 /** Holds an output against a second run. */
 export interface Lock {
   /** A run that died held it before: what stands under the unfinished name is of ours. */
   readonly tookOver: boolean;
+  /** Locks with a heartbeat: aborts where another run took the lock over because this one was silent for too long. */
+  readonly lost?: AbortSignal;
   release(): Promise<void>;
-}
-
-interface LockOwner {
-  readonly pid: number;
-  readonly host: string;
-  /** Boot and kernel's start time of the process, so that a reused pid is not taken for the owner. */
-  readonly started: string;
-  /**
-   * The pid's namespace, as the kernel numbers it; empty where the system has none, absent in locks of earlier
-   * versions.
-   */
-  readonly namespace?: string;
-  /** Socket beside the lock that answers while the owner lives: see life-line.ts. */
-  readonly alive?: string;
-  readonly at: string;
 }
 
 /** Waiting for another run that takes over the same stale lock just now. */
@@ -46,19 +34,23 @@ const WAIT_MS = 25;
  * naming the owner.
  *
  * A lock is taken over only where its owner is known to be gone: its pid is free or another process's in its own
- * namespace, or its life line is refused. It appears with its content, by a hard link; a stale one is removed by one
- * run at a time, so of many exactly one wins.
+ * namespace, or its life line is refused, or, with a `heartbeat`, its lock was silent for longer than it says. It
+ * appears with its content, by a hard link; a stale one is removed by one run at a time, so of many exactly one wins.
  */
-export async function takeLock(partialPath: string, files: FileLayer = nodeFiles): Promise<Lock> {
+export async function takeLock(
+  partialPath: string,
+  files: FileLayer = nodeFiles,
+  heartbeat?: Heartbeat,
+): Promise<Lock> {
   const path = lockPathOf(partialPath);
   const folder = dirname(path);
   const line = await openLifeLine(folder);
   try {
-    const owner = await thisProcess(line, files);
+    const owner = { ...(await thisProcess(line, files)), ...(heartbeat === undefined ? {} : { heartbeat }) };
     for (let tries = 0, tookOver = false; tries < TRIES; tries++) {
       if (await holding(path, () => createLock(path, owner, files))) {
         await sweepRemains(folder, line, files).catch(() => {});
-        return held(path, line, tookOver, files);
+        return await held(path, owner, line, tookOver, files);
       }
       const other = await readOwner(path, files);
       if (other === "gone") continue;
@@ -77,13 +69,29 @@ export async function takeLock(partialPath: string, files: FileLayer = nodeFiles
   );
 }
 
-function held(path: string, line: LifeLine | undefined, tookOver: boolean, files: FileLayer): Lock {
+async function held(
+  path: string,
+  owner: LockOwner,
+  line: LifeLine | undefined,
+  tookOver: boolean,
+  files: FileLayer,
+): Promise<Lock> {
+  let beating: Beating | undefined;
+  try {
+    if (owner.heartbeat !== undefined) beating = await startBeating(path, contentOf(owner), owner.heartbeat, files);
+  } catch (error) {
+    holds(path, -1);
+    await files.rm(path, { force: true }).catch(() => {});
+    throw error;
+  }
   return {
     tookOver,
+    ...(beating === undefined ? {} : { lost: beating.lost }),
     release: async () => {
       // Let go of, even where the file cannot be removed: the next run of this process finds it stale.
       holds(path, -1);
       try {
+        if ((await beating?.stop()) === false) return;
         await attempt("removing", path, () => files.rm(path, { force: true }));
       } finally {
         await line?.close();
@@ -104,22 +112,10 @@ async function holding(path: string, make: () => Promise<boolean>): Promise<bool
   }
 }
 
-/**
- * How often this process holds a lock or is about to: counted before the file appears, so that no other run of it sees
- * one unheld.
- */
-const locksHeld = new Map<string, number>();
-
-function holds(path: string, more: 1 | -1): void {
-  const times = (locksHeld.get(path) ?? 0) + more;
-  if (times === 0) locksHeld.delete(path);
-  else locksHeld.set(path, times);
-}
-
 /** Killed within the few calls that take a lock, a run leaves its life line or the draft of its lock. */
 async function sweepRemains(folder: string, own: LifeLine | undefined, files: FileLayer): Promise<void> {
   for (const name of await files.readdir(folder)) {
-    const kind = /^\.physarium-[0-9a-f]{16}\.(alive|lock)$/.exec(name)?.[1];
+    const kind = /^\.physarium-[0-9a-f]{16}\.(alive|lock|clock)$/.exec(name)?.[1];
     if (kind === undefined || name === own?.name) continue;
     const path = join(folder, name);
     if (kind === "alive") {
@@ -127,6 +123,11 @@ async function sweepRemains(folder: string, own: LifeLine | undefined, files: Fi
       continue;
     }
     if (drafts.has(path)) continue;
+    if (kind === "clock") {
+      // Whoever looks at it just now has it open.
+      await files.rm(path, { force: true });
+      continue;
+    }
     const owner = await readOwner(path, files);
     if (owner === "gone") continue;
     const isOwn = owner !== undefined && owner.pid === process.pid && owner.host === hostname();
@@ -143,26 +144,20 @@ export async function refuseLocked(partialPath: string, files: FileLayer = nodeF
   if (await isAlive(other, path, files)) throw locked(partialPath, other);
 }
 
-function locked(partialPath: string, { pid, host, started, at, namespace }: LockOwner): PhysariumError {
+function locked(partialPath: string, { pid, host, started, at, namespace, heartbeat }: LockOwner): PhysariumError {
   const path = lockPathOf(partialPath);
-  const elsewhere = host === hostname() ? "" : ` (if ${host} is gone for good, remove ${path})`;
+  const elsewhere =
+    heartbeat !== undefined
+      ? ` (a lock whose owner is gone expires ${heartbeat.expires_ms / 1000} s after its last sign of life)`
+      : host === hostname()
+        ? ""
+        : ` (if ${host} is gone for good, remove ${path})`;
   return new PhysariumError(
     "USAGE_LOCKED",
     `${partialPath}: another run (process ${pid} on ${host}, since ${at}) is working on this output; wait for it ` +
       `or stop it${elsewhere}`,
     { path, pid, host, started, at, ...(namespace === undefined ? {} : { namespace }) },
   );
-}
-
-async function thisProcess(line: LifeLine | undefined, files: FileLayer): Promise<LockOwner> {
-  return {
-    pid: process.pid,
-    host: hostname(),
-    started: (await lifeOf(process.pid, files)).started,
-    namespace: await namespaceOfPids(files),
-    ...(line === undefined ? {} : { alive: line.name }),
-    at: new Date().toISOString(),
-  };
 }
 
 /** False where a lock stands already. One that could not be written whole is taken away again. */
@@ -203,7 +198,7 @@ async function writeOwner(path: string, owner: LockOwner, files: FileLayer): Pro
   }
   try {
     try {
-      await writeFully(file, new TextEncoder().encode(JSON.stringify(owner)), 0, path);
+      await writeFully(file, contentOf(owner), 0, path);
     } catch (error) {
       await closeQuietly(file);
       throw error;
@@ -246,106 +241,19 @@ async function removeStale(path: string, owner: LockOwner, files: FileLayer): Pr
   }
 }
 
-/** The owner; `gone` if there is no lock; `undefined` if it is unreadable and stays so: the rest of a crash. */
-async function readOwner(path: string, files: FileLayer): Promise<LockOwner | "gone" | undefined> {
-  for (let tries = 0; tries < 20; tries++) {
-    try {
-      const owner: unknown = JSON.parse(new TextDecoder().decode(await readSmallFile(path, files, 65_536)));
-      // Pack's locks of earlier versions hold a bare pid. If it is ours now, it was another's then.
-      if (typeof owner === "number" && owner !== process.pid) return ownerOf({ pid: owner });
-      return ownerOf(owner);
-    } catch (error) {
-      if (isPhysariumError(error, "IO_NOT_FOUND")) return "gone";
-      if (isPhysariumError(error, "DONOR_")) return undefined;
-      if (!(error instanceof SyntaxError)) throw error;
-      await new Promise((wake) => setTimeout(wake, WAIT_MS));
-    }
-  }
-  return undefined;
+/** Who holds the lock of what is built at `partialPath`; `undefined` where there is none, or none that can be read. */
+export async function lockHolder(partialPath: string, files: FileLayer = nodeFiles): Promise<LockHolder | undefined> {
+  const path = lockPathOf(partialPath);
+  const owner = await readOwner(path, files);
+  if (owner === "gone" || owner === undefined) return undefined;
+  const { pid, host, at } = owner;
+  return { pid, host, at, isAlive: await isAlive(owner, path, files) };
 }
 
-function ownerOf(value: unknown): LockOwner | undefined {
-  if (typeof value !== "object" || value === null) return undefined;
-  const {
-    pid,
-    host = hostname(),
-    started = "",
-    at = "an unknown time",
-    namespace,
-    alive,
-  } = value as Partial<LockOwner>;
-  if (!Number.isSafeInteger(pid) || (pid as number) <= 0) return undefined;
-  if ([host, started, at, namespace ?? "", alive ?? ""].some((member) => typeof member !== "string")) return undefined;
-  return { ...(value as LockOwner), pid: pid as number, host, started, at };
-}
-
-/** False only where the owner is known to be gone. */
-async function isAlive(owner: LockOwner, path: string, files: FileLayer): Promise<boolean> {
-  const folder = dirname(path);
-  const ownNamespace = await namespaceOfPids(files);
-  const sharesPids = owner.host === hostname() && (owner.namespace === undefined || owner.namespace === ownNamespace);
-  if (!sharesPids) {
-    // Of another host, or of a container beside this one: its pid says nothing here. Another boot of this host has
-    // ended with all its processes.
-    const boot = await bootOf(files);
-    const sameKernel = boot !== "" && owner.started.startsWith(`${boot} `);
-    if (owner.host === hostname() && boot !== "" && owner.started !== "" && !sameKernel) return false;
-    return !(sameKernel && owner.alive !== undefined && (await isAnswered(folder, owner.alive)) === false);
-  }
-  try {
-    process.kill(owner.pid, 0);
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
-  const { started, ended } = await lifeOf(owner.pid, files);
-  const isOwn = owner.pid === process.pid && owner.started === started;
-  if (isOwn && !locksHeld.has(path)) return false;
-  // Where either start is unknown the pid alone decides.
-  return !ended && (started === "" || owner.started === "" || started === owner.started);
-}
-
-/** The namespace this process's pid counts in; empty where the system does not say. */
-async function namespaceOfPids(files: FileLayer): Promise<string> {
-  try {
-    return String((await files.stat("/proc/self/ns/pid", { bigint: true })).ino);
-  } catch {
-    return "";
-  }
-}
-
-async function bootOf(files: FileLayer): Promise<string> {
-  return (await readProc("/proc/sys/kernel/random/boot_id", files)).trim();
-}
-
-/**
- * What /proc says of a process: when it started (empty where that cannot be read), and whether it has ended already: a
- * zombie waits for its parent, in a container without an init for ever.
- */
-async function lifeOf(pid: number, files: FileLayer): Promise<{ started: string; ended: boolean }> {
-  const text = await readProc(`/proc/${pid}/stat`, files);
-  const boot = await bootOf(files);
-  // The command name may hold spaces; fields are counted after its closing parenthesis.
-  const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-  const start = fields[19] ?? "";
-  return { started: start === "" || boot === "" ? "" : `${boot} ${start}`, ended: /^[ZXx]$/.test(fields[0]) };
-}
-
-/** A file that has no length until it is read; empty where it cannot be read whole. */
-async function readProc(path: string, files: FileLayer): Promise<string> {
-  try {
-    const file = await files.open(path, "r");
-    try {
-      const buffer = new Uint8Array(4096);
-      for (let length = 0; length < buffer.byteLength; ) {
-        const { bytesRead } = await file.read(buffer, length, buffer.byteLength - length, length);
-        if (bytesRead === 0) return new TextDecoder().decode(buffer.subarray(0, length));
-        length += bytesRead;
-      }
-      return "";
-    } finally {
-      await closeQuietly(file);
-    }
-  } catch {
-    return "";
-  }
+export interface LockHolder {
+  readonly pid: number;
+  readonly host: string;
+  readonly at: string;
+  /** False where it is known to be gone. */
+  readonly isAlive: boolean;
 }

@@ -44,6 +44,10 @@ const Fingerprint = v.looseObject({
       memory_bytes: v.nullable(NotNegative),
     }),
   ),
+  // In the order in which they are written: a record that was read is written again as it was.
+  commit: v.optional(Commit),
+  index_digest: v.optional(v.nullable(Digest)),
+  config_digest: v.optional(v.nullable(Digest)),
   shards: v.array(
     // Version 1 told a donor by modification times, too; version 2 by content alone.
     v.looseObject({
@@ -54,9 +58,6 @@ const Fingerprint = v.looseObject({
       content: v.optional(Words),
     }),
   ),
-  commit: v.optional(Commit),
-  index_digest: v.optional(v.nullable(Digest)),
-  config_digest: v.optional(v.nullable(Digest)),
 });
 
 /** No number where a projection's outputs are 0: JSON has null for what 0/0 gives. */

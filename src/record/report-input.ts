@@ -1,3 +1,4 @@
+import type { PartsNumbers } from "./parts.js";
 import type { SurgeryReport } from "./surgery-report.js";
 
 /**
@@ -7,6 +8,7 @@ import type { SurgeryReport } from "./surgery-report.js";
 export type ReportInput = SurgeryReport & {
   readonly quality?: QualityNumbers | null;
   readonly worth?: WorthNumbers | null;
+  readonly parts?: PartsNumbers | null;
 };
 
 /** The part of the probe's `QualitySection` that the report shows; see there for units. */

@@ -1,5 +1,5 @@
 import * as v from "valibot";
-import { Count, Finite, Fraction, NotNegative, Words } from "./read-json.js";
+import { Count, Finite, Fraction, NotNegative, Time, Words } from "./read-json.js";
 import type { ReportInput } from "./report-input.js";
 import type { Figures } from "./surgery-report.js";
 
@@ -162,6 +162,25 @@ const Worth = v.looseObject({
   reserved_fraction: Fraction,
 });
 
+const Parts = v.looseObject({
+  part_count: Count,
+  byte_length: Count,
+  seconds: NotNegative,
+  busy_seconds: NotNegative,
+  join_seconds: NotNegative,
+  parts: v.array(
+    v.looseObject({
+      part: Count,
+      host: Words,
+      started_at: Time,
+      ended_at: Time,
+      seconds: NotNegative,
+      byte_length: Count,
+      resumed_tensors: Count,
+    }),
+  ),
+});
+
 export const ReportSchema: v.GenericSchema<unknown, ReportInput> = v.looseObject({
   physarium_version: Words,
   flow: Words,
@@ -245,6 +264,7 @@ export const ReportSchema: v.GenericSchema<unknown, ReportInput> = v.looseObject
   integrity: v.optional(Integrity),
   quality: v.nullish(Quality),
   worth: v.nullish(Worth),
+  parts: v.nullish(Parts),
   wall_seconds: NotNegative,
   peak_rss_bytes: NotNegative,
 });

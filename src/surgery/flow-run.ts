@@ -6,6 +6,12 @@ import type { PlannedTensor } from "./plan.js";
 import type { ProgressTally } from "./progress-tally.js";
 import type { TensorProgress } from "./tensor-progress.js";
 
+/** A file that holds a shard's bytes from `firstByte` on. */
+export interface OutputPlace {
+  readonly path: string;
+  readonly firstByte: number;
+}
+
 /**
  * What an operation lends the flow that it runs: where the output is built, what is done already, and where results
  * go.
@@ -13,6 +19,8 @@ import type { TensorProgress } from "./tensor-progress.js";
 export interface FlowContext {
   /** The partial folder. */
   readonly folder: string;
+  /** Where a tensor's bytes go, for flows that work tile by tile; without it into its shard in `folder`. */
+  readonly placeOf?: (tensor: PlannedTensor) => OutputPlace;
   /** The final name, for messages. */
   readonly outputPath: string;
   /** What a stopped run recorded; absent for a new operation. */

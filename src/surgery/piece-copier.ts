@@ -40,20 +40,21 @@ export function copyHeld({ buffer, firstByte }: HeldBytes, bytes: Uint8Array, by
 
 /** Copy a piece from the donor, or read it where it stands in the output, through `buffer`; returns its digest. */
 export async function copyPiece(
-  { kind, donorPath, outputPath, byteOffset, byteLength, held }: PieceJob,
+  { kind, donorPath, outputPath, byteOffset, outputByteOffset, byteLength, held }: PieceJob,
   buffer: Uint8Array,
   files: FileCache,
   digester: Digester,
 ): Promise<PieceResult> {
-  const path = kind === "check" ? outputPath : donorPath;
-  const move = async (bytes: Uint8Array, offset: number): Promise<void> => {
-    if (held !== undefined) copyHeld(held, bytes, offset);
-    else await files.use(path, READ_ONLY, (file) => readFully(file, bytes, offset, path));
-    if (kind === "copy") await files.use(outputPath, "r+", (file) => writeFully(file, bytes, offset, outputPath));
+  const [path, start] = kind === "check" ? [outputPath, outputByteOffset] : [donorPath, byteOffset];
+  const move = async (bytes: Uint8Array, done: number): Promise<void> => {
+    if (held !== undefined) copyHeld(held, bytes, start + done);
+    else await files.use(path, READ_ONLY, (file) => readFully(file, bytes, start + done, path));
+    if (kind !== "copy") return;
+    await files.use(outputPath, "r+", (file) => writeFully(file, bytes, outputByteOffset + done, outputPath));
   };
   if (byteLength <= buffer.byteLength) {
     const bytes = buffer.subarray(0, byteLength);
-    await move(bytes, byteOffset);
+    await move(bytes, 0);
     return { ...NOTHING_COUNTED, digest: digester.digest(bytes) };
   }
   // A band that fits no buffer passes through it; the digest is one of its own, for others may be taken between two
@@ -61,7 +62,7 @@ export async function copyPiece(
   const hasher = (await createXXHash128()).init();
   for (let done = 0; done < byteLength; done += buffer.byteLength) {
     const bytes = buffer.subarray(0, Math.min(buffer.byteLength, byteLength - done));
-    await move(bytes, byteOffset + done);
+    await move(bytes, done);
     hasher.update(bytes);
   }
   return { ...NOTHING_COUNTED, digest: hasher.digest("hex") };

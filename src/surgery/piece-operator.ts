@@ -76,7 +76,7 @@ export class PieceOperator {
       );
     }
     if (this.setup.task === "count") return tally.result("");
-    await this.write(job.outputPath, bytes, job.byteOffset);
+    await this.write(job.outputPath, bytes, job.outputByteOffset);
     return tally.result(this.digester.digest(bytes));
   }
 
@@ -106,12 +106,11 @@ export class PieceOperator {
       for (let row = 0; row < job.rows; row += rowsPerRange) {
         const rows = Math.min(rowsPerRange, job.rows - row);
         const bytes = kernel.slot(0).subarray(0, rows * rowByteLength);
-        const byteOffset = job.byteOffset + row * rowByteLength;
-        await this.read(job, bytes, byteOffset);
+        await this.read(job, bytes, job.byteOffset + row * rowByteLength);
         kernel.run(pass, 0, 0, row, rows);
         if (pass === 0 && !this.setup.allowNonFinite) this.refuseNonFiniteIn(job, bytes, row);
         if (isLast && this.setup.task === "operate") {
-          await this.write(job.outputPath, bytes, byteOffset);
+          await this.write(job.outputPath, bytes, job.outputByteOffset + row * rowByteLength);
           hasher.update(bytes);
         }
       }

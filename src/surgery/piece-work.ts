@@ -2,8 +2,8 @@ import { join } from "node:path";
 import { type Piece, piecesOf } from "../record/pieces.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import type { RunnableJob } from "../threads/run-jobs.js";
-import type { FlowContext } from "./flow-run.js";
-import type { Plan, PlannedTensor } from "./plan.js";
+import type { FlowContext, OutputPlace } from "./flow-run.js";
+import type { PlannedTensor, TilePlan } from "./plan.js";
 import type { Job, JobResult, PieceJob, PieceResult } from "./protocol.js";
 import { TensorProgress } from "./tensor-progress.js";
 
@@ -21,18 +21,19 @@ const EMPTY_PIECE: Piece = { byteOffset: 0, byteLength: 0, rows: 0, matrix: 0, r
  * finish    called once a tensor's last piece is in
  */
 export async function* pieceWork(
-  plan: Plan,
+  plan: TilePlan,
   tensors: Iterable<PlannedTensor> | AsyncIterable<PlannedTensor>,
   kind: "operate" | "check",
-  { folder, progress: tally }: FlowContext,
+  { folder, placeOf, progress: tally }: Pick<FlowContext, "folder" | "placeOf" | "progress">,
   finish: (progress: TensorProgress) => void | Promise<void>,
 ): AsyncGenerator<PieceWork> {
   const { blockSize } = plan.options.params;
+  const place = placeOf ?? (({ shard }: PlannedTensor) => ({ path: join(folder, shard), firstByte: 0 }));
   for await (const tensor of tensors) {
     const progress = new TensorProgress(tensor, blockSize);
     if (progress.isDone) {
       // An empty tensor has no pieces; a job of no bytes keeps its record in the common path.
-      yield { job: jobOf(plan, folder, tensor, EMPTY_PIECE, "copy"), done: () => finish(progress) };
+      yield { job: jobOf(plan, place(tensor), tensor, EMPTY_PIECE, "copy"), done: () => finish(progress) };
       continue;
     }
     let index = 0;
@@ -40,7 +41,7 @@ export async function* pieceWork(
       const position = index++;
       const jobKind = kind === "check" ? "check" : tensor.role === "target" ? "operate" : "copy";
       yield {
-        job: jobOf(plan, folder, tensor, piece, jobKind),
+        job: jobOf(plan, place(tensor), tensor, piece, jobKind),
         done: (result) => {
           progress.add(position, result as PieceResult);
           tally.addBytes(piece.byteLength);
@@ -51,14 +52,22 @@ export async function* pieceWork(
   }
 }
 
-function jobOf(plan: Plan, folder: string, tensor: PlannedTensor, piece: Piece, kind: PieceJob["kind"]): PieceJob {
+function jobOf(
+  plan: TilePlan,
+  { path, firstByte }: OutputPlace,
+  tensor: PlannedTensor,
+  piece: Piece,
+  kind: PieceJob["kind"],
+): PieceJob {
+  const byteOffset = tensor.byteOffset + piece.byteOffset;
   return {
     kind,
     shard: tensor.shard,
     tensor: tensor.name,
     donorPath: join(plan.donor.path, tensor.shard),
-    outputPath: join(folder, tensor.shard),
-    byteOffset: tensor.byteOffset + piece.byteOffset,
+    outputPath: path,
+    byteOffset,
+    outputByteOffset: byteOffset - firstByte,
     byteLength: piece.byteLength,
     dtype: tensor.dtype as FloatDtype,
     rows: piece.rows,

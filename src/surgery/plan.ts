@@ -83,6 +83,11 @@ export interface Plan {
   readonly warnings: readonly { readonly code: string; readonly message: string }[];
 }
 
+/** What a flow that works tile by tile needs of a plan, of a whole one or of a part's. */
+export type TilePlan = Pick<Plan, "options" | "shards" | "memory" | "targetWeights"> & {
+  readonly donor: Pick<Plan["donor"], "path">;
+};
+
 /** The whole process stays under this at any model size (DESIGN.md §6). */
 export const MEMORY_LIMIT = 512 << 20;
 /** Node itself with our code loaded, and each worker thread, as measured (docs/performance.md). */
@@ -235,7 +240,7 @@ function kernelCols({ rows, cols, storedByInput }: TargetShape, blockSize: numbe
 }
 
 /** The kernel's sizes that a plan implies. */
-export function kernelSizes(plan: Plan): KernelSizes {
+export function kernelSizes(plan: Pick<Plan, "options" | "shards" | "memory">): KernelSizes {
   const { blockSize } = plan.options.params;
   const maxCols = plan.shards.reduce(
     (most, shard) =>
@@ -248,7 +253,8 @@ export function kernelSizes(plan: Plan): KernelSizes {
   return { slotCount: plan.memory.slots, slotByteLength: plan.memory.slotByteLength, maxCols };
 }
 
-function planMemory(sizes: KernelSizes, options: CheckedOptions, tensorCount: number): PlannedMemory {
+/** Workers and memory for kernels of these sizes on this machine. */
+export function planMemory(sizes: KernelSizes, options: CheckedOptions, tensorCount: number): PlannedMemory {
   const bookkeeping = BASE_BYTES + tensorCount * BYTES_PER_TENSOR;
   const { activation } = options;
   if (activation !== undefined) {

@@ -12,8 +12,10 @@ export interface PieceJob {
   readonly tensor: string;
   readonly donorPath: string;
   readonly outputPath: string;
-  /** From the first byte of the shard, in donor and output. */
+  /** From the first byte of the file at `donorPath`. */
   readonly byteOffset: number;
+  /** From the first byte of the file at `outputPath`: the same, unless a part of a shard is a file of its own. */
+  readonly outputByteOffset: number;
   readonly byteLength: number;
   /** Targets: the rows of the piece and where they stand. */
   readonly dtype: FloatDtype;

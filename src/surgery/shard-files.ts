@@ -13,7 +13,7 @@ import type { SourceFile } from "../checkpoint/model-source.js";
 import { PhysariumError } from "../errors.js";
 import { type Digester, SIDE_FILE_PIECE_BYTES } from "../record/digest.js";
 import type { SideFileRecord } from "../record/ledger.js";
-import { isLocal, openDonorFile } from "./donor-files.js";
+import { type DonorPlace, isLocal, openDonorFile } from "./donor-files.js";
 import type { Plan, PlannedShard } from "./plan.js";
 
 /**
@@ -21,7 +21,7 @@ import type { Plan, PlannedShard } from "./plan.js";
  * digest.
  */
 export async function prepareShard(
-  plan: Plan,
+  plan: DonorPlace,
   shard: PlannedShard,
   folder: string,
   digester: Digester,
@@ -128,7 +128,7 @@ async function inMemory(file: SourceFile): Promise<SourceFile> {
 }
 
 async function openUnchanged(
-  plan: Plan,
+  plan: DonorPlace,
   { file, byteLength, modifiedNs }: { file: string; byteLength: number; modifiedNs: string },
   files: FileLayer,
 ): Promise<SourceFile> {
@@ -142,11 +142,16 @@ async function openUnchanged(
 export async function checkDonorUnchanged(plan: Plan, files: FileLayer = nodeFiles): Promise<void> {
   // A commit does not change, and what came of it was proven.
   if (!isLocal(plan)) return;
-  const everything = [
-    ...plan.shards,
-    ...plan.sideFiles.map((side) => ({ ...side, path: join(plan.donor.path, side.file) })),
-  ];
-  for (const { path, file, byteLength, modifiedNs } of everything) {
+  const sideFiles = plan.sideFiles.map((side) => ({ ...side, path: join(plan.donor.path, side.file) }));
+  return checkFilesUnchanged([...plan.shards, ...sideFiles], files);
+}
+
+/** The same of some of them. */
+export async function checkFilesUnchanged(
+  expected: readonly Pick<PlannedShard, "path" | "file" | "byteLength" | "modifiedNs">[],
+  files: FileLayer = nodeFiles,
+): Promise<void> {
+  for (const { path, file, byteLength, modifiedNs } of expected) {
     const stat = await attempt("examining", path, () => files.stat(path, { bigint: true }));
     if (Number(stat.size) !== byteLength || String(stat.mtimeNs) !== modifiedNs) throw donorChanged(path, file);
   }

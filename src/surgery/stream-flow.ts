@@ -7,7 +7,7 @@ import { Channel, Lending } from "./channel.js";
 import { DonorHash } from "./donor-hash.js";
 import type { FlowContext } from "./flow-run.js";
 import { type PieceWork, pieceWork } from "./piece-work.js";
-import type { PlannedShard, PlannedTensor } from "./plan.js";
+import type { Plan, PlannedShard, PlannedTensor } from "./plan.js";
 import { ShardProof } from "./shard-proof.js";
 import { BUFFERS, largestRange } from "./stream-plan.js";
 import { rangesOf } from "./stream-ranges.js";
@@ -23,6 +23,7 @@ const SHARDS_IN_FLIGHT = 2;
  * again, since nobody could prove it.
  */
 export class StreamFlow extends TileFlow {
+  declare protected readonly plan: Plan;
   /** Where each shard goes on, by file. */
   private readonly resumed = new Map<string, { readonly hash?: DonorHashRecord; readonly proof?: DonorProofRecord }>();
 

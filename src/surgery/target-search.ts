@@ -2,7 +2,7 @@ import { PhysariumError } from "../errors.js";
 import { DRIVE_BINS, searchThreshold } from "../flow/drive-histogram.js";
 import { Dynamic, driveThreshold } from "../flow/dynamic.js";
 import { PARAM_LIMITS } from "../flow/params.js";
-import type { Plan } from "./plan.js";
+import type { TilePlan } from "./plan.js";
 
 export interface SearchOutcome {
   readonly survival: number;
@@ -19,7 +19,7 @@ const UNDER_EDGE = 1 - 2 ** -40;
  * The dynamic scales: with drives and survival in the same unit the threshold in force is `s·τ(β, n_iter)`, so τ is
  * asked once.
  */
-export function searchSurvival(plan: Plan, histogram: Float64Array, targetSparsity: number): SearchOutcome {
+export function searchSurvival(plan: TilePlan, histogram: Float64Array, targetSparsity: number): SearchOutcome {
   const { params } = plan.options;
   let counted = 0;
   for (let bin = 0; bin < DRIVE_BINS; bin++) counted += histogram[bin];

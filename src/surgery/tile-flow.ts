@@ -7,7 +7,7 @@ import { loadKernelModule } from "../wasm.js";
 import type { FlowContext, FlowRun } from "./flow-run.js";
 import { createPiecePool, type PiecePool } from "./piece-pool.js";
 import { pieceWork } from "./piece-work.js";
-import { kernelFlow, kernelSizes, type Plan, type PlannedTensor } from "./plan.js";
+import { kernelFlow, kernelSizes, type PlannedTensor, type TilePlan } from "./plan.js";
 import type { OperatorSetup } from "./protocol.js";
 import { searchSurvival } from "./target-search.js";
 import type { TensorProgress } from "./tensor-progress.js";
@@ -21,7 +21,7 @@ export class TileFlow implements FlowRun {
   private readonly module = loadKernelModule("surgery");
 
   constructor(
-    protected readonly plan: Plan,
+    protected readonly plan: TilePlan,
     protected readonly files: FileLayer = nodeFiles,
   ) {}
 

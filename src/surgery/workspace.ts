@@ -221,7 +221,8 @@ export async function bytesWritten(plan: Plan, partialPath: string, files: FileL
 /** The unit of `blocks` in a stat, whatever the file system's own (POSIX). */
 const BLOCK_BYTES = 512;
 
-function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"], at?: string): HeaderRecord {
+/** The first record of an operation's ledger. */
+export function newHeader(plan: Plan, fingerprint: HeaderRecord["fingerprint"], at?: string): HeaderRecord {
   return {
     kind: "header",
     ledger_version: LEDGER_VERSION,

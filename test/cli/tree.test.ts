@@ -6,6 +6,7 @@ import { describe, expect, test } from "vitest";
 import { buildProgram } from "../../dist/cli/program.js";
 import { completionScript } from "../../dist/cli/tree/completion.js";
 import { manPages } from "../../dist/cli/tree/man-page.js";
+import { commandsUnder, pathOf } from "../../dist/cli/tree/walk.js";
 import { physarium } from "../physarium.js";
 import { temporaryFolder } from "../temporary.js";
 
@@ -18,8 +19,8 @@ describe("every command", () => {
   test("has --json, --events and --quiet, with one meaning each", () => {
     const bare = ["completion", "man"];
     for (const flag of ["--json", "--events", "--quiet"]) {
-      const said = program.commands
-        .filter((command) => !bare.includes(command.name()))
+      const said = [...commandsUnder(program)]
+        .filter((command) => command.commands.length === 0 && !bare.includes(command.name()))
         .map((command) => command.options.find(({ long }) => long === flag)?.description);
       expect(new Set(said).size, flag).toBe(1);
       expect(said[0]).toBeTypeOf("string");
@@ -103,7 +104,9 @@ complete_line physarium export a b --format c`;
 
 test("man pages: one a command, with every option in it", () => {
   const pages = manPages(program, "0.0.0");
-  expect([...pages.keys()]).toEqual(["physarium.1", ...names.map((name) => `physarium-${name}.1`)]);
+  const paths = [...commandsUnder(program)].map((command) => pathOf(command).replaceAll(" ", "-"));
+  expect([...pages.keys()]).toEqual(["physarium.1", ...paths.map((path) => `${path}.1`)]);
+  for (const name of names) expect(paths).toContain(`physarium-${name}`);
   const page = pages.get("physarium-surgery.1")!;
   expect(page.startsWith(".TH PHYSARIUM\\-SURGERY 1") || page.startsWith(".TH PHYSARIUM-SURGERY 1")).toBe(true);
   expect(page).toContain(".B \\-\\-target\\-sparsity <fraction>");

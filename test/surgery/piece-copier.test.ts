@@ -16,7 +16,8 @@ test("a piece larger than the buffer is copied and digested whole", async () => 
   writeFileSync(outputPath, new Uint8Array(1000));
   const digester = await createDigester();
   const files = new FileCache(nodeFiles, 2);
-  const place = { shard: "s", tensor: "t", donorPath, outputPath, byteOffset: 100, byteLength: 800 };
+  const offsets = { byteOffset: 100, outputByteOffset: 100, byteLength: 800 };
+  const place = { shard: "s", tensor: "t", donorPath, outputPath, ...offsets };
   const shape = { dtype: "BF16", rows: 20, cols: 20, rowStart: 0, matrix: 0, matrixCount: 1 } as const;
   const buffer = new Uint8Array(300);
   const expected = digester.digest(bytes.subarray(100, 900));

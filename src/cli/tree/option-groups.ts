@@ -13,7 +13,7 @@ interface OptionGroup {
   readonly commands?: readonly string[];
 }
 
-const FLOW_COMMANDS = ["surgery", "plan"];
+const FLOW_COMMANDS = ["surgery", "plan", "prepare"];
 
 const OPTION_GROUPS: readonly OptionGroup[] = [
   {
@@ -82,6 +82,7 @@ export const COMMAND_GROUPS: readonly { readonly heading: string; readonly comma
   { heading: "Try it:", commands: ["generate", "chat"] },
   { heading: "Other formats:", commands: ["export", "import", "pack", "unpack"] },
   { heading: "Models:", commands: ["fetch", "push", "synth"] },
+  { heading: "Many machines:", commands: ["parts"] },
 ];
 export const OTHER_COMMANDS = "More:";
 
