@@ -56,6 +56,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   hub: ["safetensors", "checkpoint", "output"],
   report: ["record"],
   parts: ["safetensors", "checkpoint", "output", "record", "threads", "surgery", "report"],
+  farm: ["safetensors", "checkpoint", "output", "record", "probe", "export", "audit", "sources"],
 };
 /** Single files above the rooms. */
 const LEAVES = ["errors", "wasm", "version"];

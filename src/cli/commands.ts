@@ -5,6 +5,7 @@ import { registerCompare } from "./compare.js";
 import { registerCompletion } from "./completion.js";
 import { registerEval } from "./eval.js";
 import { registerExport } from "./export.js";
+import { registerFarm } from "./farm.js";
 import { registerFetch } from "./fetch.js";
 import { registerGate } from "./gate.js";
 import { registerGenerate } from "./generate.js";
@@ -40,6 +41,7 @@ export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerSynth,
   registerFetch,
   registerParts,
+  registerFarm,
   registerCompletion,
   registerMan,
 ];

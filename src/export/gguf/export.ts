@@ -1,4 +1,4 @@
-import { elementCount } from "../../checkpoint/donor.js";
+import { elementCount, type Model } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles } from "../../checkpoint/file-layer.js";
 import { isSameTensor } from "../../checkpoint/same-tensor.js";
 import { PhysariumError, refuseStopped } from "../../errors.js";
@@ -25,6 +25,35 @@ import {
 import { chooseTypes, type ExportRecipe, FILE_TYPE } from "./tensor-types.js";
 import { describeTokenizer } from "./tokenizer.js";
 import { GGUF_MAGIC, type GgufValue, TENSOR_TYPES } from "./types.js";
+
+/** What an export would write, known from headers alone. */
+export interface GgufLayout {
+  readonly config: ModelConfig;
+  readonly byteLength: number;
+  /** `name` is the one in the GGUF file. */
+  readonly tensors: readonly { readonly name: string; readonly type: ExportType; readonly byteLength: number }[];
+  readonly warnings: readonly string[];
+}
+
+/** The layout of an export that is not written. Throws what `exportGguf` throws before its first write. */
+export async function layoutGguf(model: Model, type: ExportRecipe, files: FileLayer = nodeFiles): Promise<GgufLayout> {
+  const folder = await ModelFolder.open(model, files);
+  try {
+    const { config, tensors, header, warnings } = await planGguf(folder, type);
+    return {
+      config,
+      byteLength: header.fileByteLength,
+      tensors: tensors.map(({ spec }, at) => ({
+        name: spec.name,
+        type: spec.type,
+        byteLength: header.places[at].byteLength,
+      })),
+      warnings,
+    };
+  } finally {
+    await folder.close();
+  }
+}
 
 export interface GgufExportOptions {
   /** One type for all matrices, or a mixture by its name. */
