@@ -32,6 +32,8 @@ export class ChildBody implements RunningBody {
   private readonly listeners: ((reason: string) => void)[] = [];
   private readonly lines: string[] = [];
   private readonly gone: Promise<void>;
+  /** Processes that the child started. */
+  private readonly others: number[] = [];
   private nextId = 1;
   private stopping = false;
   private ended: string | undefined;
@@ -52,6 +54,7 @@ export class ChildBody implements RunningBody {
       const end = (reason: string): void => {
         if (this.ended !== undefined) return;
         this.ended = reason;
+        for (const pid of this.others) killQuietly(pid);
         this.fail(this.exitError());
         resolve();
         if (!this.stopping) for (const listener of this.listeners) listener(reason);
@@ -120,10 +123,9 @@ export class ChildBody implements RunningBody {
       this.child.kill("SIGKILL");
       await this.gone;
     }
-    const others = this.loaded?.pids ?? [];
-    for (const pid of others) killQuietly(pid);
+    for (const pid of this.others) killQuietly(pid);
     // Memory is given back before the next load begins: the processes are gone, not only told to go.
-    for (const pid of [...others, ...(this.child.pid === undefined ? [] : [this.child.pid])]) await awaitGone(pid);
+    for (const pid of [...this.others, ...(this.child.pid === undefined ? [] : [this.child.pid])]) await awaitGone(pid);
   }
 
   private exitError(): PhysariumError {
@@ -144,19 +146,32 @@ export class ChildBody implements RunningBody {
   }
 
   private hear(message: FromChild): void {
-    if (message.kind === "loaded") this.onLoaded?.(message.loaded);
-    else if (message.id === undefined) this.onLoaded?.(fromPlainError(message.error));
-    else {
-      const waiting = this.waiting.get(message.id);
-      if (message.kind === "piece") {
-        waiting?.onPiece(message.text);
+    switch (message.kind) {
+      case "loaded":
+        this.onLoaded?.(message.loaded);
         return;
-      }
-      this.waiting.delete(message.id);
-      if (message.kind === "answered") waiting?.resolve(message.answered);
-      else if (message.kind === "result") waiting?.resolve(message.result);
-      else waiting?.reject(fromPlainError(message.error));
+      case "started":
+        this.others.push(message.pid);
+        return;
+      case "piece":
+        this.waiting.get(message.id)?.onPiece(message.text);
+        return;
+      case "answered":
+        this.settle(message.id)?.resolve(message.answered);
+        return;
+      case "result":
+        this.settle(message.id)?.resolve(message.result);
+        return;
+      case "failed":
+        if (message.id === undefined) this.onLoaded?.(fromPlainError(message.error));
+        else this.settle(message.id)?.reject(fromPlainError(message.error));
     }
+  }
+
+  private settle(id: number): Waiting | undefined {
+    const waiting = this.waiting.get(id);
+    this.waiting.delete(id);
+    return waiting;
   }
 
   private fail(error: Error): void {

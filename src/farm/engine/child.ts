@@ -45,7 +45,10 @@ async function load(spec: BodySpec): Promise<void> {
 
 async function openDriver(spec: BodySpec): Promise<Driver> {
   if (spec.engine.kind === "fake") return (await import("./fake-driver.js")).FakeDriver.load(spec);
-  if (spec.engine.kind === "llama-server") return (await import("./server-driver.js")).ServerDriver.load(spec);
+  if (spec.engine.kind === "llama-server") {
+    const { ServerDriver } = await import("./server-driver.js");
+    return ServerDriver.load(spec, (pid) => say({ kind: "started", pid }));
+  }
   return (await import("./llama-driver.js")).LlamaDriver.load(spec);
 }
 

@@ -26,6 +26,8 @@ export interface Speed {
 /** What a child says. */
 export type FromChild =
   | { readonly kind: "loaded"; readonly loaded: Loaded }
+  /** A further process, as soon as there is one. */
+  | { readonly kind: "started"; readonly pid: number }
   | { readonly kind: "piece"; readonly id: number; readonly text: string }
   | { readonly kind: "answered"; readonly id: number; readonly answered: Answered }
   | { readonly kind: "result"; readonly id: number; readonly result: unknown }

@@ -44,7 +44,7 @@ export class ServerDriver implements Driver {
   }
 
   /** `onServer` is told the server's pid as soon as there is one. */
-  static async load(spec: BodySpec): Promise<ServerDriver> {
+  static async load(spec: BodySpec, onServer: (pid: number) => void): Promise<ServerDriver> {
     const choice = spec.engine as ServerChoice;
     if (choice.address !== undefined) {
       const address = choice.address.replace(/\/$/, "");
@@ -55,6 +55,7 @@ export class ServerDriver implements Driver {
     const server = spawn(choice.path!, [...serverArguments(spec, port), ...choice.args], {
       stdio: ["ignore", "ignore", "inherit"],
     });
+    if (server.pid !== undefined) onServer(server.pid);
     // Whatever way this process ends, the server does not outlive it.
     process.on("exit", () => server.kill("SIGKILL"));
     let ended: string | undefined;
