@@ -103,8 +103,9 @@ function mostLayers(form: PlannedForm, budget: MachineBudget): number {
 
 function planWords(plans: readonly BodyPlan[], budget: MachineBudget, allLayers: boolean): string {
   const lines = [
-    `budget  VRAM ${sizeWords(budget.VRAM)} (${budget.words.VRAM}), RAM ${sizeWords(budget.RAM)} (${budget.words.RAM}), ` +
-      `SSD ${sizeWords(budget.SSD)} (${budget.words.SSD})`,
+    `budget  ${(["VRAM", "RAM", "SSD"] as const)
+      .map((tier) => `${tier} ${sizeWords(budget[tier])} (${budget.words[tier]})`)
+      .join(", ")}`,
   ];
   for (const plan of plans) lines.push("", ...bodyWords(plan, budget, allLayers));
   if (plans.length === 0) lines.push("", "the farm has no bodies yet: physarium farm add");

@@ -80,6 +80,7 @@ export const COMMAND_GROUPS: readonly { readonly heading: string; readonly comma
   { heading: "Operate:", commands: ["plan", "surgery", "calibrate", "compare", "run"] },
   { heading: "Prove and measure:", commands: ["verify", "eval", "gate", "diff", "report", "sign"] },
   { heading: "Try it:", commands: ["generate", "chat"] },
+  { heading: "In use:", commands: ["farm"] },
   { heading: "Other formats:", commands: ["export", "import", "pack", "unpack"] },
   { heading: "Models:", commands: ["fetch", "push", "synth"] },
   { heading: "Many machines:", commands: ["parts"] },

@@ -7,8 +7,8 @@ export interface Anchor {
 }
 
 /**
- * Anchors of a JSON lines file: `{"prompt": …, "must": "text"}`; `must` may be `{"match": "regex"}`, `{"contain": …}` or
- * `{"equal": …}`, a bare text is a regular expression.
+ * Anchors of a JSON lines file: `{"prompt": …, "must": "text"}`; a bare text is a regular expression, and `must` may be
+ * `{"match": "regex"}`, `{"contain": "text"}` or `{"equal": "text"}`.
  */
 export function parseAnchors(text: string): { anchors: Anchor[]; faults: { line: number; message: string }[] } {
   const anchors: Anchor[] = [];
@@ -34,12 +34,12 @@ function anchorOf(value: unknown): Omit<Anchor, "line"> {
   if (typeof operand !== "string" || more.length > 0 || !["match", "contain", "equal"].includes(String(kind))) {
     throw new Error('"must" must be a regular expression, or {"match": …}, {"contain": …} or {"equal": …}');
   }
-  if (kind === "match") new RegExp(operand, "u");
+  if (kind === "match") new RegExp(operand);
   return { prompt, must: { [kind as string]: operand } as unknown as Anchor["must"] };
 }
 
 export function holds({ must }: Anchor, answer: string): boolean {
   if ("contain" in must) return answer.includes(must.contain);
   if ("equal" in must) return answer.trim() === must.equal.trim();
-  return new RegExp(must.match, "u").test(answer);
+  return new RegExp(must.match).test(answer);
 }

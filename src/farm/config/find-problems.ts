@@ -1,5 +1,5 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join } from "node:path";
 import { Ajv } from "ajv";
 import { EXPORT_FORMS } from "../plan/forms.js";
 import { parseAnchors } from "./anchors.js";
@@ -153,7 +153,7 @@ class Inside {
 
   /** Something wrong in a file that this one names. */
   private elsewhere(path: string, { line, message }: { line: number; message: string }): void {
-    this.problems.push({ file: relative(process.cwd(), path) || path, line, column: 1, pointer: "", message });
+    this.problems.push({ file: path, line, column: 1, pointer: "", message });
   }
 
   private resolve(pointer: string, given: unknown): string | undefined {

@@ -78,8 +78,8 @@ function faultOf({
       return at(`${name} must be ${JSON.stringify(schema)}, ${found}`);
     case "propertyNames":
       return at(
-        `"${clip(String(params.propertyName ?? propertyName))}" is no name: letters, digits, dot, dash and underscore, ` +
-          "at most 64 of them",
+        `"${clip(String(params.propertyName ?? propertyName))}" is no name: letters, digits, dot, dash and ` +
+          "underscore, at most 64 of them",
         `${instancePath}/${String(params.propertyName).replaceAll("~", "~0").replaceAll("/", "~1")}`,
       );
     case "oneOf":

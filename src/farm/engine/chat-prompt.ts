@@ -10,8 +10,8 @@ export interface ChatWords {
 }
 
 /**
- * A conversation as one text for the engine's tokenizer. ChatML where that was asked for, the model's own template where
- * it has one, plain text otherwise: the messages one under the other.
+ * A conversation as one text for the engine's tokenizer. ChatML where that was asked for, the model's own template
+ * where it has one, plain text otherwise: the messages one under the other.
  *
  * `special`: whether words like `<|im_start|>` in the text are the tokens of that name.
  */

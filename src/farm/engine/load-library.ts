@@ -77,9 +77,9 @@ export async function loadLlamaLibrary(): Promise<LlamaLibrary> {
   } catch (error) {
     throw new PhysariumError(
       "USAGE_ENGINE",
-      `node-llama-cpp is not installed (${(error as Error).message.split("\n")[0]}); run npm install --ignore-scripts ` +
-        "--omit=optional node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1 (or your platform's package), or name " +
-        `a folder that has it in ${FOLDER_VARIABLE}, or give organ_farm.json an engine llama-server`,
+      `node-llama-cpp is not installed (${(error as Error).message.split("\n")[0]}); run npm install ` +
+        "--ignore-scripts --omit=optional node-llama-cpp@3.22.1 @node-llama-cpp/linux-x64@3.22.1 (or your platform's " +
+        `package), or name a folder that has it in ${FOLDER_VARIABLE}, or give organ_farm.json an engine llama-server`,
       {},
       error,
     );

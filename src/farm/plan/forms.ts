@@ -2,7 +2,10 @@ import type { Donor } from "../../checkpoint/donor.js";
 import { layoutGguf } from "../../export/gguf/export.js";
 import { type ExportRecipe, FILE_TYPE } from "../../export/gguf/tensor-types.js";
 
-/** A form is a GGUF type, or a mixture of them, as the command line spells it. This file alone knows what the exporter calls it. */
+/**
+ * A form is a GGUF type, or a mixture of them, as the command line spells it. This file alone knows what the exporter
+ * calls it.
+ */
 export const EXPORT_FORMS: readonly string[] = Object.keys(FILE_TYPE).map((type) => type.toLowerCase());
 
 export function typeOfForm(form: string): ExportRecipe {
