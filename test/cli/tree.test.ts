@@ -12,6 +12,7 @@ import { temporaryFolder } from "../temporary.js";
 
 const folder = temporaryFolder();
 const program = buildProgram();
+const names = program.commands.map((command) => command.name());
 const LAUNCHER = fileURLToPath(new URL("../../bin/physarium.cjs", import.meta.url));
 
 describe("every command", () => {
