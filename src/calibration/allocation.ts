@@ -1,6 +1,8 @@
 import { refuseStopped } from "../errors.js";
+import { InnerInputs } from "../probe/forward/inner-inputs.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
+import { insideChunk } from "./inside-step.js";
 
 /**
  * How a sparsity for the whole model is shared between its tensors.
@@ -57,16 +59,26 @@ export async function allocate(
     residuals.push(await runner.embed(batch));
   for (let layer = 0; layer < runner.layerCount; layer++) {
     const energies = new Map<string, Float64Array>();
+    const inner = new InnerInputs(runner, layer);
     const next = [];
     for (const residual of residuals) {
       refuseStopped(signal);
       const out = await runner.forwardLayer(layer, residual, {
-        onInput: (step, { data, width }) => {
-          const sums = energies.get(step) ?? new Float64Array(width);
-          energies.set(step, sums);
-          for (let at = 0; at < data.length; at++) sums[at % width] += data[at] ** 2;
+        onInput: async (step, input) => {
+          for (const site of runner.sites(layer, step)) {
+            const { name, width, source } = site;
+            const seen = { operated: input, supplied: new Map(), weigh: false };
+            const data =
+              source === "step"
+                ? input.data
+                : (await insideChunk(inner, runner.architecture, layer, site, seen)).operated;
+            const sums = energies.get(name) ?? new Float64Array(width);
+            energies.set(name, sums);
+            for (let at = 0; at < data.length; at++) sums[at % width] += data[at] ** 2;
+          }
         },
       });
+      await inner.close();
       next.push(out);
     }
     residuals = next;
@@ -85,26 +97,40 @@ async function profileLayer(
   const drives: { name: string; cols: number; sizes: Float32Array }[] = [];
   let sum = 0;
   let count = 0;
-  for (const projection of runner.projections(layer)) {
-    const { tensor, step, cols } = projection;
-    if (!isTarget(tensor)) continue;
-    const norms = energies.get(step)!.map(Math.sqrt);
-    const values = await runner.weight(projection);
-    for (let at = 0; at < values.length; at++) {
-      values[at] = Math.abs(values[at]) * norms[at % cols];
-      sum += values[at];
+  for (const { name: site, projections } of runner.sites(layer)) {
+    for (const projection of projections) {
+      const { tensor, cols } = projection;
+      if (!isTarget(tensor)) continue;
+      const norms = energies.get(site)!.map(Math.sqrt);
+      const values = await runner.weight(projection);
+      for (let at = 0; at < values.length; at++) {
+        values[at] = Math.abs(values[at]) * norms[at % cols];
+        sum += values[at];
+      }
+      count += values.length;
+      drives.push({ name: tensor, cols, sizes: values });
     }
-    count += values.length;
-    drives.push({ name: tensor, cols, sizes: values });
   }
   const limit = (OUTLIER_FACTOR * sum) / count;
-  return drives.map(({ name, cols, sizes }) => ({
-    name,
-    layer,
-    weights: sizes.length,
-    outliers: sizes.reduce((outliers, size) => outliers + Number(size > limit), 0),
-    histogram: relativeDrives(sizes, cols),
-  }));
+  const profiles = new Map<string, TensorProfile>();
+  for (const { name, cols, sizes } of drives) {
+    const own = {
+      name,
+      layer,
+      weights: sizes.length,
+      outliers: sizes.reduce((outliers, size) => outliers + Number(size > limit), 0),
+      histogram: relativeDrives(sizes, cols),
+    };
+    // The matrices of a stack are one tensor.
+    const known = profiles.get(name);
+    profiles.set(name, known === undefined ? own : together(known, own));
+  }
+  return [...profiles.values()];
+}
+
+function together(a: TensorProfile, b: TensorProfile): TensorProfile {
+  const histogram = a.histogram.map((tubes, bin) => tubes + b.histogram[bin]);
+  return { ...a, weights: a.weights + b.weights, outliers: a.outliers + b.outliers, histogram };
 }
 
 /** Tubes by their drive over the root of their row's energy. */

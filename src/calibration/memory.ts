@@ -39,10 +39,10 @@ export function gramModeFor(cols: number, mode: GramMode, memoryBytes: number): 
  * Grams leave of their share.
  */
 export function blockThreads(runner: LayerRunner, mode: GramMode, memoryBytes: number, threads: number): number {
-  const { hiddenSize, intermediateSize, headCount, headDim } = runner.architecture;
-  const whole = [hiddenSize, intermediateSize, headCount * headDim].filter(
-    (cols) => gramModeFor(cols, mode, memoryBytes) === "full",
-  );
+  const widths = new Set<number>();
+  for (let layer = 0; layer < runner.layerCount; layer++)
+    for (const { width } of runner.sites(layer)) widths.add(width);
+  const whole = [...widths].filter((cols) => gramModeFor(cols, mode, memoryBytes) === "full");
   const matrixBytes = 4 * Math.max(1, ...whole) ** 2;
   const room = memoryBytes * GRAM_SHARE - WHOLE_GRAM_COPIES * matrixBytes;
   return Math.max(1, Math.min(threads, Math.floor(room / (THREAD_COPIES * matrixBytes))));

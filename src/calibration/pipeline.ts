@@ -2,15 +2,16 @@ import type { MatrixEngine } from "../engine/products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import { type MatchOptions, matchLayer } from "../matching/match-layer.js";
 import { meanEnergyOf } from "../methods/algebra/damped.js";
-import type { PruneMethod, PruneTarget } from "../methods/method.js";
+import type { PruneMethod, PruneResult, PruneTarget } from "../methods/method.js";
 import type { BlockRunner } from "../methods/rows/runner.js";
-import { fromFile, inputWidth, type Projection, STEPS, type Step, toFile } from "../model/steps.js";
+import type { Site } from "../model/sites.js";
+import { type Projection, STEPS, suppliedName } from "../model/steps.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
 import type { MatchRecord } from "../record/matching.js";
-import { decodeFloats, encodeFloats, MOVED_WEIGHTS } from "../safetensors/float-bits.js";
-import { type StepStatistics, StoredGrams } from "./grams/stored-grams.js";
-import { compareWeights, type OperatedTensor, type WeightCounts } from "./operated-tensor.js";
+import { tempered } from "./few-tokens.js";
+import { type SiteStatistics, StoredGrams } from "./grams/stored-grams.js";
+import { type OperatedTensor, suppliedFrom, TensorBytes, TensorUnderWork } from "./operated-tensor.js";
 import { StatisticsCollector, tiledStatistics } from "./statistics.js";
 import { type Chunk, LayerStreams, weighed } from "./streams.js";
 
@@ -101,6 +102,9 @@ export async function* operateLayers(
 class LayerWork {
   private readonly tensors: OperatedTensor[] = [];
   private readonly supplied = new Map<string, Float32Array>();
+  /** Stacks whose matrices are not all done, and stacks that an earlier run did. */
+  private readonly under = new Map<string, TensorUnderWork>();
+  private readonly stored = new Map<string, Uint8Array>();
   private readonly seconds = { forward: 0, gram: 0, methods: 0, match: 0 };
   private matched: MatchRecord | undefined;
 
@@ -115,23 +119,22 @@ class LayerWork {
   async run(): Promise<LayerResult> {
     const { options, chunks } = this;
     const entered = [...chunks];
-    const isWhole = !STEPS.some((step) => this.isAnyMissing(step));
+    const isWhole = !this.runner.sites(this.layer).some((site) => this.isAnyMissing(site));
     if (options.method.steps === "four") await this.runInFourSteps();
     else await this.runAtOnce();
     if (options.match !== undefined && !isWhole) await this.match(options.match, entered);
     return this.result();
   }
 
-  /** Each step's statistics come from the steps before it, operated on. */
+  /** Each site's statistics come from the sites before it, operated on. */
   private async runInFourSteps(): Promise<void> {
     const { runner, layer, chunks } = this;
     const streams = await LayerStreams.enter(runner, layer, chunks, (work) => this.timed("forward", work));
     for (const step of STEPS) {
-      if (this.isAnyMissing(step)) {
-        const statistics = await this.gather(step, streams);
-        this.checkFinite(step, statistics);
-        await this.operate(step, statistics);
-      } else await this.takeStored(step);
+      for (const site of runner.sites(layer, step)) {
+        if (this.isAnyMissing(site)) await this.operate(site, await this.gather(site, streams));
+        else await this.takeStored(site);
+      }
       await streams.advance(step, this.supplied);
     }
     chunks.splice(0, chunks.length, ...streams.leave());
@@ -140,27 +143,23 @@ class LayerWork {
   /** All statistics of the layer from one pass with the donor's weights, then a second pass with the new ones. */
   private async runAtOnce(): Promise<void> {
     const { runner, layer, chunks, options } = this;
-    const collectors = new Map<Step, StatisticsCollector>();
-    if (options.method.needs !== "weights" && STEPS.some((step) => this.isAnyMissing(step))) {
-      for (const { operated } of chunks) {
-        let state = await this.timed("forward", () => runner.begin(layer, operated));
-        for (const step of STEPS) {
-          const input = state.input!;
-          const collector = collectors.get(step) ?? new StatisticsCollector(input.width, options.engine, false);
-          collectors.set(step, collector);
-          await this.timed("gram", () => collector.add(input.data));
-          const current = state;
-          state = await this.timed("forward", () => runner.advance(layer, step, current));
-        }
+    const sites = runner.sites(layer);
+    const collected = new Map<string, SiteStatistics>();
+    if (options.method.needs !== "weights" && sites.some((site) => this.isAnyMissing(site))) {
+      const streams = await LayerStreams.enter(
+        runner,
+        layer,
+        chunks.map(({ operated }) => ({ operated, donor: undefined })),
+        (work) => this.timed("forward", work),
+      );
+      for (const step of STEPS) {
+        for (const site of runner.sites(layer, step)) collected.set(site.name, await this.gather(site, streams, false));
+        await streams.advance(step, new Map());
       }
     }
-    for (const step of STEPS) {
-      const collector = collectors.get(step);
-      if (this.isAnyMissing(step)) {
-        const statistics = collector === undefined ? {} : { inputs: collector.finish() };
-        this.checkFinite(step, statistics);
-        await this.operate(step, statistics);
-      } else await this.takeStored(step);
+    for (const site of sites) {
+      if (this.isAnyMissing(site)) await this.operate(site, collected.get(site.name) ?? {});
+      else await this.takeStored(site);
     }
     if (options.method.needs === "weights" && options.match === undefined) return;
     for (const [at, { operated, donor }] of chunks.entries()) {
@@ -174,22 +173,27 @@ class LayerWork {
   /** Move the layer's survivors together; what leaves it is run anew with the weights as they will be stored. */
   private async match(options: MatchOptions, entered: readonly Chunk[]): Promise<void> {
     const { runner, layer, chunks, supplied } = this;
-    const places = STEPS.flatMap((step) => this.targets(step));
+    const places = runner.sites(layer).flatMap((site) => this.targets(site));
     if (places.length === 0) return;
     const started = performance.now();
     this.matched = await matchLayer(
       runner,
       layer,
       chunks.map(({ donor }, at) => ({ residual: entered[at].operated, output: donor! })),
-      places.map(({ tensor, rows, cols }) => ({ name: tensor, shape: [rows, cols] })),
+      places.map((place) => ({ name: suppliedName(place), shape: [place.rows, place.cols] })),
       supplied,
       options,
       this.options.signal,
     );
     for (const [at, operated] of this.tensors.entries()) {
-      const place = places.find(({ tensor }) => tensor === operated.name)!;
-      const { bytes, counts } = this.store(place, await runner.weight(place), supplied.get(operated.name)!);
-      this.tensors[at] = { ...operated, bytes, ...counts };
+      const own = places.filter(({ tensor }) => tensor === operated.name);
+      const stored = new TensorBytes(own[0], operated.dtype);
+      for (const place of own) {
+        const name = suppliedName(place);
+        // From here on the layer computes with what the file will hold.
+        supplied.set(name, stored.take(place, await runner.weight(place), supplied.get(name)!));
+      }
+      this.tensors[at] = { ...operated, ...stored.finish() };
     }
     this.seconds.match += (performance.now() - started) / 1000;
     for (const [at, { donor }] of chunks.entries()) {
@@ -199,31 +203,15 @@ class LayerWork {
     }
   }
 
-  /** Round new weights to the donor's dtype; from here on the layer computes with what the file will hold. */
-  private store(
-    place: Projection,
-    donors: Float32Array,
-    weights: Float32Array,
-  ): { bytes: Uint8Array; counts: WeightCounts } {
-    const { dtype } = this.runner.stored(place);
-    const bytes = encodeFloats(toFile(weights, place), dtype, MOVED_WEIGHTS);
-    const stored = decodeFloats(bytes, dtype, "copy");
-    this.supplied.set(place.tensor, fromFile(stored, place));
-    // As the file has them: whoever verifies reads bands of its rows.
-    const cols = place.transposed ? place.rows : place.cols;
-    return { bytes, counts: compareWeights(place.tensor, cols, toFile(donors, place), stored) };
-  }
-
   /** Statistics as they were collected; what an earlier run finished needs nothing more. */
   async runOnGrams(grams: StoredGrams): Promise<LayerResult> {
     const { runner, layer, options } = this;
-    for (const step of STEPS) {
-      if (!this.isAnyMissing(step)) continue;
-      const mode = options.gramOf?.(inputWidth(runner.architecture, step, layer)) ?? "full";
+    for (const site of runner.sites(layer)) {
+      if (!this.isAnyMissing(site)) continue;
+      const mode = options.gramOf?.(site.width) ?? "full";
       const statistics =
-        options.method.needs === "weights" ? {} : await this.timed("gram", () => grams.statistics(layer, step, mode));
-      this.checkFinite(step, statistics);
-      await this.operate(step, statistics);
+        options.method.needs === "weights" ? {} : await this.timed("gram", () => grams.statistics(layer, site, mode));
+      await this.operate(site, statistics);
       this.supplied.clear();
     }
     return this.result();
@@ -234,47 +222,53 @@ class LayerWork {
     return { layer, tensors, seconds, ...(matched === undefined ? {} : { match: matched }) };
   }
 
-  private targets(step: Step): Projection[] {
+  private targets({ projections }: Site): Projection[] {
     const { isTarget } = this.options;
-    return this.runner.projections(this.layer, step).filter(({ tensor }) => isTarget?.(tensor) ?? true);
+    return projections.filter(({ tensor }) => isTarget?.(tensor) ?? true);
   }
 
-  private isAnyMissing(step: Step): boolean {
+  private isAnyMissing(site: Site): boolean {
     const { match, isDone = () => false } = this.options;
     // A layer that is matched is matched as a whole: one tensor missing makes all of it anew.
-    const together = match === undefined ? [step] : STEPS;
+    const together = match === undefined ? [site] : this.runner.sites(this.layer);
     return (
-      this.targets(step).length > 0 && together.some((each) => this.targets(each).some(({ tensor }) => !isDone(tensor)))
+      this.targets(site).length > 0 && together.some((each) => this.targets(each).some(({ tensor }) => !isDone(tensor)))
     );
   }
 
-  private async takeStored(step: Step): Promise<void> {
-    for (const projection of this.targets(step)) {
-      const { dtype } = this.runner.stored(projection);
-      const bytes = await this.options.stored!(projection.tensor);
-      this.supplied.set(projection.tensor, fromFile(decodeFloats(bytes, dtype, "copy"), projection));
+  private async takeStored(site: Site): Promise<void> {
+    for (const place of this.targets(site)) {
+      const { tensor } = place;
+      const bytes = this.stored.get(tensor) ?? (await this.options.stored!(tensor));
+      // A stack is read once for all its matrices.
+      if (place.stack !== undefined) this.stored.set(tensor, bytes);
+      this.supplied.set(...suppliedFrom(bytes, this.runner.stored(place).dtype, place));
     }
   }
 
-  /** Throws `DONOR_NON_FINITE` where what a step's projections see is no number. */
-  private checkFinite(step: Step, { inputs, tiled }: StepStatistics): void {
+  /** Throws `DONOR_NON_FINITE` where what a site's projections see is no number. */
+  private checkFinite({ name }: Site, { inputs, tiled }: SiteStatistics): void {
     const size =
       tiled?.meanEnergy ?? (inputs === undefined ? 0 : meanEnergyOf(inputs.gram, Math.sqrt(inputs.gram.length)));
     if (Number.isFinite(size)) return;
     throw new PhysariumError(
       "DONOR_NON_FINITE",
-      `layer ${this.layer}: the inputs of ${step} are NaN or infinite on the calibration tokens; a weight the ` +
+      `layer ${this.layer}: the inputs of ${name} are NaN or infinite on the calibration tokens; a weight the ` +
         "forward pass reads before them is damaged (NaN, infinite), or the activations overflow",
-      { layer: this.layer, step },
+      { layer: this.layer, step: name },
     );
   }
 
-  private async gather(step: Step, streams: LayerStreams): Promise<StepStatistics> {
+  private async gather(site: Site, streams: LayerStreams, isMine = true): Promise<SiteStatistics> {
     const { engine, gramOf, weighTokens = true } = this.options;
-    const cols = streams.inputWidth;
-    const chunks = await streams.inputs(step, weighTokens);
-    if (gramOf?.(cols) === "tile") {
-      return { tiled: await this.timed("gram", async () => tiledStatistics(chunks, cols, engine)) };
+    const cols = site.width;
+    const chunks = await streams.inputs(site, this.supplied, isMine && weighTokens);
+    const seen =
+      site.expert === undefined
+        ? {}
+        : { tokens: chunks.reduce((sum, { operated }) => sum + operated.length, 0) / cols };
+    if (isMine && gramOf?.(cols) === "tile") {
+      return { tiled: await this.timed("gram", async () => tiledStatistics(chunks, cols, engine)), ...seen };
     }
     const haveParted = chunks.some(({ donor }) => donor !== undefined);
     const collector = new StatisticsCollector(cols, engine, haveParted);
@@ -285,20 +279,21 @@ class LayerWork {
       if (drift === undefined) continue;
       await this.timed("gram", () => collector.addDrift(input, weigh(drift), streams.residualWidth));
     }
-    return { inputs: collector.finish() };
+    return { inputs: collector.finish(), ...seen };
   }
 
-  private async operate(step: Step, statistics: StepStatistics): Promise<void> {
-    const { runner, layer, options } = this;
-    for (const place of this.targets(step)) {
+  private async operate(site: Site, { tokens, ...seen }: SiteStatistics): Promise<void> {
+    const { runner, options } = this;
+    const statistics = tokens === undefined ? seen : tempered(seen, tokens, site.width);
+    this.checkFinite(site, statistics);
+    for (const place of this.targets(site)) {
       refuseStopped(options.signal);
       const started = performance.now();
-      const { tensor, projection, rows, cols } = place;
-      const { dtype } = runner.stored(place);
+      const { tensor, rows, cols } = place;
       const values = await finiteWeight(runner, place);
       const { target } = options;
-      const result = await options.method.prune({
-        name: tensor,
+      const pruned = await options.method.prune({
+        name: suppliedName(place),
         rows,
         cols,
         weights: values,
@@ -308,26 +303,19 @@ class LayerWork {
         ...(options.blocks === undefined ? {} : { blocks: options.blocks }),
         signal: options.signal,
       });
-      const { bytes, counts } = this.store(place, values, result.weights);
+      const result = tokens === 0 ? withDonorsBits(pruned, values) : pruned;
+      const work = this.under.get(tensor) ?? new TensorUnderWork(this.layer, place, runner.stored(place).dtype);
+      this.under.set(tensor, work);
       const seconds = (performance.now() - started) / 1000;
+      const gram = statistics.tiled === undefined ? "whole" : "tiles";
+      this.supplied.set(
+        suppliedName(place),
+        work.take(place, values, { result, gram, ...(tokens === undefined ? {} : { tokens }), seconds }),
+      );
       this.seconds.methods += seconds;
-      this.tensors.push({
-        name: tensor,
-        layer,
-        projection,
-        step,
-        dtype,
-        rows,
-        cols,
-        transposed: place.transposed,
-        bytes,
-        ...counts,
-        stages: result.stages,
-        gram: statistics.tiled === undefined ? "whole" : "tiles",
-        ...(result.exchangedShare === undefined ? {} : { exchangedShare: result.exchangedShare }),
-        ...(result.products === undefined ? {} : { products: result.products }),
-        seconds,
-      });
+      if (!work.isDone) continue;
+      this.tensors.push(work.finish());
+      this.under.delete(tensor);
     }
   }
 
@@ -355,4 +343,9 @@ async function finiteWeight(runner: LayerRunner, projection: Projection): Promis
       "activation flow needs finite weights",
     { tensor, element: bad },
   );
+}
+
+/** Nothing was learnt that survivors could be moved by. */
+function withDonorsBits(result: PruneResult, donor: Float32Array): PruneResult {
+  return { ...result, weights: donor.map((weight, at) => (result.alive[at] === 1 ? weight : 0)) };
 }

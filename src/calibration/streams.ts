@@ -1,6 +1,9 @@
 import { normsOutputs } from "../model/architecture.js";
+import type { Site } from "../model/sites.js";
 import type { Step } from "../model/steps.js";
+import { InnerInputs } from "../probe/forward/inner-inputs.js";
 import type { Activations, LayerRunner, LayerState, SuppliedWeights } from "../probe/forward/layer-runner.js";
+import { insideChunk } from "./inside-step.js";
 import type { InputChunk } from "./statistics.js";
 
 /** Sequences of one length that go through the model together, in both streams. */
@@ -18,12 +21,16 @@ export type Timed = <T>(work: () => Promise<T>) => Promise<T>;
  * and the operated model's.
  */
 export class LayerStreams {
+  private readonly inner: InnerInputs;
+
   private constructor(
     private readonly runner: LayerRunner,
     private readonly layer: number,
     private readonly timed: Timed,
     private readonly states: { donor: LayerState | undefined; operated: LayerState }[],
-  ) {}
+  ) {
+    this.inner = new InnerInputs(runner, layer);
+  }
 
   /** Enter a layer with all chunks. */
   static async enter(
@@ -43,26 +50,37 @@ export class LayerStreams {
     return new LayerStreams(runner, layer, timed, states);
   }
 
-  /** Channels of what the next step's projections see. */
-  get inputWidth(): number {
-    return this.states[0].operated.input!.width;
-  }
-
   /** Channels of the residual stream. */
   get residualWidth(): number {
     return this.states[0].operated.residual.width;
   }
 
   /**
-   * What a step's projections see; the donor's part only once the streams have parted. `weighTokens`: how much each
-   * token counts, too.
+   * What a site's projections see, with `supplied` weights in what lies before it; the donor's part only once the
+   * streams have parted. `weighTokens`: how much each token counts, too.
    */
-  async inputs(step: Step, weighTokens: boolean): Promise<InputChunk[]> {
+  async inputs(site: Site, supplied: SuppliedWeights, weighTokens: boolean): Promise<InputChunk[]> {
     const { states } = this;
+    const { step } = site;
     const havePartedWays = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
     // Where a norm stands between projection and residual stream, its output is not what is added.
     const meetsResidual = (step === "o" || step === "down") && !normsOutputs(this.runner.architecture);
     const chunks: InputChunk[] = [];
+    if (site.source !== "step") {
+      for (const { operated, donor } of states) {
+        const sizes = this.inverseSizes(donor ?? operated);
+        const seen = {
+          operated: operated.input!,
+          ...(donor === undefined || !(havePartedWays || supplied.size > 0) ? {} : { donor: donor.input! }),
+          supplied,
+          weigh: weighTokens,
+          sizes,
+        };
+        chunks.push(await this.timed(() => insideChunk(this.inner, this.runner.architecture, this.layer, site, seen)));
+      }
+      await this.inner.close();
+      return chunks;
+    }
     for (const { operated, donor } of states) {
       const weights = weighTokens ? await this.tokenWeights(step, donor ?? operated) : undefined;
       chunks.push({
@@ -99,13 +117,15 @@ export class LayerStreams {
    */
   private async tokenWeights(step: Step, { input, residual }: LayerState): Promise<Float64Array | undefined> {
     if (step === "qkv") return undefined;
-    const isNormed = normsOutputs(this.runner.architecture);
-    if (step === "gate_up") {
-      const heard = await this.timed(() => this.runner.listening(this.layer, input!));
-      const sizes = isNormed ? undefined : inverseSizes(residual);
-      return Float64Array.from(heard, (value, token) => Math.sqrt(value) * (sizes?.[token] ?? 1));
-    }
-    return isNormed ? undefined : inverseSizes(residual);
+    const sizes = this.inverseSizes({ residual });
+    if (step !== "gate_up") return sizes;
+    const heard = await this.timed(() => this.runner.listening(this.layer, input!));
+    return Float64Array.from(heard, (value, token) => Math.sqrt(value) * (sizes?.[token] ?? 1));
+  }
+
+  /** What tokens count where something is added to the residual stream; all alike where a norm stands before it. */
+  private inverseSizes({ residual }: Pick<LayerState, "residual">): Float64Array | undefined {
+    return normsOutputs(this.runner.architecture) ? undefined : inverseSizes(residual);
   }
 }
 

@@ -4,6 +4,7 @@ import { sha256 } from "hash-wasm";
 import { type Allocation, allocate } from "../calibration/allocation.js";
 import { isGramFile, StoredGrams } from "../calibration/grams/stored-grams.js";
 import { blockThreads, defaultMemoryBytes } from "../calibration/memory.js";
+import { suppliedOf } from "../calibration/operated-tensor.js";
 import { operateLayers, type PipelineOptions } from "../calibration/pipeline.js";
 import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
@@ -11,7 +12,6 @@ import { PhysariumError, refuseStopped } from "../errors.js";
 import { MATCH_DEFAULTS, type MatchOptions } from "../matching/match-layer.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
-import { fromFile } from "../model/steps.js";
 import { LayerRunner } from "../probe/forward/layer-runner.js";
 import type { ProtocolOptions } from "../probe/text/protocols.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
@@ -19,7 +19,6 @@ import type { ComparisonRecord, ComparisonRow } from "../record/comparison.js";
 import { createDigester } from "../record/digest.js";
 import { identityOf } from "../record/donor-identity.js";
 import type { MatchRecord } from "../record/matching.js";
-import { decodeFloats } from "../safetensors/float-bits.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";
 import { peakMemory, resetPeakMemory } from "./peak-memory.js";
@@ -181,9 +180,9 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
             `${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s${matchWords(match)}`,
         );
         for (const tensor of tensors) {
-          supplied.set(tensor.name, fromFile(decodeFloats(tensor.bytes, tensor.dtype), tensor));
+          for (const [name, values] of suppliedOf(tensor)) supplied.set(name, values);
           zeros += tensor.zeros;
-          weights += tensor.rows * tensor.cols;
+          weights += tensor.matrixCount * tensor.rows * tensor.cols;
         }
       }
       const seconds = (performance.now() - started) / 1000;

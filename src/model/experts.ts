@@ -19,8 +19,14 @@ export interface Experts {
   readonly routing: Routing;
   readonly layout: ExpertLayout;
   /** An MLP that every token passes besides; `gate` names a (1, hidden) matrix whose sigmoid scales it. */
-  readonly shared?: { readonly path: string; readonly width: number; readonly gate?: string };
+  readonly shared?: SharedExpert;
   readonly clampedGate?: ClampedGate;
+}
+
+export interface SharedExpert {
+  readonly path: string;
+  readonly width: number;
+  readonly gate?: string;
 }
 
 export interface Routing {
@@ -51,15 +57,17 @@ export interface Routing {
 /** Where an expert's gate, up and down stand. `{e}` in a path is the expert's number. */
 export type ExpertLayout =
   | { readonly kind: "split"; readonly gate: string; readonly up: string; readonly down: string }
-  | {
-      readonly kind: "stacked";
-      /** (experts, 2 · width, hidden), or (experts, hidden, 2 · width) where `transposed`. */
-      readonly gateUp: string;
-      /** (experts, hidden, width), or (experts, width, hidden) where `transposed`. */
-      readonly down: string;
-      readonly transposed: boolean;
-      /** Gate and up alternate column by column (gpt-oss) instead of lying one behind the other. */
-      readonly interleaved?: boolean;
-      /** `<path>_bias` (experts, …) stand beside both. */
-      readonly biased?: boolean;
-    };
+  | StackedExperts;
+
+export interface StackedExperts {
+  readonly kind: "stacked";
+  /** (experts, 2 · width, hidden), or (experts, hidden, 2 · width) where `transposed`. */
+  readonly gateUp: string;
+  /** (experts, hidden, width), or (experts, width, hidden) where `transposed`. */
+  readonly down: string;
+  readonly transposed: boolean;
+  /** Gate and up alternate column by column (gpt-oss) instead of lying one behind the other. */
+  readonly interleaved?: boolean;
+  /** `<path>_bias` (experts, …) stand beside both. */
+  readonly biased?: boolean;
+}

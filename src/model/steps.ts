@@ -1,5 +1,4 @@
 import type { Architecture } from "./architecture.js";
-import { layerBase } from "./names.js";
 
 /**
  * A decoder layer has four places where weights multiply inputs. Each step applies the projections of one place and
@@ -21,45 +20,25 @@ export interface Projection {
   readonly step: Step;
   /** Path inside the layer: `self_attn.q_proj`. */
   readonly projection: string;
-  /** Name of its weight in the checkpoint: (rows, cols) = (outputs, inputs). */
+  /** Name of its tensor in the checkpoint: (rows, cols) = (outputs, inputs). */
   readonly tensor: string;
   readonly rows: number;
   readonly cols: number;
   /** The checkpoint holds it as (cols, rows); everywhere else it is (rows, cols). */
   readonly transposed: boolean;
+  /** The tensor is a stack of `count` such matrices, of which this is one. */
+  readonly stack?: { readonly index: number; readonly count: number };
 }
 
-/**
- * The projections of a layer that the steps name, in their order. A mixture of experts and what stands in the place of
- * attention have none.
- */
-export function projectionsOf(architecture: Architecture, prefix: string, layer: number): Projection[] {
-  const { hiddenSize, headCount, kvHeadCount, headDim, intermediateSize, mlp, names, transposed } = architecture;
-  const { mixer, experts } = architecture.layers[layer];
-  const queryRows = headCount * headDim * (architecture.gatedQueries ? 2 : 1);
-  const keyRows = kvHeadCount * headDim;
-  const base = layerBase(names, prefix, layer);
-  const list = (step: Step, paths: readonly string[], rows: readonly number[], cols: number): Projection[] =>
-    paths.map((projection, at) => ({
-      step,
-      projection,
-      tensor: `${base}${projection}.weight`,
-      rows: rows[at],
-      cols,
-      transposed,
-    }));
-  const qkvRows = names.qkv.length === 1 ? [queryRows + 2 * keyRows] : [queryRows, keyRows, keyRows];
-  const mlpRows = mlp === "gated_rows" ? [2 * intermediateSize] : [intermediateSize, intermediateSize];
-  return [
-    ...(mixer === undefined ? list("qkv", names.qkv, qkvRows, hiddenSize) : []),
-    ...list("o", [outputPath(architecture, layer)], [hiddenSize], inputWidth(architecture, "o", layer)),
-    ...(experts === undefined
-      ? [
-          ...list("gate_up", names.gateUp, mlpRows, hiddenSize),
-          ...list("down", [names.down], [hiddenSize], intermediateSize),
-        ]
-      : []),
-  ];
+/** The shape that a projection's tensor has in the checkpoint. */
+export function storedShape({ rows, cols, transposed, stack }: Omit<Projection, "step" | "projection">): number[] {
+  const matrix = transposed ? [cols, rows] : [rows, cols];
+  return stack === undefined ? matrix : [stack.count, ...matrix];
+}
+
+/** What a projection's weights are called where they are supplied: a tensor's name, and a matrix's number in a stack. */
+export function suppliedName({ tensor, stack }: Pick<Projection, "tensor" | "stack">): string {
+  return stack === undefined ? tensor : `${tensor}[${stack.index}]`;
 }
 
 /** Path of the product that ends attention, or what stands in its place. */

@@ -1,6 +1,6 @@
 import type { Architecture, QueryKeyNorm } from "./architecture.js";
 import { expertTensors, mixerTensors } from "./part-tensors.js";
-import { projectionsOf } from "./steps.js";
+import { projectionsOf } from "./sites.js";
 
 /** Paths of the weights of a norm of queries or keys: one, or one a head. */
 export function headNormPaths(norm: QueryKeyNorm, path: string, heads: number): string[] {
@@ -11,8 +11,8 @@ export function headNormPaths(norm: QueryKeyNorm, path: string, heads: number): 
 export function layerTensors(architecture: Architecture, layer: number): Set<string> {
   const { block, names, norm, qkNorm, headCount, kvHeadCount } = architecture;
   const known = new Set<string>(Object.values(names.extra ?? {}));
-  for (const { projection } of projectionsOf(architecture, "", layer)) {
-    known.add(`${projection}.weight`).add(`${projection}.bias`);
+  for (const { projection, stack } of projectionsOf(architecture, "", layer)) {
+    if (stack === undefined) known.add(`${projection}.weight`).add(`${projection}.bias`);
   }
   const norms = [block.attentionIn, block.attentionOut, block.mlpIn, block.mlpOut].map((name) => ({
     name,

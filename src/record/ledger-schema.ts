@@ -114,6 +114,7 @@ const Tensor = v.looseObject({
   revived: v.optional(Count),
   exchanged_share: v.optional(NotNegative),
   gram: v.optional(v.picklist(["whole", "tiles"])),
+  expert_tokens: v.optional(v.array(Count)),
   evidence: v.optional(
     v.looseObject({
       probe: v.literal("signs"),

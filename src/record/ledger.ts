@@ -117,6 +117,8 @@ export interface ActivationRecord {
   readonly exchanged_share: number;
   /** How the Gram of its inputs was used: all columns coupled, or those of a tile. */
   readonly gram: "whole" | "tiles";
+  /** Of an expert, or of each in a stack: the calibration tokens that came to it. Absent where all came. */
+  readonly expert_tokens?: readonly number[];
   /** Relative output error after each stage, as `StageRecord` defines it. */
   readonly stages: readonly { readonly stage: string; readonly relative_error?: number; readonly seconds: number }[];
   /** What ties the healed weights to the donor's; absent in ledgers of before. */

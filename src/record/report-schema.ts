@@ -66,6 +66,8 @@ const Activation = v.looseObject({
       revived: Count,
       exchanged_share: NotNegative,
       gram: v.optional(v.picklist(["whole", "tiles"])),
+      expert_tokens: v.optional(v.array(Count)),
+      expert_inputs: v.optional(Count),
       stages: v.array(
         v.looseObject({
           stage: Words,

@@ -96,10 +96,18 @@ function activationSection(ledger: Ledger): ActivationSection {
         revived,
         exchanged_share: record.exchanged_share ?? 0,
         ...(record.gram === undefined ? {} : { gram: record.gram }),
+        ...(record.expert_tokens === undefined
+          ? {}
+          : { expert_tokens: [...record.expert_tokens], expert_inputs: inputsOf(record) }),
         stages: [...(record.stages ?? [])],
       };
     }),
   };
+}
+
+/** Inputs of the matrices of a target. */
+function inputsOf({ shape, stored_by_input }: TensorRecord): number {
+  return shape[shape.length - (stored_by_input ? 2 : 1)];
 }
 
 /** The matrices of the decoder's layers: targets, and carried tensors that the ledger names as such. */

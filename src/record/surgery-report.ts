@@ -87,6 +87,9 @@ export interface ActivationSection {
     exchanged_share: number;
     /** How the Gram of its inputs was used. */
     gram?: "whole" | "tiles";
+    /** Of an expert, or of each in a stack: the calibration tokens that came to it, and the inputs of its matrix. */
+    expert_tokens?: number[];
+    expert_inputs?: number;
     /** Relative output error after each stage. */
     stages: { stage: string; relative_error?: number; seconds: number }[];
   }[];

@@ -1,4 +1,5 @@
 import type { ActivationSection } from "../record/surgery-report.js";
+import { expertBlocks } from "./experts-section.js";
 import { count, counted, percent, significant } from "./number-words.js";
 import { type Block, code, paragraph, say, type Text } from "./report-text.js";
 
@@ -46,6 +47,7 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
       ),
     );
   }
+  blocks.push(...expertBlocks({ tensors }));
   const { stages, projections } = meanErrors({ tensors });
   if (tensors.length === 0 || stages.length === 0) return blocks;
   blocks.push({

@@ -1,5 +1,6 @@
 import type { ReportInput } from "../record/report-input.js";
 import { decoderLines } from "./decoder-section.js";
+import { expertLines } from "./experts-section.js";
 import { byteSize, count, counted, duration, percent, percentRange, share } from "./number-words.js";
 import { qualitySentence } from "./quality-section.js";
 import { remarksOf } from "./remarks.js";
@@ -60,6 +61,7 @@ export function renderSummary(report: ReportInput): string {
   }
   rows.push(["coverage", `${percent(coverage.fraction)} of the target weights, ${counted(coverage.tiles, "tile")}`]);
   for (const line of decoderLines(report.decoder)) rows.push(["", line]);
+  for (const [at, line] of expertLines(report.activation).entries()) rows.push([at === 0 ? "experts" : "", line]);
   rows.push(["time", `${duration(report.wall_seconds)}, memory ${byteSize(report.peak_rss_bytes)}`]);
   rows.push(["verified", verdict(integrity)]);
   rows.push(["quality", quality == null ? "untested: no forward pass was run" : plain(qualitySentence(quality))]);

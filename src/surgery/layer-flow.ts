@@ -149,6 +149,7 @@ export class LayerFlow implements FlowRun {
   /** Write a tensor whole into its shard, and record it. */
   private async write(operated: OperatedTensor, { folder, digester, progress: tally, finish }: FlowContext) {
     const { bytes, stages, gram, exchangedShare = 0, zerosBefore, survivorsChanged, revived, evidence } = operated;
+    const { expertTokens } = operated;
     const tensor = this.targets.get(operated.name)!;
     const { blockSize } = this.plan.options.params;
     const progress = new TensorProgress(tensor, blockSize);
@@ -165,6 +166,7 @@ export class LayerFlow implements FlowRun {
       exchanged_share: exchangedShare,
       gram,
       evidence,
+      ...(expertTokens === undefined ? {} : { expert_tokens: expertTokens }),
       stages: stages.map(({ stage, relativeError, seconds }) => ({
         stage,
         ...(relativeError === undefined ? {} : { relative_error: relativeError }),
@@ -189,7 +191,10 @@ export class LayerFlow implements FlowRun {
   private shortages({ samples, tokens, grams }: CalibrationRecord): string[] {
     // A file holds what it holds; nobody asked it for samples.
     const asked = grams === undefined ? (this.plan.options.activation?.samples ?? samples) : samples;
-    const widest = [...this.targets.values()].reduce((most, { target }) => Math.max(most, target!.cols), 0);
+    // Experts have a rule of their own, and see what they see.
+    const whole = [...this.targets.values()].filter(({ kind }) => kind !== "expert");
+    const inputs = ({ target }: PlannedTensor): number => (target!.storedByInput ? target!.rows : target!.cols);
+    const widest = whole.reduce((most, tensor) => Math.max(most, inputs(tensor)), 0);
     const found: string[] = [];
     if (samples < asked) found.push(`the calibration text gives ${samples} of the ${asked} samples asked for`);
     if (tokens < widest) {

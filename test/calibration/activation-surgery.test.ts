@@ -125,7 +125,7 @@ test("the layer in work is counted: what it takes beyond the share of weights is
 
 test("as many threads take blocks side by side as their copies of the coupling have room", () => {
   const GiB = 2 ** 30;
-  const runner = { architecture: { hiddenSize: 3584, intermediateSize: 18_944, headCount: 28, headDim: 128 } };
+  const runner = { layerCount: 1, sites: () => [{ width: 3584 }, { width: 18_944 }] };
   const count = (mode: "auto" | "full", memory: number, threads: number) =>
     blockThreads(runner as unknown as LayerRunner, mode, memory, threads);
   expect(count("auto", 8 * GiB, 16)).toBe(16);

@@ -56,7 +56,8 @@ describe.skipIf(!hasEngine || stories === undefined)("one-shot pruning of storie
     const norms = new Map<string, Float32Array>();
     const sequences = calibration.sequences.map(({ ids }) => ids);
     for await (const { layer, step, mean } of collectGrams(runner, sequences, { kind: "norms" })) {
-      for (const { tensor } of runner.projections(layer, step)) norms.set(tensor, mean.map(Math.sqrt));
+      const { projections } = runner.sites(layer).find(({ name }) => name === step)!;
+      for (const { tensor } of projections) norms.set(tensor, mean.map(Math.sqrt));
     }
     await runner.close();
 

@@ -84,9 +84,19 @@ export function writeTinyModel(folder: string, model: TinyModel, seed = 1): stri
     }
     linear("mlp.down_proj", H, I, model.allBiases);
   }
+  return writeRandomModel(folder, config, tensors, model.dtype, seed);
+}
+
+/** Write a model of these tensors. */
+export function writeRandomModel(
+  folder: string,
+  config: Readonly<Record<string, unknown>>,
+  tensors: readonly { name: string; shape: number[] }[],
+  dtype: "F32" | "BF16" | "F16" = "BF16",
+  seed = 1,
+): string {
   mkdirSync(folder, { recursive: true });
   writeFileSync(join(folder, "config.json"), JSON.stringify(config));
-  const dtype = model.dtype ?? "BF16";
   const header = serializeHeader(tensors.map(({ name, shape }) => ({ name, dtype, shape })));
   const file = Buffer.alloc(header.fileByteLength);
   file.set(header.bytes);

@@ -1,6 +1,8 @@
 import { Engine } from "../../engine/session.js";
 import { refuseStopped } from "../../errors.js";
-import { inputWidth, STEPS, type Step } from "../../model/steps.js";
+import type { Site } from "../../model/sites.js";
+import { STEPS } from "../../model/steps.js";
+import { InnerInputs } from "../../probe/forward/inner-inputs.js";
 import {
   type Activations,
   LayerRunner,
@@ -8,6 +10,7 @@ import {
   type RunnerOptions,
 } from "../../probe/forward/layer-runner.js";
 import type { ScoredSequence } from "../../probe/text/protocols.js";
+import { insideChunk } from "../inside-step.js";
 import { GramAccumulator, type GramKind, GramProduct } from "./gram.js";
 import { type GramEntry, GramFileWriter, type GramProvenance } from "./gram-file.js";
 
@@ -22,15 +25,18 @@ export interface CollectOptions extends RunnerOptions {
   readonly onProgress?: (layersDone: number, layers: number) => void;
 }
 
-/** What the inputs of one step's projections are like. */
+/** What the inputs of one site's projections are like. */
 export interface CollectedGram extends GramEntry {
+  /** The site is that of an expert, which saw `tokenCount` tokens of its own. */
+  readonly expert?: number;
   /** f32 (width, width), or (width) for norms: see `GramAccumulator.mean`. */
   readonly mean: Float32Array;
   readonly tokenCount: number;
 }
 
 /**
- * The Gram matrix E[x xᵀ] of every projection's input (q, k, v share one, gate and up share one), layer by layer.
+ * The Gram matrix E[x xᵀ] of every projection's input (q, k, v share one, gate and up share one, each expert has its
+ * own tokens'), layer by layer.
  *
  * In memory lie the residual stream of all tokens (tokens × hidden × 4 bytes) and one step's sums (width² × 8 bytes):
  * each step of a layer runs over the whole text before the next, so that the next layer never waits for a matrix of
@@ -51,17 +57,28 @@ export async function* collectGrams(
       residuals.push(await runner.embed(ids));
     }
     for (let layer = 0; layer < runner.layerCount; layer++) {
+      const inner = new InnerInputs(runner, layer);
       const states: LayerState[] = [];
       for (const residual of residuals) states.push(await runner.begin(layer, residual));
       for (const step of STEPS) {
-        const accumulator = new GramAccumulator(inputWidth(runner.architecture, step, layer), kind, product);
-        for (const [number, { lengths }] of batches.entries()) {
-          refuseStopped(options.signal);
-          await accumulator.add(states[number].input!, lengths);
-          states[number] = await runner.advance(layer, step, states[number]);
+        for (const site of runner.sites(layer, step)) {
+          const accumulator = new GramAccumulator(site.width, kind, product);
+          for (const [number, { lengths }] of batches.entries()) {
+            refuseStopped(options.signal);
+            const { input } = states[number];
+            if (site.source === "step") await accumulator.add(input!, lengths);
+            else await accumulator.add(await insideInputs(runner, inner, layer, site, input!, lengths));
+          }
+          await inner.close();
+          const { width, tokenCount } = accumulator;
+          const { name, expert } = site;
+          const own = expert === undefined ? {} : { expert };
+          yield { layer, step: name, width, mean: accumulator.mean(), tokenCount, ...own };
         }
-        const { width, tokenCount } = accumulator;
-        yield { layer, step, width, mean: accumulator.mean(), tokenCount };
+        for (const [number, state] of states.entries()) {
+          refuseStopped(options.signal);
+          states[number] = await runner.advance(layer, step, state);
+        }
       }
       states.forEach(({ residual }, number) => {
         residuals[number] = residual;
@@ -72,6 +89,21 @@ export async function* collectGrams(
   } finally {
     await product?.close();
   }
+}
+
+/** What a site inside a step sees of a batch, without its padding. */
+async function insideInputs(
+  runner: LayerRunner,
+  inner: InnerInputs,
+  layer: number,
+  site: Site,
+  input: Activations,
+  lengths: readonly number[],
+): Promise<Activations> {
+  const counts = (token: number): boolean => token % input.tokens < lengths[Math.floor(token / input.tokens)];
+  const seen = { operated: input, supplied: new Map(), weigh: false, counts };
+  const { operated } = await insideChunk(inner, runner.architecture, layer, site, seen);
+  return { data: operated, batch: 1, tokens: operated.length / site.width, width: site.width };
 }
 
 /** Collect into a safetensors file that says where its numbers come from. */
@@ -90,18 +122,31 @@ export async function writeGrams(
     engine,
   });
   try {
-    const entries = Array.from({ length: runner.layerCount }, (_, layer) =>
-      STEPS.map((step: Step) => ({ layer, step, width: inputWidth(runner.architecture, step, layer) })),
+    const sites = Array.from({ length: runner.layerCount }, (_, layer) =>
+      runner.sites(layer).map((site) => ({ layer, ...site })),
     ).flat();
+    const entries = sites.map(({ layer, name, width }) => ({ layer, step: name, width }));
+    const experts = sites.flatMap(({ layer, step, expert }) =>
+      expert !== undefined && step === "gate_up" ? [{ layer, expert }] : [],
+    );
     const kind = options.kind ?? "gram";
     const writer = await GramFileWriter.create(
       path,
       entries,
       { kind, sequences: sequences.length, tokens, ...provenance },
       [modelPath, ...(options.inputs ?? [])],
+      experts,
     );
+    const isFirst = new Set(experts.map(({ layer, expert }) => `${layer} ${expert}`));
     try {
-      for await (const gram of collectGrams(runner, sequences, options)) await writer.write(gram, gram.mean);
+      for await (const gram of collectGrams(runner, sequences, options)) {
+        await writer.write(gram, gram.mean);
+        const { layer, expert, tokenCount } = gram;
+        // Gate and up, then down: the same tokens.
+        if (expert !== undefined && isFirst.delete(`${layer} ${expert}`)) {
+          await writer.writeExpertTokens({ layer, expert }, tokenCount);
+        }
+      }
       await writer.finish();
     } catch (error) {
       await writer.abandon();

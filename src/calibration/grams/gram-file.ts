@@ -3,7 +3,6 @@ import type { Donor } from "../../checkpoint/donor.js";
 import { FileSource } from "../../checkpoint/file-layer.js";
 import { readWhole } from "../../checkpoint/model-source.js";
 import { isPhysariumError, PhysariumError } from "../../errors.js";
-import type { Step } from "../../model/steps.js";
 import { requireDiskSpace } from "../../output/disk-space.js";
 import { OutputFile } from "../../output/output-file.js";
 import { readHeader, type SafetensorsHeader, type TensorInfo } from "../../safetensors/header.js";
@@ -28,15 +27,27 @@ export interface GramProvenance {
 
 export interface GramEntry {
   readonly layer: number;
-  readonly step: Step;
+  /** Name of the site: a step's, or that of a place inside a step. */
+  readonly step: string;
   readonly width: number;
+}
+
+/** An expert of a layer: how many tokens it saw stands in the file, too. */
+export interface ExpertEntry {
+  readonly layer: number;
+  readonly expert: number;
 }
 
 const FORMAT = "physarium-gram-1";
 
-/** `layers.<n>.<step>.gram` (width, width) or `layers.<n>.<step>.mean_square` (width), F32. */
+/** `layers.<n>.<site>.gram` (width, width) or `layers.<n>.<step>.mean_square` (width), F32. */
 export function gramTensorName({ layer, step }: Omit<GramEntry, "width">, kind: GramKind): string {
   return `layers.${layer}.${step}.${kind === "gram" ? "gram" : "mean_square"}`;
+}
+
+/** F32 [1]. */
+function tokensTensorName({ layer, expert }: ExpertEntry): string {
+  return `layers.${layer}.experts.${expert}.tokens`;
 }
 
 /**
@@ -59,15 +70,19 @@ export class GramFileWriter {
     entries: readonly GramEntry[],
     provenance: GramProvenance,
     inputs: readonly string[],
+    experts: readonly ExpertEntry[] = [],
   ): Promise<GramFileWriter> {
     const { kind } = provenance;
     const metadata = new Map([["format", FORMAT], ...Object.entries(provenance).map(toMetadata)]);
     const header = serializeHeader(
-      entries.map((entry) => ({
-        name: gramTensorName(entry, kind),
-        dtype: "F32",
-        shape: kind === "gram" ? [entry.width, entry.width] : [entry.width],
-      })),
+      [
+        ...entries.map((entry) => ({
+          name: gramTensorName(entry, kind),
+          dtype: "F32",
+          shape: kind === "gram" ? [entry.width, entry.width] : [entry.width],
+        })),
+        ...experts.map((entry) => ({ name: tokensTensorName(entry), dtype: "F32", shape: [1] })),
+      ],
       metadata,
     );
     const output = await OutputFile.create(path, { inputs, mayReplace: mayReplaceGrams });
@@ -81,8 +96,15 @@ export class GramFileWriter {
     return new GramFileWriter(output, header, kind);
   }
 
-  async write(entry: Omit<GramEntry, "width">, mean: Float32Array): Promise<void> {
-    const name = gramTensorName(entry, this.kind);
+  write(entry: Omit<GramEntry, "width">, mean: Float32Array): Promise<void> {
+    return this.writeTensor(gramTensorName(entry, this.kind), mean);
+  }
+
+  writeExpertTokens(entry: ExpertEntry, tokens: number): Promise<void> {
+    return this.writeTensor(tokensTensorName(entry), Float32Array.of(tokens));
+  }
+
+  private async writeTensor(name: string, mean: Float32Array): Promise<void> {
     const tensor = this.header.tensors.find((candidate) => candidate.name === name);
     if (tensor === undefined || tensor.byteLength !== mean.byteLength) {
       throw new PhysariumError("INTERNAL", `${name} has no place of ${mean.byteLength} bytes in the Gram file`);
@@ -166,26 +188,36 @@ export class GramFile {
       .digest("hex");
   }
 
-  /** Channels of a place. Throws `DONOR_TENSOR_MISSING`. */
-  width(layer: number, step: Step): number {
+  /** Channels of a site. Throws `DONOR_TENSOR_MISSING`. */
+  width(layer: number, step: string): number {
     return this.find(layer, step).shape[0];
   }
 
+  /** Tokens that an expert saw. Throws `DONOR_TENSOR_MISSING`. */
+  async expertTokens(layer: number, expert: number): Promise<number> {
+    const { byteOffset, byteLength } = this.named(tokensTensorName({ layer, expert }));
+    const bytes = await this.source.read(byteOffset, byteOffset + byteLength);
+    return new DataView(bytes.buffer, bytes.byteOffset).getFloat32(0, true);
+  }
+
   /** The mean as it was written. Throws `DONOR_TENSOR_MISSING`. */
-  async read(layer: number, step: Step): Promise<Float32Array> {
+  async read(layer: number, step: string): Promise<Float32Array> {
     return this.readRows(layer, step, 0, this.width(layer, step));
   }
 
   /** Rows `[rowStart, rowEnd)` of a Gram, or so many entries of norms. */
-  async readRows(layer: number, step: Step, rowStart: number, rowEnd: number): Promise<Float32Array> {
+  async readRows(layer: number, step: string, rowStart: number, rowEnd: number): Promise<Float32Array> {
     const { byteOffset, byteLength, shape } = this.find(layer, step);
     const rowBytes = byteLength / shape[0];
     const bytes = await this.source.read(byteOffset + rowStart * rowBytes, byteOffset + rowEnd * rowBytes);
     return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
   }
 
-  private find(layer: number, step: Step): TensorInfo {
-    const name = gramTensorName({ layer, step }, this.kind);
+  private find(layer: number, step: string): TensorInfo {
+    return this.named(gramTensorName({ layer, step }, this.kind));
+  }
+
+  private named(name: string): TensorInfo {
     const tensor = this.header.tensors.find((candidate) => candidate.name === name);
     if (tensor === undefined) {
       throw new PhysariumError("DONOR_TENSOR_MISSING", `${this.source.path}: there is no tensor "${name}"`, { name });

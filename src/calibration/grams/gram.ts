@@ -85,7 +85,9 @@ export class GramAccumulator {
 
   /** The mean: f32 (width, width), exactly symmetric, or (width) for norms. */
   mean(): Float32Array {
-    const { sums, width, tokenCount } = this;
+    const { sums, width } = this;
+    // Where no token came there is nothing.
+    const tokenCount = Math.max(1, this.tokenCount);
     if (this.kind === "norms") return Float32Array.from(sums, (value) => value / tokenCount);
     const mean = new Float32Array(sums.length);
     for (let row = 0; row < width; row++) {

@@ -2,13 +2,15 @@ import { basename } from "node:path";
 import type { Donor } from "../../checkpoint/donor.js";
 import { PhysariumError } from "../../errors.js";
 import type { PruneTask, StatisticsStrip } from "../../methods/method.js";
-import type { Step } from "../../model/steps.js";
+import type { Site } from "../../model/sites.js";
 import type { CalibrationRecord } from "../../record/ledger.js";
 import type { GramKind } from "./gram.js";
 import { GramFile, modelFingerprint } from "./gram-file.js";
 
-/** What a step's projections are told of their inputs. */
-export type StepStatistics = Pick<PruneTask, "inputs" | "tiled" | "energies">;
+/** What a site's projections are told of their inputs; `tokens` where only an expert's own came, and how many. */
+export interface SiteStatistics extends Pick<PruneTask, "inputs" | "tiled" | "energies"> {
+  readonly tokens?: number;
+}
 
 /**
  * Whether a calibration is a file that `physarium calibrate` wrote, and no text: told by its name, before anything is
@@ -68,19 +70,21 @@ export class StoredGrams {
     return this.file.kind;
   }
 
-  /** What the projections of a step see; whole, or strip by strip as `mode` says. */
-  async statistics(layer: number, step: Step, mode: "full" | "tile"): Promise<StepStatistics> {
+  /** What the projections of a site see; whole, or strip by strip as `mode` says. */
+  async statistics(layer: number, { name, expert }: Site, mode: "full" | "tile"): Promise<SiteStatistics> {
     const { file } = this;
-    if (file.kind === "norms") return { energies: await file.read(layer, step) };
-    const { tokens } = this.record;
-    if (mode === "full") return { inputs: { tokens, gram: await file.read(layer, step) } };
-    const cols = file.width(layer, step);
+    const seen = expert === undefined ? {} : { tokens: await file.expertTokens(layer, expert) };
+    if (file.kind === "norms") return { energies: await file.read(layer, name), ...seen };
+    const tokens = seen.tokens ?? this.record.tokens;
+    if (mode === "full") return { inputs: { tokens, gram: await file.read(layer, name) }, ...seen };
+    const cols = file.width(layer, name);
     return {
       tiled: {
-        meanEnergy: await this.meanEnergy(layer, step, cols),
+        meanEnergy: await this.meanEnergy(layer, name, cols),
         // A Gram is symmetric: its columns are its rows.
-        strip: async (colStart, colEnd) => transposed(await file.readRows(layer, step, colStart, colEnd), cols),
+        strip: async (colStart, colEnd) => transposed(await file.readRows(layer, name, colStart, colEnd), cols),
       },
+      ...seen,
     };
   }
 
@@ -100,11 +104,11 @@ export class StoredGrams {
     return this.file.close();
   }
 
-  private async meanEnergy(layer: number, step: Step, cols: number): Promise<number> {
+  private async meanEnergy(layer: number, site: string, cols: number): Promise<number> {
     let sum = 0;
     for (let start = 0; start < cols; start += BAND_ROWS) {
       const end = Math.min(start + BAND_ROWS, cols);
-      const band = await this.file.readRows(layer, step, start, end);
+      const band = await this.file.readRows(layer, site, start, end);
       for (let row = start; row < end; row++) sum += band[(row - start) * cols + row];
     }
     return sum / cols;

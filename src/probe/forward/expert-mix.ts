@@ -1,5 +1,5 @@
 import type { OnnxGraph, Value } from "../../engine/onnx-graph.js";
-import type { ClampedGate, Experts, Routing } from "../../model/experts.js";
+import type { Experts, Routing, SharedExpert, StackedExperts } from "../../model/experts.js";
 import type { LayerParts } from "./layer-parts.js";
 
 /**
@@ -23,7 +23,8 @@ export function mixExperts(parts: LayerParts, experts: Experts, hiddenSize: numb
     const seen = graph.op("GatherND", [flat, places]);
     const { scalesInput = false } = experts.routing;
     const input = scalesInput ? graph.op("Mul", [seen, share]) : seen;
-    const output = expertMlp(parts, experts, hiddenSize, expert, input, experts.clampedGate);
+    const mlp = new ExpertParts(parts, experts, hiddenSize, expert);
+    const output = mlp.down(mlp.bend(...mlp.gateAndUp(input)));
     sum = graph.op("ScatterND", [sum, places, scalesInput ? output : graph.op("Mul", [output, share])], {
       reduction: "add",
     });
@@ -31,17 +32,35 @@ export function mixExperts(parts: LayerParts, experts: Experts, hiddenSize: numb
   const shaped = graph.op("Reshape", [sum, graph.op("Shape", [x])]);
   const { shared } = experts;
   if (shared === undefined) return shaped;
-  const gate = parts.activate(parts.linear(x, `${shared.path}.gate_proj`, shared.width, hiddenSize));
-  const up = parts.linear(x, `${shared.path}.up_proj`, shared.width, hiddenSize);
-  let common = parts.linear(graph.op("Mul", [gate, up]), `${shared.path}.down_proj`, hiddenSize, shared.width);
-  if (shared.gate !== undefined) {
-    common = graph.op("Mul", [common, graph.op("Sigmoid", [parts.linear(x, shared.gate, 1, hiddenSize)])]);
-  }
-  return graph.op("Add", [shaped, common]);
+  const [gate, up] = sharedGateAndUp(parts, shared, hiddenSize, x);
+  const hidden = graph.op("Mul", [parts.activate(gate), up]);
+  const common = parts.linear(hidden, `${shared.path}.down_proj`, hiddenSize, shared.width);
+  const share = sharedShare(parts, shared, hiddenSize, x);
+  return graph.op("Add", [shaped, share === undefined ? common : graph.op("Mul", [common, share])]);
+}
+
+/** hidden → gate and up of the MLP that every token passes. */
+export function sharedGateAndUp(parts: LayerParts, shared: SharedExpert, hiddenSize: number, x: Value): [Value, Value] {
+  return [
+    parts.linear(x, `${shared.path}.gate_proj`, shared.width, hiddenSize),
+    parts.linear(x, `${shared.path}.up_proj`, shared.width, hiddenSize),
+  ];
+}
+
+/** What its output is multiplied by, (…, 1), if by anything. */
+export function sharedShare(parts: LayerParts, shared: SharedExpert, hiddenSize: number, x: Value): Value | undefined {
+  return shared.gate === undefined
+    ? undefined
+    : parts.graph.op("Sigmoid", [parts.linear(x, shared.gate, 1, hiddenSize)]);
 }
 
 /** (tokens, hidden) → (tokens, experts): what each expert's output counts for each token; 0 where it was not chosen. */
-function route(parts: LayerParts, { count, perToken, routing }: Experts, hiddenSize: number, flat: Value): Value {
+export function route(
+  parts: LayerParts,
+  { count, perToken, routing }: Experts,
+  hiddenSize: number,
+  flat: Value,
+): Value {
   const { graph } = parts;
   const logits = parts.linear(flat, routing.path, count, hiddenSize);
   if (routing.kind === "sparse mixer") return sparseMixer(graph, logits, perToken, routing.jitter ?? 0);
@@ -115,45 +134,84 @@ function sparseMixer(graph: OnnxGraph, logits: Value, perToken: number, jitter: 
   return weights!;
 }
 
-/** (tokens, hidden) → (tokens, hidden) through one expert. */
-function expertMlp(
-  parts: LayerParts,
-  { count, width, layout }: Experts,
-  hiddenSize: number,
-  expert: number,
-  x: Value,
-  clamped: ClampedGate | undefined,
-): Value {
-  const { graph } = parts;
-  if (layout.kind === "split") {
-    const at = (path: string): string => path.replace("{e}", `${expert}`);
-    const gate = parts.activate(parts.linear(x, at(layout.gate), width, hiddenSize));
-    const up = parts.linear(x, at(layout.up), width, hiddenSize);
-    return parts.linear(graph.op("Mul", [gate, up]), at(layout.down), hiddenSize, width);
+/** An expert in a graph: its parts, each (tokens, …) → (tokens, …). */
+export class ExpertParts {
+  constructor(
+    private readonly parts: LayerParts,
+    private readonly experts: Experts,
+    private readonly hiddenSize: number,
+    private readonly expert: number,
+  ) {}
+
+  /** hidden → gate and up, (tokens, width) both. */
+  gateAndUp(x: Value): [gate: Value, up: Value] {
+    const { parts, hiddenSize } = this;
+    const { width, layout } = this.experts;
+    if (layout.kind === "split") {
+      return [
+        parts.linear(x, this.path(layout.gate), width, hiddenSize),
+        parts.linear(x, this.path(layout.up), width, hiddenSize),
+      ];
+    }
+    const both = this.product(x, layout.gateUp, 2 * width, hiddenSize, layout);
+    const { graph } = parts;
+    const [gate, up] = layout.interleaved
+      ? everySecond(graph, both, width)
+      : graph.ops("Split", [both, graph.integers(width, width)], 2, { axis: -1 });
+    return [gate, up];
   }
-  const { transposed, interleaved = false, biased = false } = layout;
-  const product = (input: Value, path: string, rows: number, cols: number): Value => {
-    const shape = transposed ? [count, cols, rows] : [count, rows, cols];
-    const slice = parts.stored(path, shape, expert, expert + 1);
-    const matrix = graph.op("Reshape", [slice, graph.integers(...shape.slice(1))]);
-    const turned = transposed ? matrix : graph.op("Transpose", [matrix], { perm: [1n, 0n] });
-    const out = graph.op("MatMul", [input, turned]);
-    if (!biased) return out;
-    const bias = parts.stored(`${path}_bias`, [count, rows], expert, expert + 1);
-    return graph.op("Add", [out, bias]);
-  };
-  const both = product(x, layout.gateUp, 2 * width, hiddenSize);
-  let [gate, up] = interleaved
-    ? everySecond(graph, both, width)
-    : graph.ops("Split", [both, graph.integers(width, width)], 2, { axis: -1 });
-  if (clamped === undefined) gate = parts.activate(gate);
-  else {
-    const limit = graph.scalar(clamped.limit);
-    gate = graph.op("Min", [gate, limit]);
-    up = graph.op("Add", [graph.op("Clip", [up, graph.scalar(-clamped.limit), limit]), graph.scalar(1)]);
-    gate = graph.op("Mul", [gate, graph.op("Sigmoid", [graph.op("Mul", [gate, graph.scalar(clamped.alpha)])])]);
+
+  /** What down takes: the gate, bent by its function, times up. */
+  bend(gate: Value, up: Value): Value {
+    const { graph } = this.parts;
+    const { clampedGate } = this.experts;
+    if (clampedGate === undefined) return graph.op("Mul", [this.parts.activate(gate), up]);
+    const limit = graph.scalar(clampedGate.limit);
+    const low = graph.op("Min", [gate, limit]);
+    const raised = graph.op("Add", [graph.op("Clip", [up, graph.scalar(-clampedGate.limit), limit]), graph.scalar(1)]);
+    const open = graph.op("Sigmoid", [graph.op("Mul", [low, graph.scalar(clampedGate.alpha)])]);
+    return graph.op("Mul", [graph.op("Mul", [low, open]), raised]);
   }
-  return product(graph.op("Mul", [gate, up]), layout.down, hiddenSize, width);
+
+  /** (tokens, width) → hidden. */
+  down(x: Value): Value {
+    const { parts, hiddenSize } = this;
+    const { width, layout } = this.experts;
+    return layout.kind === "split"
+      ? parts.linear(x, this.path(layout.down), hiddenSize, width)
+      : this.product(x, layout.down, hiddenSize, width, layout);
+  }
+
+  /** (width): the energy of each column of the donor's own down, how loudly a neuron is heard. */
+  downEnergies(): Value {
+    const { parts, hiddenSize } = this;
+    const { count, width, layout } = this.experts;
+    const { graph } = parts;
+    const energies = (matrix: Value, axis: number): Value =>
+      graph.op("ReduceSumSquare", [matrix, graph.integers(axis)], { keepdims: 0 });
+    if (layout.kind === "split")
+      return energies(parts.stored(`${this.path(layout.down)}.weight`, [hiddenSize, width]), 0);
+    const stack = { index: this.expert, count };
+    return energies(
+      parts.stacked(layout.down, stack, { rows: hiddenSize, cols: width, transposed: layout.transposed }),
+      1,
+    );
+  }
+
+  private path(template: string): string {
+    return template.replace("{e}", `${this.expert}`);
+  }
+
+  private product(x: Value, path: string, rows: number, cols: number, layout: StackedExperts): Value {
+    const { parts, expert } = this;
+    const { graph } = parts;
+    const { count } = this.experts;
+    const { transposed } = layout;
+    const matrix = parts.stacked(path, { index: expert, count }, { rows, cols, transposed });
+    const out = graph.op("MatMul", [x, matrix]);
+    if (!layout.biased) return out;
+    return graph.op("Add", [out, parts.stored(`${path}_bias`, [count, rows], expert, expert + 1)]);
+  }
 }
 
 /** (tokens, 2 · width) → its even columns, its odd columns. */

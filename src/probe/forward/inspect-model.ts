@@ -5,7 +5,8 @@ import { ModelConfig } from "../../model/config.js";
 import { refuseImpossibleCounts } from "../../model/counts.js";
 import { architectureOf, familyOf } from "../../model/families/registry.js";
 import { layerBase } from "../../model/names.js";
-import { projectionsOf } from "../../model/steps.js";
+import { projectionsOf } from "../../model/sites.js";
+import { storedShape } from "../../model/steps.js";
 import { layerTensors } from "../../model/tensors.js";
 import { Weights } from "./weights.js";
 
@@ -41,8 +42,8 @@ function checkTensors(architecture: Architecture, weights: Weights): void {
   weights.get(weights.head(architecture), [vocabSize, hiddenSize]);
   if (architecture.norm.affine) weights.get(`${weights.named(names.finalNorm)}.weight`, [hiddenSize]);
   for (let layer = 0; layer < architecture.layerCount; layer++) {
-    for (const { tensor, rows, cols, transposed } of projectionsOf(architecture, weights.prefix, layer)) {
-      weights.get(tensor, transposed ? [cols, rows] : [rows, cols]);
+    for (const projection of projectionsOf(architecture, weights.prefix, layer)) {
+      weights.get(projection.tensor, storedShape(projection));
     }
     const known = layerTensors(architecture, layer);
     const base = layerBase(names, weights.prefix, layer);

@@ -10,6 +10,26 @@ export interface AttentionParts {
   mix(query: Value, key: Value, value: Value): Value;
 }
 
+/** Input of the layer → the latents that queries, and keys with values, are unfolded from, and the key that turns. */
+export function latentsOf(
+  parts: LayerParts,
+  { queryRank, keyValueRank, ropeDim }: LatentAttention,
+  hiddenSize: number,
+  x: Value,
+): { query: Value | undefined; key: Value; turningKey: Value } {
+  const { graph } = parts;
+  const at = (path: string): string => `self_attn.${path}`;
+  const query =
+    queryRank === undefined
+      ? undefined
+      : parts.norm(parts.linear(x, at("q_a_proj"), queryRank, hiddenSize), at("q_a_layernorm"), queryRank);
+  const compressed = parts.linear(x, at("kv_a_proj_with_mqa"), keyValueRank + ropeDim, hiddenSize);
+  const [latent, turningKey] = graph.ops("Split", [compressed, graph.integers(keyValueRank, ropeDim)], 2, {
+    axis: -1,
+  });
+  return { query, key: parts.norm(latent, at("kv_a_layernorm"), keyValueRank), turningKey };
+}
+
 /**
  * Attention through a latent: input of the layer → input of o (batch, tokens, heads × value dim).
  * Values are filled up to the width of keys, so that one operator serves all kinds of attention.
@@ -18,27 +38,23 @@ export interface AttentionParts {
 export function attendThroughLatent(
   parts: LayerParts,
   attention: AttentionParts,
-  { queryRank, keyValueRank, plainDim, ropeDim, valueDim }: LatentAttention,
+  mixer: LatentAttention,
   headCount: number,
   hiddenSize: number,
   x: Value,
 ): Value {
   const { graph } = parts;
+  const { queryRank, keyValueRank, plainDim, ropeDim, valueDim } = mixer;
   const headDim = plainDim + ropeDim;
   const heads = (value: Value, dim: number): Value =>
     graph.op("Reshape", [value, graph.integers(0, 0, headCount, dim)]);
   const flat = (value: Value, width: number): Value => graph.op("Reshape", [value, graph.integers(0, 0, width)]);
 
-  let queries: Value;
-  if (queryRank === undefined) queries = parts.linear(x, "self_attn.q_proj", headCount * headDim, hiddenSize);
-  else {
-    const latent = parts.norm(
-      parts.linear(x, "self_attn.q_a_proj", queryRank, hiddenSize),
-      "self_attn.q_a_layernorm",
-      queryRank,
-    );
-    queries = parts.linear(latent, "self_attn.q_b_proj", headCount * headDim, queryRank);
-  }
+  const latent = latentsOf(parts, mixer, hiddenSize, x);
+  const queries =
+    queryRank === undefined
+      ? parts.linear(x, "self_attn.q_proj", headCount * headDim, hiddenSize)
+      : parts.linear(latent.query!, "self_attn.q_b_proj", headCount * headDim, queryRank);
   const [plainQuery, turningQuery] = graph.ops(
     "Split",
     [heads(queries, headDim), graph.integers(plainDim, ropeDim)],
@@ -46,16 +62,7 @@ export function attendThroughLatent(
     { axis: -1 },
   );
 
-  const compressed = parts.linear(x, "self_attn.kv_a_proj_with_mqa", keyValueRank + ropeDim, hiddenSize);
-  const [latent, turningKey] = graph.ops("Split", [compressed, graph.integers(keyValueRank, ropeDim)], 2, {
-    axis: -1,
-  });
-  const unfolded = parts.linear(
-    parts.norm(latent, "self_attn.kv_a_layernorm", keyValueRank),
-    "self_attn.kv_b_proj",
-    headCount * (plainDim + valueDim),
-    keyValueRank,
-  );
+  const unfolded = parts.linear(latent.key, "self_attn.kv_b_proj", headCount * (plainDim + valueDim), keyValueRank);
   const [plainKey, value] = graph.ops(
     "Split",
     [heads(unfolded, plainDim + valueDim), graph.integers(plainDim, valueDim)],
@@ -65,7 +72,7 @@ export function attendThroughLatent(
 
   const turnedQuery = heads(attention.turn(flat(turningQuery, headCount * ropeDim), headCount, ropeDim), ropeDim);
   // One turned key for all heads.
-  const turnedKey = graph.op("Unsqueeze", [attention.turn(turningKey, 1, ropeDim), graph.integers(2)]);
+  const turnedKey = graph.op("Unsqueeze", [attention.turn(latent.turningKey, 1, ropeDim), graph.integers(2)]);
   const everyHead = graph.op("Tile", [turnedKey, graph.integers(1, 1, headCount, 1)]);
   const query = graph.op("Concat", [plainQuery, turnedQuery], { axis: -1 });
   const key = graph.op("Concat", [plainKey, everyHead], { axis: -1 });

@@ -2,14 +2,15 @@ import { ONNX_TYPE, type OnnxGraph, type Value } from "../../engine/onnx-graph.j
 import type { Architecture, QueryKeyNorm } from "../../model/architecture.js";
 import { layerBase } from "../../model/names.js";
 import type { Rope } from "../../model/rope.js";
-import { type Projection, projectionsOf, type Step } from "../../model/steps.js";
+import { projectionsOf } from "../../model/sites.js";
+import { type Projection, type Step, storedShape, suppliedName } from "../../model/steps.js";
 import { headNormPaths } from "../../model/tensors.js";
 import { fusedAttention, plainAttention } from "./attention.js";
 import { attendByDeltaRule } from "./delta-rule.js";
 import { mixExperts } from "./expert-mix.js";
 import { activate, attendsPlainly, multiply, norm, POSITION_INPUTS, ropesOf, xielu } from "./graph-parts.js";
 import { attendThroughLatent } from "./latent-attention.js";
-import type { LayerParts } from "./layer-parts.js";
+import type { LayerParts, MatrixShape } from "./layer-parts.js";
 import { shortConvolution } from "./short-conv.js";
 import { storedValue, type Weights } from "./weights.js";
 
@@ -21,7 +22,7 @@ export interface GraphOptions {
    * (`present_…`).
    */
   readonly cache?: boolean;
-  /** Tensors whose weights come with each run (graph inputs of the tensor's name) instead of from the file. */
+  /** What comes with each run instead of from the file: graph inputs called as `suppliedName` says, (rows, cols). */
   readonly supplied?: ReadonlySet<string>;
   /** Attention of operators that gradients pass through, whatever the device. */
   readonly differentiable?: boolean;
@@ -216,9 +217,9 @@ export class LayerBuilder implements LayerParts {
       const turned = graph.op("Mul", [up, slope]);
       heard = graph.op("Add", [graph.op("Mul", [active, active]), graph.op("Mul", [turned, turned])]);
     }
-    const [{ tensor, rows, cols, transposed }] = this.projections("down");
-    const down = storedValue(graph, this.weights.get(tensor, transposed ? [cols, rows] : [rows, cols]));
-    const energies = graph.op("ReduceSumSquare", [down, graph.integers(transposed ? 1 : 0)], { keepdims: 0 });
+    const [down] = this.projections("down");
+    const stored = storedValue(graph, this.weights.get(down.tensor, storedShape(down)));
+    const energies = graph.op("ReduceSumSquare", [stored, graph.integers(down.transposed ? 1 : 0)], { keepdims: 0 });
     return graph.op("MatMul", [heard, graph.op("Reshape", [energies, graph.integers(-1, 1)])]);
   }
 
@@ -318,6 +319,18 @@ export class LayerBuilder implements LayerParts {
   norm(x: Value, path: string, width: number): Value {
     const { graph, architecture, weights, base } = this;
     return norm(graph, architecture.norm, weights, x, `${base}${path}`, width);
+  }
+
+  stacked(path: string, stack: NonNullable<Projection["stack"]>, shape: MatrixShape): Value {
+    const { graph, options } = this;
+    const place = { ...shape, tensor: `${this.base}${path}`, stack };
+    const name = suppliedName(place);
+    const turn = (matrix: Value): Value => graph.op("Transpose", [matrix], { perm: [1n, 0n] });
+    if (options.supplied?.has(name)) return turn(graph.input(name, "FLOAT", [shape.rows, shape.cols]));
+    const whole = storedShape(place);
+    const slice = this.stored(path, whole, stack.index, stack.index + 1);
+    const matrix = graph.op("Reshape", [slice, graph.integers(...whole.slice(1))]);
+    return shape.transposed ? matrix : turn(matrix);
   }
 
   stored(path: string, shape: readonly number[], rowStart?: number, rowEnd?: number): Value {

@@ -4,7 +4,8 @@ import { Engine, type Feeds, floats, type Session, type Tensor } from "../../eng
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
 import type { Mixer } from "../../model/mixers.js";
-import { inputWidth, type Projection, projectionsOf, STEPS, type Step } from "../../model/steps.js";
+import { projectionsOf, type Site, sitesOf } from "../../model/sites.js";
+import { inputWidth, type Projection, STEPS, type Step, storedShape, suppliedName } from "../../model/steps.js";
 import type { Activations, KvCache, LayerState, SuppliedWeights } from "./activations.js";
 import { POSITION_INPUTS } from "./graph-parts.js";
 import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from "./head-graph.js";
@@ -88,9 +89,15 @@ export class LayerRunner {
     return step === undefined ? all : all.filter((projection) => projection.step === step);
   }
 
+  /** Where inputs meet weights in a layer, or in one step of it. */
+  sites(layer: number, step?: Step): Site[] {
+    const all = sitesOf(this.architecture, this.weights.prefix, layer);
+    return step === undefined ? all : all.filter((site) => site.step === step);
+  }
+
   /** The tensor of a projection, as the checkpoint stores it. */
-  stored({ tensor, rows, cols, transposed }: Projection): StoredTensor {
-    return this.weights.get(tensor, transposed ? [cols, rows] : [rows, cols]);
+  stored(projection: Projection): StoredTensor {
+    return this.weights.get(projection.tensor, storedShape(projection));
   }
 
   /**
@@ -99,9 +106,12 @@ export class LayerRunner {
    */
   async weight(projection: Projection): Promise<Float32Array> {
     const graph = new OnnxGraph();
-    const stored = storedValue(graph, this.stored(projection));
-    const value = projection.transposed ? graph.op("Transpose", [stored], { perm: [1n, 0n] }) : stored;
-    graph.output("weight", value, "FLOAT", [projection.rows, projection.cols]);
+    const { rows, cols, transposed, stack } = projection;
+    let value = storedValue(graph, this.stored(projection), stack?.index, stack && stack.index + 1);
+    if (stack !== undefined)
+      value = graph.op("Reshape", [value, graph.integers(...(transposed ? [cols, rows] : [rows, cols]))]);
+    if (transposed) value = graph.op("Transpose", [value], { perm: [1n, 0n] });
+    graph.output("weight", value, "FLOAT", [rows, cols]);
     const session = await this.engine.session(graph, false);
     try {
       return floats((await session.run({})).weight);
@@ -175,8 +185,13 @@ export class LayerRunner {
     if (input === undefined || input.width !== inputWidth(this.architecture, step, layer)) {
       throw new PhysariumError("INTERNAL", `step ${step} was asked of a state that does not stand before it`);
     }
-    const here = this.projections(layer, step).filter(({ tensor }) => supplied?.has(tensor));
-    const names = new Set(here.map(({ tensor }) => tensor));
+    // A mixture of experts takes place at down as a whole.
+    const isMixture = this.architecture.layers[layer].experts !== undefined;
+    const acting = this.projections(layer).filter(
+      (each) => (isMixture && each.step === "gate_up" ? "down" : each.step) === step,
+    );
+    const here = acting.filter((projection) => supplied?.has(suppliedName(projection)));
+    const names = new Set(here.map(suppliedName));
     const session = await this.session(`${layer}: ${step} ${[...names].join()}`, () =>
       stepGraph(this.architecture, this.weights, layer, false, [step], {
         portable: this.engine.portable,
@@ -184,7 +199,7 @@ export class LayerRunner {
       }),
     );
     const feeds: Feeds = { [`given_${step}`]: this.tensorOf(input) };
-    for (const { tensor, rows, cols } of here) feeds[tensor] = this.engine.f32(supplied!.get(tensor)!, [rows, cols]);
+    this.feedSupplied(feeds, here, supplied);
     if (step === "qkv") Object.assign(feeds, this.places.feeds(input.batch, input.tokens, 0));
     if (step === "o" || step === "down") feeds.residual_in = this.tensorOf(residual);
     const outputs = await session.run(feeds);
@@ -313,9 +328,9 @@ export class LayerRunner {
     };
   }
 
-  /** Let go of the sessions of one layer's steps. */
-  async closeLayer(layer: number): Promise<void> {
-    await this.closeWhere((key) => key.startsWith(`${layer}: `));
+  /** Let go of the sessions of one layer's steps, or of those whose keys go on as said. */
+  async closeLayer(layer: number, key = ""): Promise<void> {
+    await this.closeWhere((known) => known.startsWith(`${layer}: ${key}`));
   }
 
   async close(): Promise<void> {
@@ -346,7 +361,17 @@ export class LayerRunner {
     for (const [, session] of open) await (await session).close();
   }
 
-  private session(key: string, build: () => OnnxGraph): Promise<Session> {
+  /** Put supplied weights where a graph asks for them. */
+  feedSupplied(feeds: Feeds, projections: readonly Projection[], supplied: SuppliedWeights | undefined): void {
+    for (const projection of projections) {
+      const name = suppliedName(projection);
+      const weights = supplied?.get(name);
+      if (weights !== undefined) feeds[name] = this.engine.f32(weights, [projection.rows, projection.cols]);
+    }
+  }
+
+  /** The session of a graph of this model by its key; those that begin with `<layer>: ` end with `closeLayer`. */
+  session(key: string, build: () => OnnxGraph): Promise<Session> {
     const known = this.sessions.get(key);
     if (known !== undefined) return known;
     const opened = this.engine.session(build(), this.keepsCopies);
