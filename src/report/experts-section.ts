@@ -35,8 +35,8 @@ export function expertLines(activation: ActivationSection | undefined): string[]
   if (few.length === 0) return [];
   const rest = few.length - NAMED;
   return [
-    `${count(few.length)} of ${counted(matrices, "expert matrix", "expert matrices")} saw fewer tokens than they have ` +
-      "inputs and are healed less; more --samples help",
+    `${count(few.length)} of ${counted(matrices, "expert matrix", "expert matrices")} saw fewer tokens than they ` +
+      "have inputs and are healed less; more --samples help",
     ...few
       .slice(0, NAMED)
       .map((each) => plain(say`${where(each)}: ${counted(each.tokens, "token")} for ${count(each.inputs)} inputs`)),
@@ -48,8 +48,8 @@ export function expertLines(activation: ActivationSection | undefined): string[]
 export function expertBlocks(activation: ActivationSection): Block[] {
   const { matrices, few } = expertsOf(activation);
   if (matrices === 0) return [];
-  const rule = say`Each expert is operated on by the tokens that its router sends to it. n tokens cannot tell more than n
-    inputs apart: where fewer came than a matrix has inputs, its statistics count by that share alone, and the rest is
+  const rule = say`Each expert is operated on by the tokens that its router sends to it. n tokens cannot tell more than
+    n inputs apart: where fewer came than a matrix has inputs, its statistics count by that share alone, and the rest is
     taken as inputs that are all alike. So it is chosen more by magnitude and healed less; without any token the
     survivors keep the donor's bits.`;
   if (few.length === 0) {

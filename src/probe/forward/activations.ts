@@ -19,7 +19,8 @@ export interface LayerState {
 }
 
 /**
- * Weights that take the place of the checkpoint's, by `suppliedName`: f32, row-major (rows, cols) as `projections` says.
+ * Weights that take the place of the checkpoint's, by `suppliedName`: f32, row-major (rows, cols) as `projections`
+ * says.
  */
 export type SuppliedWeights = ReadonlyMap<string, Float32Array>;
 
