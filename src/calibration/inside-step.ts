@@ -23,8 +23,8 @@ export interface SeenTokens {
  *
  * An expert sees the tokens that the operated model sends to it, and the donor's inputs of those same tokens. They
  * count as much as what the expert makes of them does: by its router's share, by how much of an error in gate and up
- * its down passes on, and relative to the residual stream. Nothing of the stream's drift is taken back here: no expert sees
- * all tokens.
+ * its down passes on, and relative to the residual stream. Nothing of the stream's drift is taken back here: no
+ * expert sees all tokens.
  */
 export async function insideChunk(
   inner: InnerInputs,
