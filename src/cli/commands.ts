@@ -14,6 +14,7 @@ import { registerMan } from "./man.js";
 import { registerPack } from "./pack.js";
 import { registerParts } from "./parts.js";
 import { registerPlan } from "./plan.js";
+import { registerPush } from "./push.js";
 import { registerReport } from "./report.js";
 import { registerSign } from "./sign.js";
 import { registerSurgery } from "./surgery.js";
@@ -42,6 +43,7 @@ export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerFetch,
   registerParts,
   registerFarm,
+  registerPush,
   registerCompletion,
   registerMan,
 ];

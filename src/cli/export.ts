@@ -4,11 +4,13 @@ import { exportGguf, type GgufExport } from "../export/gguf/export.js";
 import { type ExportRecipe, FILE_TYPE } from "../export/gguf/tensor-types.js";
 import { exportSparse, type SparseExport } from "../export/sparse/export.js";
 import { relativeError, renderGgufExport, totalMatrices } from "../report/export-summary.js";
+import type { CardForm } from "../report/model-card.js";
 import { modelArgument } from "./model-argument.js";
 import { tensorProgress } from "./progress.js";
+import { addPushOptions, beginPush, type PushFlags, pushedLine, pushJson } from "./push-options.js";
 import { stopSignal } from "./stop-signal.js";
 
-interface Flags {
+interface Flags extends PushFlags {
   format: "gguf" | "compressed-tensors";
   type?: string;
   overwrite?: boolean;
@@ -18,7 +20,7 @@ interface Flags {
 
 /** `physarium export <model> <output>` */
 export function registerExport(program: Command): void {
-  program
+  const command = program
     .command("export")
     .description("write a model in a format that other engines run")
     .argument("<model>", "model folder with safetensors files; it is only read")
@@ -29,7 +31,8 @@ export function registerExport(program: Command): void {
         Object.keys(FILE_TYPE).map((name) => name.toLowerCase()),
       ),
     )
-    .option("--overwrite", "replace an existing GGUF file")
+    .option("--overwrite", "replace an existing GGUF file");
+  addPushOptions(command)
     .option("--json", "print the result as one JSON object, every tensor with its zeros and error")
     .option("--quiet", "no progress")
     .addHelpText(
@@ -45,21 +48,28 @@ Examples:
   physarium export ./operated ./operated-sparse --format compressed-tensors`,
     )
     .action(async (given: string, output: string, flags: Flags) => {
+      const signal = stopSignal();
+      const push = await beginPush(flags, output, flags, signal);
       const model = await modelArgument(given, flags);
-      const options = { signal: stopSignal(), ...tensorProgress("export", flags) };
+      const pushed = (form: CardForm) => push?.finish("Upload export with physarium", { records: model, form });
+      const options = { signal, ...tensorProgress("export", flags) };
       if (flags.format === "compressed-tensors") {
         if (flags.type !== undefined || flags.overwrite) {
           throw new PhysariumError("USAGE_ARGUMENT", "--type and --overwrite belong to --format gguf");
         }
         const result = await exportSparse(model, output, options);
-        process.stdout.write(flags.json ? `${JSON.stringify(sparseJson(result))}\n` : renderSparse(result));
+        const sent = await pushed("compressed-tensors");
+        const json = () => `${JSON.stringify({ ...sparseJson(result), ...pushJson(sent) })}\n`;
+        process.stdout.write(flags.json ? json() : renderSparse(result));
+        if (sent !== undefined && !flags.json) process.stdout.write(pushedLine(sent));
         return;
       }
       const type = (flags.type ?? "f16").toUpperCase() as ExportRecipe;
       const result = await exportGguf(model, output, { type, overwrite: flags.overwrite ?? false, ...options });
-      process.stdout.write(
-        flags.json ? `${JSON.stringify(ggufJson(result))}\n` : `${printable(renderGgufExport(result), true)}\n`,
-      );
+      const sent = await pushed("gguf");
+      const json = () => `${JSON.stringify({ ...ggufJson(result), ...pushJson(sent) })}\n`;
+      process.stdout.write(flags.json ? json() : `${printable(renderGgufExport(result), true)}\n`);
+      if (sent !== undefined && !flags.json) process.stdout.write(pushedLine(sent));
     });
 }
 

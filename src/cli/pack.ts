@@ -4,9 +4,10 @@ import { packModel } from "../pack/pack-model.js";
 import { toInteger } from "./arguments.js";
 import { modelArgument } from "./model-argument.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
+import { addPushOptions, beginPush, type PushFlags, pushedLine, pushJson } from "./push-options.js";
 import { stopSignal } from "./stop-signal.js";
 
-interface Flags extends ProgressStyle {
+interface Flags extends ProgressStyle, PushFlags {
   resume?: boolean;
   overwrite?: boolean;
   workers?: number;
@@ -14,14 +15,15 @@ interface Flags extends ProgressStyle {
 
 /** `physarium pack <model> <output>` */
 export function registerPack(program: Command): void {
-  program
+  const command = program
     .command("pack")
     .description("write a smaller copy of a model without loss: zeros as a code, exponents entropy-coded")
     .argument("<model>", "a model folder with BF16, F16 or F32 weights; pruned ones shrink most")
     .argument("<output>", "the packed folder; physarium unpack turns it back, byte for byte")
     .option("--resume", "go on where a stopped run stood")
     .option("--overwrite", "replace a packed folder, or start over where a stopped run stands")
-    .option("--workers <n>", "worker threads, 0 for none (default: one a core)", toInteger)
+    .option("--workers <n>", "worker threads, 0 for none (default: one a core)", toInteger);
+  addPushOptions(command)
     .option("--json", "the result as one JSON object")
     .option("--quiet", "no progress")
     .addHelpText(
@@ -35,6 +37,8 @@ Example:
   physarium unpack ./packed ./again           the same bytes as ./operated`,
     )
     .action(async (given: string, output: string, flags: Flags) => {
+      const signal = stopSignal();
+      const push = await beginPush(flags, output, flags, signal);
       const model = await modelArgument(given, flags);
       const progress = createProgress("pack", flags);
       const result = await packModel(model, output, {
@@ -42,8 +46,9 @@ Example:
         overwrite: flags.overwrite ?? false,
         ...(flags.workers === undefined ? {} : { workers: flags.workers }),
         onProgress: ({ bytesDone, bytesTotal }) => progress.update(bytesDone, bytesTotal),
-        signal: stopSignal(),
+        signal,
       }).finally(() => progress.stop());
+      const pushed = await push?.finish("Upload packed model with physarium");
       if (flags.json) {
         process.stdout.write(
           `${JSON.stringify({
@@ -58,11 +63,15 @@ Example:
             entropy_bound_bytes: result.entropyBoundBytes,
             resumed_shards: result.resumedShards,
             seconds: result.seconds,
+            ...pushJson(pushed),
           })}\n`,
         );
         return;
       }
-      if (sayFinished(result)) return;
+      if (sayFinished(result)) {
+        if (pushed !== undefined) process.stdout.write(pushedLine(pushed));
+        return;
+      }
       const { packedBytes, originalBytes, packedFraction, entropyBoundBytes, seconds } = result;
       const bound = (100 * entropyBoundBytes) / originalBytes;
       const lines = [
@@ -72,6 +81,7 @@ Example:
         ...result.leftOut.map(({ file, reason }) => `left out: ${printable(file)}, ${reason}`),
       ];
       process.stdout.write(`${lines.join("\n")}\n`);
+      if (pushed !== undefined) process.stdout.write(pushedLine(pushed));
     });
 }
 

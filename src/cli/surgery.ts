@@ -1,8 +1,9 @@
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
 import { openRuntime } from "../engine/runtime.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
+import type { PushResult } from "../hub/push/push-session.js";
 import { estimateWorth } from "../pack/worth.js";
 import { openTextFile } from "../probe/text/text-file.js";
 import type { ReportInput } from "../record/report-input.js";
@@ -14,11 +15,12 @@ import { checkOptions } from "../surgery/options.js";
 import { createEventPrinter } from "./event-printer.js";
 import { toDeviceOptions } from "./probe-options.js";
 import { countedProgress, type ProgressStyle } from "./progress.js";
+import { addPushOptions, beginPush, type PushFlags, pushedLine, pushJson } from "./push-options.js";
 import { stopSignal } from "./stop-signal.js";
 import { planFor } from "./surgery-donor.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
 
-interface Flags extends SurgeryFlags, ProgressStyle {
+interface Flags extends SurgeryFlags, ProgressStyle, PushFlags {
   resume?: boolean;
   overwrite?: boolean;
   stream?: boolean;
@@ -32,7 +34,7 @@ export function registerSurgery(program: Command): void {
     .description("operate on a donor: starve the weights nobody needs, write a checkpoint any loader opens")
     .argument("<donor>", "model folder with safetensors files, or hf://org/name; it is only read")
     .argument("<output>", "folder to be made; built beside its name and renamed when whole");
-  addSurgeryOptions(command)
+  addPushOptions(addSurgeryOptions(command))
     .option("--resume", "go on with a stopped run of the same operation")
     .option("--overwrite", "replace an output of physarium, or throw a stopped run away")
     .option("--stream", "hf:// donors: operate on the bytes as they come, proven by their hash; no donor on the disk")
@@ -66,14 +68,21 @@ Examples:
       const show = createEventPrinter(flags);
       const note = (message: string) => show.event({ event: "note", message });
       try {
+        const push = await beginPush(flags, outputPath, flags, signal);
         const plan = await planFor(donorPath, options, flags, signal, note);
         const { donor } = plan;
+        let partial = "";
         const run = (resume: boolean) =>
           operate(plan, {
             outputPath,
             resume,
             overwrite: flags.overwrite ?? false,
-            onEvent: show.event,
+            onEvent: (event) => {
+              show.event(event);
+              if (event.event === "started") partial = `${event.output}.partial`;
+              // Its bytes are final: they go up while the next one is operated on.
+              if (event.event === "shard") push?.shard(event.file, join(partial, event.file));
+            },
             signal,
             render: renderDocuments,
             measure: async (folder) => ({ worth: await estimateWorth(await openDonor(folder)) }),
@@ -87,21 +96,31 @@ Examples:
         show.stop();
         let report: ReportInput = result.report;
         let unmeasured: unknown;
+        let unpushed: unknown;
         try {
           report = await addQuality(result, donor.path, flags, signal);
         } catch (error) {
           // The output stands all the same: say so first.
           unmeasured = error;
         }
+        let pushed: PushResult | undefined;
+        try {
+          if (unmeasured === undefined) pushed = await push?.finish("Upload operated model with physarium");
+        } catch (error) {
+          unpushed = error;
+        }
         if (flags.json) {
-          process.stdout.write(jsonLine({ event: "finished", state: result.state, output: result.outputPath, report }));
+          const { state, outputPath: output } = result;
+          process.stdout.write(jsonLine({ event: "finished", state, output, report, ...pushJson(pushed) }));
         } else if (!flags.quiet) {
           if (result.state === "already finished")
             process.stdout.write(
               `${printable(result.outputPath)}: the operation is finished already; nothing was done\n`,
             );
           process.stdout.write(`${renderSummary(report)}\n`);
+          if (pushed !== undefined) process.stdout.write(pushedLine(pushed));
         }
+        if (unpushed !== undefined) throw unpushed;
         if (unmeasured !== undefined) throw afterwards(unmeasured, result.outputPath, donor.path);
       } finally {
         show.stop();

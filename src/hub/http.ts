@@ -5,6 +5,13 @@ import type { HubEnvironment } from "./environment.js";
 
 export type { Response };
 
+/** What is sent. */
+export interface Call {
+  readonly method?: string;
+  readonly headers: Record<string, string>;
+  readonly body?: () => string | AsyncIterable<Uint8Array>;
+}
+
 export interface HttpOptions {
   readonly signal?: AbortSignal;
   /** Milliseconds without a byte until a read counts as stalled. */
@@ -48,12 +55,17 @@ export class HubHttp {
    * GET `url` and hand its response to `read`, all of it once more where the connection or the server failed. `read`
    * must take the body whole, or throw. Throws `HUB_*`, `STOPPED`, and what `read` throws.
    */
-  async get<T>(
+  get<T>(
     url: string,
     headers: Record<string, string>,
     read: (reply: Reply) => Promise<T>,
     signal = this.options.signal,
   ): Promise<T> {
+    return this.send(url, { headers }, read, signal);
+  }
+
+  /** The same for any method; a body is asked for anew for every try. */
+  async send<T>(url: string, call: Call, read: (reply: Reply) => Promise<T>, signal = this.options.signal): Promise<T> {
     if (this.environment.offline) {
       throw new PhysariumError(
         "HUB_OFFLINE",
@@ -66,7 +78,7 @@ export class HubHttp {
       const watch = new Watch(this.options.stallMs, signal);
       let wait = this.options.firstDelayMs * 2 ** round * (0.5 + Math.random());
       try {
-        const response = await this.follow(url, headers, watch);
+        const response = await this.follow(url, call, watch);
         if (!WORTH_A_RETRY.has(response.status)) return await read(new Reply(response, withoutQuery(url), watch));
         lastFault = `status ${response.status}`;
         const asked = askedWait(response);
@@ -96,6 +108,19 @@ export class HubHttp {
       await pause(wait, signal);
     }
     throw this.givenUp(url, lastFault);
+  }
+
+  /** PUT a body of known length that comes in pieces; `pieces` gives it from its beginning, once for every try. */
+  put<T>(
+    url: string,
+    headers: Record<string, string>,
+    pieces: () => AsyncIterable<Uint8Array>,
+    byteLength: number,
+    read: (reply: Reply) => Promise<T>,
+    signal = this.options.signal,
+  ): Promise<T> {
+    const call = { method: "PUT", headers: { ...headers, "content-length": String(byteLength) }, body: pieces };
+    return this.send(url, call, read, signal);
   }
 
   private givenUp(url: string, fault: string): PhysariumError {
@@ -130,13 +155,15 @@ export class HubHttp {
    * Follow redirects, from where a file lay the last time; an expired signed address is asked for once more at its
    * origin.
    */
-  private async follow(url: string, headers: Record<string, string>, watch: Watch): Promise<Response> {
+  private async follow(url: string, { headers, method = "GET", body }: Call, watch: Watch): Promise<Response> {
     let renewed = false;
     let next = this.signed.get(url) ?? url;
     for (let hops = 0; hops <= MAX_REDIRECTS; hops++) {
       const isHome = new URL(next).origin === new URL(this.endpoint).origin;
       const { token } = this.environment;
       const response = await fetch(next, {
+        method,
+        ...(body === undefined ? {} : { body: watched(body(), watch), duplex: "half" as const }),
         headers: {
           "user-agent": `physarium/${PHYSARIUM_VERSION}`,
           ...headers,
@@ -168,6 +195,17 @@ export class HubHttp {
       url: withoutQuery(url),
     });
   }
+}
+
+/** A body that goes out is a sign of life for every piece that the wire took. */
+function watched(body: string | AsyncIterable<Uint8Array>, watch: Watch): string | AsyncIterable<Uint8Array> {
+  if (typeof body === "string") return body;
+  return (async function* () {
+    for await (const piece of body) {
+      watch.touch();
+      yield piece;
+    }
+  })();
 }
 
 /** A response whose body is read under the watch for stalls. */

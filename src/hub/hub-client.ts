@@ -34,7 +34,7 @@ const MAX_FILES = 200_000;
 
 /** Three endpoints of the Hub: what a revision is, what files it has, and the bytes of a file. */
 export class HubClient {
-  private readonly http: HubHttp;
+  readonly http: HubHttp;
   /** What each file's server called its bytes the first time; all ranges of a file must be of the same. */
   private readonly etags = new Map<string, string>();
   /** Bytes of files that came, and the answers that they came in. */

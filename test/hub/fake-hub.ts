@@ -180,7 +180,11 @@ export class FakeHub {
         ...(bytes.byteLength < LARGE ? {} : { lfs: { oid: sha256(bytes), size: bytes.byteLength, pointerSize: 134 } }),
       }));
     if (this.strikes("path escape")) entries[0] = { ...entries[0], path: "../../outside" };
-    if (this.strikes("other bytes afterwards")) entries[0] = { ...entries[0], size: 7, oid: "0".repeat(40) };
+    const last = entries.length - 1;
+    if (last >= 0 && this.strikes("other bytes afterwards")) {
+      const { type, path } = entries[last];
+      entries[last] = { type, path, size: 7, oid: "0".repeat(40) };
+    }
     const page = Number(url.searchParams.get("page") ?? "0");
     const shown = entries.slice(page * this.pageSize, (page + 1) * this.pageSize);
     const isLast = (page + 1) * this.pageSize >= entries.length;
