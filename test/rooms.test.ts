@@ -51,7 +51,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   // A file that stands between the rooms, since it knows every kind of source.
   sources: ["checkpoint", "pack", "hub"],
   pack: ["safetensors", "checkpoint", "output", "record", "threads"],
-  export: ["safetensors", "checkpoint", "output", "record", "model"],
+  export: ["safetensors", "checkpoint", "output", "record", "threads", "model"],
   synth: ["safetensors", "checkpoint", "output", "model"],
   hub: ["safetensors", "checkpoint", "output"],
   report: ["record"],

@@ -111,7 +111,8 @@ export function parseModelConfig(text: string, name: string): ModelConfig {
   const rope = (json.rope_parameters ?? {}) as Json & { full_attention?: Json };
   const ropeParameters = rope.full_attention ?? json.rope_parameters;
   const theta = rope.full_attention?.rope_theta ?? rope.rope_theta;
-  const partial = (json.partial_rotary_factor ?? rope.partial_rotary_factor ?? 1) as number;
+  // The classes of the other families do not read the field.
+  const part = modelType === "phi3" ? (json.partial_rotary_factor ?? rope.partial_rotary_factor) : undefined;
   return {
     modelType,
     hiddenSize,
@@ -121,7 +122,7 @@ export function parseModelConfig(text: string, name: string): ModelConfig {
     kvHeadCount,
     headLength,
     // Cut as transformers does; the addend keeps 96 · (72 / 96) at 72.
-    ropeLength: Math.trunc(headLength * partial + 1e-9),
+    ropeLength: Math.trunc(headLength * Number(part ?? 1) + 1e-9),
     contextLength,
     rmsNormEps: fields.optionalPositive("rms_norm_eps") ?? 1e-6,
     ropeTheta: fields.optionalPositive("rope_theta") ?? (typeof theta === "number" ? theta : 10_000),
@@ -147,6 +148,7 @@ function defaultHeadLength(modelType: ModelType, hiddenSize: number, headCount: 
  */
 function refuseForeignGemma(json: Json, fields: Fields, modelType: ModelType, headLength: number): void {
   const scalar = (value: unknown) => value !== headLength;
+  fields.refuse("use_bidirectional_attention", (value) => value !== false, "llama.cpp's graph looks back only");
   fields.refuse("query_pre_attn_scalar", scalar, `only ${headLength}, the length of a head, is known`);
   if (modelType === "gemma") return;
   const pattern = modelType === "gemma2" ? 2 : 6;
@@ -175,7 +177,13 @@ function refuseForeignSmolLM3(json: Json, fields: Fields): void {
   }
 }
 
-function parseRopeScaling(scaling: Json | null, contextLength: number, name: string): RopeScaling {
+/** What a rope scaling says. Throws `DONOR_ARCHITECTURE` for one that no GGUF file can say. */
+export function parseRopeScaling(
+  scaling: Json | null,
+  contextLength: number,
+  name: string,
+  mayRoundYarn = false,
+): RopeScaling {
   const kind = scaling?.rope_type ?? scaling?.type ?? "default";
   if (scaling === null || kind === "default") return { kind: "none" };
   const fields = new Fields(scaling, `${name}: rope_scaling`);
@@ -194,6 +202,7 @@ function parseRopeScaling(scaling: Json | null, contextLength: number, name: str
     // What llama.cpp takes without being told.
     const usual = { beta_fast: 32, beta_slow: 1, attention_factor: 1 + 0.1 * Math.log(factor), truncate: true };
     for (const [field, value] of Object.entries(usual)) {
+      if (mayRoundYarn && field === "truncate") continue;
       const isOther = (given: unknown) => !(given === value || Math.abs(Number(given) - Number(value)) < 1e-6);
       fields.refuse(field, isOther, `only ${value} is known`);
     }

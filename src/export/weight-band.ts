@@ -30,21 +30,34 @@ export function newTally(): ConversionTally {
   return { weights: 0, zerosBefore: 0, zerosAfter: 0, zerosLost: 0, squaredError: 0, squaredNorm: 0 };
 }
 
+/** Weights to convert: whole blocks of `type`, and whole rows where columns have an importance. */
+export interface WeightBand {
+  /** `dtype` little-endian, aligned. */
+  readonly bytes: Uint8Array;
+  readonly dtype: FloatDtype;
+  readonly type: ExportType;
+  readonly importance?: Float32Array | undefined;
+  /** What errors name: the tensor and the number of the band's first element. */
+  readonly tensor: string;
+  readonly firstElement: number;
+}
+
+/** The sums of two tallies. */
+export function addTally(to: ConversionTally, from: Readonly<ConversionTally>): void {
+  for (const key of Object.keys(to) as (keyof ConversionTally)[]) to[key] += from[key];
+}
+
 /**
  * Convert one band of a tensor and add what that did to `tally`.
  *
- * bytes    `dtype` little-endian, aligned; whole blocks of `type`
  * returns  the band as `type`
  * throws   DONOR_NON_FINITE, DONOR_EXPORT_RANGE {tensor, index}: only where numbers change; equal or wider floats carry
  *          everything
  */
 export function convertBand(
-  bytes: Uint8Array,
-  dtype: FloatDtype,
-  type: ExportType,
+  { bytes, dtype, type, importance, tensor, firstElement: first }: WeightBand,
   quantiser: Quantiser,
   tally: ConversionTally,
-  tensor: string,
 ): Uint8Array {
   if (type === dtype || (type === "F32" && dtype !== "F32")) {
     const zeros = countZeros(bytes, dtype);
@@ -54,7 +67,6 @@ export function convertBand(
     return type === dtype ? bytes : encodeFloats(decodeFloats(bytes, dtype), "F32");
   }
   const weights = decodeFloats(bytes, dtype);
-  const first = tally.weights;
   for (let i = 0; i < weights.length; i++) {
     if (!Number.isFinite(weights[i])) {
       throw new PhysariumError(
@@ -68,8 +80,8 @@ export function convertBand(
   const isFloat = type === "F16" || type === "BF16";
   const converted = isFloat
     ? encodeFloats(weights, type)
-    : quantiser.quantise(type as Exclude<ExportType, FloatDtype>, weights);
-  measure(weights, dequantise(type as TensorType, converted), tally, tensor, type);
+    : quantiser.quantise(type as QuantisedType, weights, importance);
+  measure(weights, dequantise(type as TensorType, converted), tally, { tensor, type, first });
   return converted;
 }
 
@@ -77,10 +89,8 @@ function measure(
   weights: Float32Array,
   decoded: Float32Array,
   tally: ConversionTally,
-  tensor: string,
-  type: ExportType,
+  { tensor, type, first }: { tensor: string; type: ExportType; first: number },
 ): void {
-  const first = tally.weights;
   let { zerosBefore, zerosAfter, zerosLost, squaredError, squaredNorm } = tally;
   for (let i = 0; i < weights.length; i++) {
     const before = weights[i];

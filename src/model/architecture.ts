@@ -1,6 +1,7 @@
 import { PhysariumError } from "../errors.js";
 import type { ModelConfig } from "./config.js";
 import type { Experts } from "./experts.js";
+import type { GgufTraits } from "./gguf.js";
 import type { Mixer } from "./mixers.js";
 import type { TensorNames } from "./names.js";
 import { type Rope, ropeOf } from "./rope.js";
@@ -145,6 +146,8 @@ export interface Family {
   readonly only?: Readonly<Record<string, readonly unknown[]>>;
   /** Only `partial_rotary_factor` of each head turns; the classes of other families do not read the field. */
   readonly turnsInPart?: boolean;
+  /** How llama.cpp knows its model types; one that is left out has no GGUF here. */
+  readonly gguf?: Readonly<Record<string, GgufTraits>>;
   /** What differs; everything left out is Llama's. */
   traits(config: ModelConfig): Partial<Architecture>;
 }

@@ -47,6 +47,11 @@ export class ModelConfig {
     return new ModelConfig({ ...defaults, ...this.fields }, this.where);
   }
 
+  /** All fields, as one object. */
+  toJson(): Readonly<Record<string, unknown>> {
+    return Object.fromEntries(Object.entries(this.fields).filter(([, value]) => value !== undefined));
+  }
+
   /** The raw value: for what is optional and of several shapes. */
   raw(key: string): unknown {
     return this.fields[key] ?? undefined;

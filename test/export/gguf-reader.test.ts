@@ -6,7 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { isPhysariumError } from "../../dist/errors.js";
 import { exportGguf } from "../../dist/export/gguf/export.js";
 import { serializeGgufHeader } from "../../dist/export/gguf/header.js";
-import { importGguf, planImport } from "../../dist/export/gguf/import.js";
+import { importGguf } from "../../dist/export/gguf/import.js";
+import { planImport } from "../../dist/export/gguf/import-plan.js";
 import { readGguf } from "../../dist/export/gguf/reader.js";
 import { type GgufValue, TENSOR_TYPES, type TensorType, VALUE_TYPES } from "../../dist/export/gguf/types.js";
 import { memorySource } from "../../dist/safetensors/source.js";
@@ -237,8 +238,9 @@ describe("fuzz", () => {
       let outcome = "planned";
       try {
         const plan = await planImport(source, "fuzz.gguf", "BF16");
-        for (const { info } of plan.pairs)
+        for (const { info } of plan.targets.flatMap(({ pieces }) => pieces)) {
           expect(info.byteOffset + info.byteLength).toBeLessThanOrEqual(source.byteLength);
+        }
       } catch (error) {
         if (!isPhysariumError(error, "DONOR_")) throw error;
         outcome = error.code;

@@ -82,6 +82,33 @@ describe.each(donors)("%s", (_, path, dtype) => {
   });
 });
 
+describe("threads", () => {
+  const loam = join(repository, "examples/donors/loam");
+
+  it("any number gives the same file, the same folder, the same sums", async () => {
+    const files: Buffer[] = [];
+    const sums: unknown[] = [];
+    for (const workers of [1, 2, 3]) {
+      const path = fresh(".gguf");
+      const { tensors } = await exportGguf(loam, path, { type: "Q4_K_M", workers });
+      files.push(readFileSync(path));
+      sums.push(tensors);
+    }
+    expect(files[1].equals(files[0]) && files[2].equals(files[0])).toBe(true);
+    expect(sums[1]).toEqual(sums[0]);
+    expect(sums[2]).toEqual(sums[0]);
+    const path = fresh(".gguf");
+    await exportGguf(loam, path, { type: "Q5_K" });
+    const folders: Buffer[] = [];
+    for (const workers of [1, 3]) {
+      const folder = fresh();
+      await importGguf(path, folder, { workers });
+      folders.push(readFileSync(join(folder, "model.safetensors")));
+    }
+    expect(folders[1].equals(folders[0])).toBe(true);
+  });
+});
+
 describe("synthetic donors of every family", () => {
   const families: [string, Record<string, unknown>, string[]][] = [
     ["llama", { tie_word_embeddings: true }, []],

@@ -110,7 +110,8 @@ export function rebuildConfig(
   };
 }
 
-function rebuildRopeScaling(
+/** What a file says of its rope scaling, as config.json says it. */
+export function rebuildRopeScaling(
   keys: Keys,
   factors: Float32Array | undefined,
   ropeLength: number,
@@ -174,7 +175,7 @@ function fitLlama3Scaling(factors: Float32Array, ropeLength: number, ropeTheta: 
 }
 
 /** Hyperparameters under the architecture's prefix. */
-class Keys {
+export class Keys {
   constructor(
     private readonly file: GgufFile,
     private readonly architecture: string,
@@ -194,6 +195,18 @@ class Keys {
       );
     }
     return value;
+  }
+
+  /** A number or a flag. */
+  either(key: string): number | boolean | undefined {
+    const value = this.file.metadata.get(`${this.architecture}.${key}`);
+    return value?.type === "bool" ? value.value === true : this.optional(key);
+  }
+
+  /** A number, or the largest of one a layer. */
+  largest(key: string): number | undefined {
+    const value = this.file.metadata.get(`${this.architecture}.${key}`);
+    return value?.type === "array" ? Math.max(...value.values.map(Number)) : this.optional(key);
   }
 
   optional(key: string): number | undefined {

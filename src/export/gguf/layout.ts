@@ -1,4 +1,5 @@
 import { MODEL_TYPES, type ModelConfig, type ModelType, type RopeScaling } from "../model-config.js";
+import { type Link, link, pairedHeads } from "./links.js";
 import type { GgufScalar, GgufValue, ScalarType } from "./types.js";
 
 /** One tensor of a decoder under its two names. Shapes are in safetensors order. */
@@ -95,6 +96,20 @@ export function layoutTensors(config: ModelConfig): TensorPair[] {
   // A tied head is not stored: engines take the embedding where output.weight is absent.
   add("lm_head.weight", "output.weight", [vocabSize, hiddenSize], config.tiedEmbeddings);
   return pairs;
+}
+
+/** The same as links, behind a wrapper's prefix. */
+export function classicLinks(config: ModelConfig, prefix: string, head: string): Link[] {
+  return layoutTensors(config).map(({ name, ggufName, shape, optional, permutedHeads, plusOne }) =>
+    link({
+      name: name === "lm_head.weight" ? `${head}.weight` : `${prefix}${name.replace(/^model\./, "")}`,
+      ggufName,
+      shape,
+      optional,
+      values: plusOne ? "plus one" : "same",
+      ...(permutedHeads > 0 ? pairedHeads(permutedHeads, config.headLength) : {}),
+    }),
+  );
 }
 
 /** A factor a rotated pair of channels, as llama.cpp divides its angles by. `[ropeLength / 2]`. */

@@ -6,5 +6,6 @@ export const arcee: Family = {
   modelTypes: ["arcee"],
   reference: "modeling_arcee.py of transformers",
   defaults: { arcee: { max_position_embeddings: 4096, rms_norm_eps: 1e-5, hidden_act: "relu2" } },
+  gguf: { arcee: { architecture: "arcee", activations: ["relu2"], turnsPairs: true } },
   traits: () => ({ mlp: "plain", names: { ...LLAMA_NAMES, gateUp: PLAIN_UP } }),
 };

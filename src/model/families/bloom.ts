@@ -1,4 +1,5 @@
 import { type Family, LLAMA_BLOCK, plainLayers } from "../architecture.js";
+import { ANY_GELU } from "../gguf.js";
 
 /**
  * BLOOM: ALiBi instead of positions, layer norms (one behind the embeddings), q, k, v fused head by head, tanh-GELU.
@@ -9,6 +10,7 @@ export const bloom: Family = {
   aliases: { n_layer: "num_hidden_layers", n_head: "num_attention_heads", n_embed: "hidden_size" },
   defaults: { bloom: { layer_norm_epsilon: 1e-5, tie_word_embeddings: true } },
   only: { apply_residual_connection_post_layernorm: [false] },
+  gguf: { bloom: { architecture: "bloom", activations: ANY_GELU, epsilon: "layer_norm_epsilon" } },
   traits(config) {
     const headCount = config.count("num_attention_heads");
     return {

@@ -1,4 +1,5 @@
 import { configuredRope, type Family, headDimOf, LLAMA_BLOCK, slidingLayers } from "../architecture.js";
+import { SILU } from "../gguf.js";
 import { headLayerNorms } from "./head-norms.js";
 
 /**
@@ -22,6 +23,25 @@ export const cohere: Family = {
       layer_norm_eps: 1e-5,
       sliding_window: 4096,
       tie_word_embeddings: true,
+    },
+  },
+  gguf: {
+    cohere: {
+      architecture: "command-r",
+      activations: SILU,
+      epsilon: "layer_norm_eps",
+      turnsPairs: true,
+      tiesHead: true,
+      fields: [["logit_scale", "logit_scale", "f32"]],
+    },
+    cohere2: {
+      architecture: "cohere2",
+      activations: SILU,
+      epsilon: "layer_norm_eps",
+      turnsPairs: true,
+      tiesHead: true,
+      slidingPeriod: 4,
+      fields: [["logit_scale", "logit_scale", "f32"]],
     },
   },
   traits(config) {

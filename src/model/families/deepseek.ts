@@ -1,5 +1,6 @@
 import { configuredRope, type Family } from "../architecture.js";
 import type { Experts } from "../experts.js";
+import { SILU } from "../gguf.js";
 import type { LatentAttention } from "../mixers.js";
 
 /** DeepSeek V3 (and R1): attention through a latent, a few dense layers, then experts in groups beside shared ones. */
@@ -27,6 +28,27 @@ export const deepseek: Family = {
     },
   },
   only: { scoring_func: ["sigmoid"], topk_method: ["noaux_tc"] },
+  gguf: {
+    deepseek_v3: {
+      architecture: "deepseek2",
+      activations: SILU,
+      turnsPairs: true,
+      fields: [
+        ["first_k_dense_replace", "leading_dense_block_count", "u32"],
+        ["q_lora_rank", "attention.q_lora_rank", "u32"],
+        ["kv_lora_rank", "attention.kv_lora_rank", "u32"],
+        ["n_routed_experts", "expert_count", "u32"],
+        ["num_experts_per_tok", "expert_used_count", "u32"],
+        ["n_shared_experts", "expert_shared_count", "u32"],
+        ["n_group", "expert_group_count", "u32"],
+        ["topk_group", "expert_group_used_count", "u32"],
+        ["moe_intermediate_size", "expert_feed_forward_length", "u32"],
+        ["routed_scaling_factor", "expert_weights_scale", "f32"],
+        ["norm_topk_prob", "expert_weights_norm", "bool"],
+      ],
+      constants: { expert_gating_func: 2 },
+    },
+  },
   traits(config) {
     const layerCount = config.count("num_hidden_layers");
     const ropeDim = config.count("qk_rope_head_dim");

@@ -1,4 +1,5 @@
 import { configuredRope, type Family, headDimOf, slidingLayers } from "../architecture.js";
+import { SILU } from "../gguf.js";
 
 /** ERNIE 4.5, dense: Llama whose channels 2i and 2i + 1 turn together. */
 export const ernie: Family = {
@@ -15,6 +16,7 @@ export const ernie: Family = {
       tie_word_embeddings: true,
     },
   },
+  gguf: { ernie4_5: { architecture: "ernie4_5", activations: SILU, turnsPairs: true } },
   traits(config) {
     const rope = configuredRope(config, headDimOf(config), config.count("max_position_embeddings"), true);
     const layers = slidingLayers(config, config.count("num_hidden_layers"), () => false);

@@ -1,4 +1,5 @@
 import { configuredRope, type Family, headDimOf, LLAMA_BLOCK, slidingLayers } from "../architecture.js";
+import { SILU } from "../gguf.js";
 import { headNorms } from "./head-norms.js";
 
 /** EXAONE 4: norms behind attention and MLP only and on q and k; where some layers slide, the others have no rope. */
@@ -6,6 +7,7 @@ export const exaone: Family = {
   modelTypes: ["exaone4"],
   reference: "EXAONE 4.0, arXiv:2507.11407; modeling_exaone4.py of transformers",
   defaults: { exaone4: { num_key_value_heads: 32, rms_norm_eps: 1e-5, sliding_window: 4096 } },
+  gguf: { exaone4: { architecture: "exaone4", activations: SILU, slidingPeriod: 4, slidingLayerCount: 64 } },
   traits(config) {
     const layerCount = config.count("num_hidden_layers");
     const rope = configuredRope(config, headDimOf(config), config.count("max_position_embeddings"));

@@ -7,6 +7,7 @@ import {
   plainLayers,
 } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
+import { ANY_GELU } from "../gguf.js";
 
 /**
  * Falcon: layer norms, attention and MLP side by side, q, k, v fused; one key head for all in the first 7B, one for a
@@ -17,6 +18,14 @@ export const falcon: Family = {
   reference: "Falcon, arXiv:2311.16867; modeling_falcon.py of transformers",
   aliases: { n_layer: "num_hidden_layers", n_head: "num_attention_heads" },
   defaults: { falcon: { layer_norm_epsilon: 1e-5, tie_word_embeddings: true } },
+  gguf: {
+    falcon: {
+      architecture: "falcon",
+      activations: ANY_GELU,
+      epsilon: "layer_norm_epsilon",
+      names: { ln_attn: "attn_norm_2", ln_mlp: "attn_norm" },
+    },
+  },
   traits(config) {
     const hiddenSize = config.count("hidden_size");
     const layerCount = config.count("num_hidden_layers");

@@ -1,4 +1,5 @@
 import { configuredRope, type Family, headDimOf, LLAMA_BLOCK, plainLayers } from "../architecture.js";
+import { SILU } from "../gguf.js";
 import { FUSED_GATE_UP, LLAMA_NAMES } from "../names.js";
 
 const DEFAULTS = {
@@ -18,6 +19,7 @@ export const glm: Family = {
   reference: "ChatGLM, arXiv:2406.12793; modeling_glm.py, modeling_glm4.py of transformers",
   defaults: { glm: DEFAULTS, glm4: DEFAULTS },
   turnsInPart: true,
+  gguf: { glm4: { architecture: "glm4", activations: SILU, turnsPairs: true } },
   traits(config) {
     const rope = configuredRope(config, headDimOf(config), config.count("max_position_embeddings"), true);
     const fourth = config.text("model_type") === "glm4";

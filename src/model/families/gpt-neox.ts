@@ -1,4 +1,5 @@
 import { configuredRope, type Family, LLAMA_BLOCK, plainLayers } from "../architecture.js";
+import { ANY_GELU } from "../gguf.js";
 
 /**
  * GPT-NeoX and Pythia: layer norms, q, k, v fused head by head, a quarter of each head turns, attention and MLP side by
@@ -12,6 +13,14 @@ export const gptNeox: Family = {
     gpt_neox: { num_attention_heads: 64, layer_norm_eps: 1e-5, hidden_act: "gelu", partial_rotary_factor: 0.25 },
   },
   turnsInPart: true,
+  gguf: {
+    gpt_neox: {
+      architecture: "gptneox",
+      activations: ANY_GELU,
+      epsilon: "layer_norm_eps",
+      fields: [["use_parallel_residual", "use_parallel_residual", "bool"]],
+    },
+  },
   traits(config) {
     const headCount = config.count("num_attention_heads");
     const headDim = config.count("hidden_size") / headCount;

@@ -1,5 +1,6 @@
 import { type Family, likeLlama, slidingLayers } from "../architecture.js";
 import type { Experts } from "../experts.js";
+import { SILU } from "../gguf.js";
 import { LLAMA_NAMES } from "../names.js";
 
 /**
@@ -27,6 +28,21 @@ export const gptOss: Family = {
         truncate: false,
         original_max_position_embeddings: 4096,
       },
+    },
+  },
+  gguf: {
+    gpt_oss: {
+      architecture: "gpt-oss",
+      activations: SILU,
+      normalisesExperts: true,
+      slidingPeriod: 2,
+      roundsYarn: true,
+      names: { post_attention_layernorm: "post_attention_norm" },
+      fields: [
+        ["num_local_experts", "expert_count", "u32"],
+        ["num_experts_per_tok", "expert_used_count", "u32"],
+        ["intermediate_size", "expert_feed_forward_length", "u32"],
+      ],
     },
   },
   traits(config) {

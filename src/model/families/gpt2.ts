@@ -1,4 +1,5 @@
 import { activationOf, type Family, plainLayers } from "../architecture.js";
+import { ANY_GELU } from "../gguf.js";
 
 /**
  * GPT-2: learned positions, layer norms, no gate, matrices stored as (inputs, outputs). GPT-BigCode: the same with one
@@ -33,6 +34,10 @@ export const gpt2: Family = {
     },
   },
   only: { scale_attn_by_inverse_layer_idx: [false], add_cross_attention: [false] },
+  gguf: {
+    gpt2: { architecture: "gpt2", activations: ANY_GELU, epsilon: "layer_norm_epsilon" },
+    gpt_bigcode: { architecture: "starcoder", activations: ANY_GELU, epsilon: "layer_norm_epsilon" },
+  },
   traits(config) {
     const hiddenSize = config.count("hidden_size");
     const headCount = config.count("num_attention_heads");

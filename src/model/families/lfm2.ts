@@ -1,4 +1,5 @@
 import { configuredRope, type Family, headDimOf, LLAMA_BLOCK } from "../architecture.js";
+import { SILU } from "../gguf.js";
 import { LLAMA_NAMES } from "../names.js";
 import { headNorms } from "./head-norms.js";
 
@@ -20,6 +21,16 @@ export const lfm2: Family = {
     },
   },
   aliases: { tie_embedding: "tie_word_embeddings", block_ff_dim: "intermediate_size" },
+  gguf: {
+    lfm2: {
+      architecture: "lfm2",
+      activations: SILU,
+      epsilon: "norm_eps",
+      names: { embedding_norm: "token_embd_norm", ffn_norm: "ffn_norm" },
+      config: { block_auto_adjust_ff_dim: false },
+      fields: [["conv_L_cache", "shortconv.l_cache", "u32"]],
+    },
+  },
   traits(config) {
     const layerCount = config.count("num_hidden_layers");
     const rope = configuredRope(config, headDimOf(config), config.count("max_position_embeddings"));

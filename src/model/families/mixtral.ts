@@ -1,5 +1,6 @@
 import { type Family, likeLlama } from "../architecture.js";
 import type { Experts, Routing } from "../experts.js";
+import { GRANITE_GGUF, SILU } from "../gguf.js";
 
 const PATH = "block_sparse_moe";
 
@@ -30,6 +31,28 @@ export const mixtral: Family = {
       router_jitter_noise: 0.01,
     },
     granitemoe: { num_local_experts: 8, num_experts_per_tok: 2 },
+  },
+  gguf: {
+    mixtral: {
+      architecture: "llama",
+      activations: SILU,
+      turnsPairs: true,
+      normalisesExperts: true,
+      fields: [
+        ["num_local_experts", "expert_count", "u32"],
+        ["num_experts_per_tok", "expert_used_count", "u32"],
+      ],
+    },
+    granitemoe: {
+      architecture: "granitemoe",
+      ...GRANITE_GGUF,
+      normalisesExperts: true,
+      fields: [
+        ...GRANITE_GGUF.fields,
+        ["num_local_experts", "expert_count", "u32"],
+        ["num_experts_per_tok", "expert_used_count", "u32"],
+      ],
+    },
   },
   traits(config) {
     const modelType = config.text("model_type");

@@ -17,6 +17,7 @@ export const nemotron: Family = {
     },
   },
   turnsInPart: true,
+  gguf: { nemotron: { architecture: "nemotron", activations: ["relu2"], epsilon: "norm_eps" } },
   traits: (config) => ({
     norm: { kind: "layer", eps: config.number("norm_eps", 1e-5), offset: 1, affine: true },
     mlp: "plain",

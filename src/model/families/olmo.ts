@@ -7,6 +7,7 @@ import {
   slidingLayers,
 } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
+import { SILU } from "../gguf.js";
 import { headNorms } from "./head-norms.js";
 
 /**
@@ -21,6 +22,11 @@ export const olmo: Family = {
     olmo3: { rms_norm_eps: 1e-5, rope_theta: 500_000, sliding_window: 4096 },
   },
   only: { clip_qkv: [] },
+  gguf: {
+    olmo: { architecture: "olmo", activations: SILU, turnsPairs: true },
+    olmo2: { architecture: "olmo2", activations: SILU },
+    olmo3: { architecture: "olmo2", activations: SILU, slidingPeriod: 4 },
+  },
   traits(config) {
     const modelType = config.text("model_type");
     if (modelType === "olmo") return { norm: { kind: "layer", eps: 1e-5, offset: 0, affine: false } };

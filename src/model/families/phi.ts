@@ -1,4 +1,5 @@
 import { type Family, LLAMA_BLOCK } from "../architecture.js";
+import { ANY_GELU } from "../gguf.js";
 import { LLAMA_NAMES } from "../names.js";
 import { headLayerNorms } from "./head-norms.js";
 
@@ -11,6 +12,7 @@ export const phi: Family = {
   reference: "Phi-1.5, arXiv:2309.05463; modeling_phi.py of transformers",
   defaults: { phi: { hidden_act: "gelu_new", partial_rotary_factor: 0.5 } },
   turnsInPart: true,
+  gguf: { phi: { architecture: "phi2", activations: ANY_GELU, epsilon: "layer_norm_eps" } },
   traits: (config) => ({
     norm: { kind: "layer", eps: config.number("layer_norm_eps", 1e-5), offset: 0, affine: true },
     block: { ...LLAMA_BLOCK, mlpIn: LLAMA_BLOCK.attentionIn, parallel: true },

@@ -1,6 +1,7 @@
 import { configuredRope, type Family, headDimOf, type LayerTraits } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
 import type { Experts } from "../experts.js";
+import { SILU } from "../gguf.js";
 import { headNorms } from "./head-norms.js";
 
 /** Qwen1.5-MoE, Qwen2-MoE (experts beside one that every token passes) and Qwen3-MoE (without it). */
@@ -25,6 +26,29 @@ export const qwenMoe: Family = {
     },
   },
   aliases: { num_local_experts: "num_experts" },
+  gguf: {
+    qwen2_moe: {
+      architecture: "qwen2moe",
+      activations: SILU,
+      normalisesExperts: false,
+      fields: [
+        ["num_experts", "expert_count", "u32"],
+        ["num_experts_per_tok", "expert_used_count", "u32"],
+        ["moe_intermediate_size", "expert_feed_forward_length", "u32"],
+        ["shared_expert_intermediate_size", "expert_shared_feed_forward_length", "u32"],
+      ],
+    },
+    qwen3_moe: {
+      architecture: "qwen3moe",
+      activations: SILU,
+      normalisesExperts: true,
+      fields: [
+        ["num_experts", "expert_count", "u32"],
+        ["num_experts_per_tok", "expert_used_count", "u32"],
+        ["moe_intermediate_size", "expert_feed_forward_length", "u32"],
+      ],
+    },
+  },
   traits(config) {
     const isThird = config.text("model_type") === "qwen3_moe";
     const rope = configuredRope(config, headDimOf(config), config.count("max_position_embeddings"));

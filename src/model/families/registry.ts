@@ -36,7 +36,8 @@ import { smollm3 } from "./smollm3.js";
 import { stablelm } from "./stablelm.js";
 import { starcoder2 } from "./starcoder2.js";
 
-const FAMILIES: readonly Family[] = [
+/** All families. */
+export const FAMILIES: readonly Family[] = [
   llama,
   smollm3,
   qwen,

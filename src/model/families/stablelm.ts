@@ -1,4 +1,5 @@
 import { type Family, LLAMA_BLOCK } from "../architecture.js";
+import { SILU } from "../gguf.js";
 import { headLayerNorms } from "./head-norms.js";
 
 /**
@@ -11,6 +12,14 @@ export const stablelm: Family = {
   aliases: { rope_pct: "partial_rotary_factor" },
   defaults: { stablelm: { num_key_value_heads: 32, max_position_embeddings: 4096, partial_rotary_factor: 0.25 } },
   turnsInPart: true,
+  gguf: {
+    stablelm: {
+      architecture: "stablelm",
+      activations: SILU,
+      epsilon: "layer_norm_eps",
+      fields: [["use_parallel_residual", "use_parallel_residual", "bool"]],
+    },
+  },
   traits: (config) => ({
     norm: { kind: "layer", eps: config.number("layer_norm_eps", 1e-5), offset: 0, affine: true },
     block: config.flag("use_parallel_residual", false)

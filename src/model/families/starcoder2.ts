@@ -1,4 +1,5 @@
 import type { Family } from "../architecture.js";
+import { ANY_GELU } from "../gguf.js";
 import { LLAMA_NAMES } from "../names.js";
 
 /** StarCoder2: Llama's attention, layer norms, tanh-GELU without a gate, a bias everywhere, a sliding window. */
@@ -14,6 +15,7 @@ export const starcoder2: Family = {
       tie_word_embeddings: true,
     },
   },
+  gguf: { starcoder2: { architecture: "starcoder2", activations: ANY_GELU, epsilon: "norm_epsilon" } },
   traits: (config) => ({
     norm: { kind: "layer", eps: config.number("norm_epsilon", 1e-5), offset: 0, affine: true },
     mlp: "plain",

@@ -1,0 +1,78 @@
+import type { Family } from "../../model/architecture.js";
+import { FAMILIES } from "../../model/families/registry.js";
+import type { GgufTraits } from "../../model/gguf.js";
+import { MODEL_TYPES } from "../model-config.js";
+import { Keys, rebuildRopeScaling } from "./config-rebuild.js";
+import type { GgufFile } from "./reader.js";
+
+/**
+ * config.json of a family that says in its own file how llama.cpp knows it, from the metadata of a file that does not
+ * carry one; undefined for other architectures. What metadata does not say is as the family's class has it.
+ */
+export function rebuildFamilyConfig(
+  file: GgufFile,
+  ropeFactors: Float32Array | undefined,
+  dtype: string,
+  name: string,
+): Record<string, unknown> | undefined {
+  const found = familyOfFile(file);
+  if (found === undefined) return undefined;
+  const { family, modelType, traits } = found;
+  const keys = new Keys(file, traits.architecture, name);
+  const heads = keys.required("attention.head_count");
+  const hidden = keys.required("embedding_length");
+  const headDim = keys.optional("attention.key_length") ?? hidden / heads;
+  const ropeLength = keys.optional("rope.dimension_count") ?? headDim;
+  const theta = keys.optional("rope.freq_base") ?? 10_000;
+  const names = new Set(file.tensors.map((tensor) => tensor.name));
+  const window = traits.slidingPeriod === undefined ? undefined : keys.optional("attention.sliding_window");
+  const common: Record<string, unknown> = {
+    vocab_size: file.tensors.find((tensor) => tensor.name === "token_embd.weight")?.shape[0],
+    hidden_size: hidden,
+    num_hidden_layers: keys.required("block_count"),
+    num_attention_heads: heads,
+    num_key_value_heads: keys.largest("attention.head_count_kv") ?? heads,
+    head_dim: headDim,
+    intermediate_size: keys.required("feed_forward_length"),
+    max_position_embeddings: keys.required("context_length"),
+    [traits.epsilon ?? "rms_norm_eps"]:
+      keys.optional("attention.layer_norm_rms_epsilon") ?? keys.optional("attention.layer_norm_epsilon"),
+    rope_theta: theta,
+    rope_scaling: rebuildRopeScaling(keys, ropeFactors, ropeLength, theta, name),
+    ...(family.turnsInPart === true ? { partial_rotary_factor: ropeLength / headDim } : {}),
+    ...(window === undefined ? {} : { sliding_window: window }),
+    tie_word_embeddings: !names.has("output.weight"),
+    ...layerTypes(file, traits.architecture),
+    ...traits.config,
+  };
+  for (const [field, key] of traits.fields ?? []) {
+    const value = keys.either(key);
+    if (value !== undefined) common[field] = value;
+  }
+  const theirs = Object.fromEntries(Object.entries(family.aliases ?? {}).map(([own, ours]) => [ours, own]));
+  const renamed = Object.entries(common).map(([field, value]) => [theirs[field] ?? field, value]);
+  return { model_type: modelType, ...Object.fromEntries(renamed), torch_dtype: dtype };
+}
+
+/** Layers without attention have no keys: there a convolution stands. */
+function layerTypes(file: GgufFile, architecture: string): { layer_types?: string[] } {
+  const counts = file.metadata.get(`${architecture}.attention.head_count_kv`);
+  if (counts?.type !== "array") return {};
+  return { layer_types: counts.values.map((count) => (Number(count) === 0 ? "conv" : "full_attention")) };
+}
+
+/** An architecture of several model types is the first that the file's tensors allow. */
+function familyOfFile(file: GgufFile): { family: Family; modelType: string; traits: GgufTraits } | undefined {
+  const value = file.metadata.get("general.architecture");
+  const architecture = value?.type === "string" ? value.value : undefined;
+  const hasExperts = file.tensors.some(({ name }) => name.includes("_exps."));
+  for (const family of FAMILIES) {
+    for (const [modelType, traits] of Object.entries(family.gguf ?? {})) {
+      if (traits.architecture !== architecture || MODEL_TYPES.includes(modelType as never)) continue;
+      // Llama with experts is Mixtral; without it is read elsewhere.
+      if (architecture === "llama" && !hasExperts) continue;
+      return { family, modelType, traits };
+    }
+  }
+  return undefined;
+}
