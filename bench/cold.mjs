@@ -45,3 +45,11 @@ export function timed(command, args, options = {}) {
     });
   });
 }
+
+/** Keep `count` other programs busy with arithmetic; returns what ends them. */
+export function startBusy(count) {
+  const programs = Array.from({ length: count }, () => spawn(process.execPath, ["-e", "for(;;)Math.sqrt(2)"]));
+  return () => {
+    for (const program of programs) program.kill("SIGKILL");
+  };
+}
