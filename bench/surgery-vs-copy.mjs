@@ -1,13 +1,13 @@
 // Is surgery as fast as copying the folder? Cold caches, everything flushed at the end, alternating rounds.
-//   node bench/surgery-vs-copy.mjs --shapes <config folder> --folder <scratch> [--scale 0.13] [--rounds 3]
+//   node bench/surgery-vs-copy.mjs --shapes <config folder> --folder <scratch> [--scale 0.13] [--rounds 3] [--busy N] [--disk] [--verify]
 // Synthesises the donor once (kept in the scratch folder); the full 7B shapes need 46 GB of scratch, --scale 0.13 about
 // 6 GB.
-import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, rmSync, statfsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { readReport } from "../dist/record/open-record.js";
 import { synthesize } from "../dist/synth/synth.js";
-import { dropCaches, timed } from "./cold.mjs";
+import { dropCaches, startBusy, timed } from "./cold.mjs";
 import { median, printMachine, printTable } from "./machine.mjs";
 
 const { values } = parseArgs({
@@ -18,6 +18,8 @@ const { values } = parseArgs({
     rounds: { type: "string", default: "3" },
     flow: { type: "string", default: "magnitude" },
     verify: { type: "boolean", default: false },
+    busy: { type: "string", default: "0" },
+    disk: { type: "boolean", default: false },
   },
 });
 if (values.folder === undefined || values.shapes === undefined)
@@ -53,10 +55,28 @@ async function operateFolder() {
   dropCaches();
   const args = ["dist/cli/main.js", "surgery", donor, output, "--quiet", "--flow", values.flow];
   const operated = await timed(process.execPath, args);
-  const report = await readReport(output);
-  return { operated, report };
+  return { operated, report: await readReport(output) };
 }
 
+/** What the disk does by itself in this hour: one large shard read, written, copied. */
+async function measureDisk() {
+  const largest = files.map((file) => join(donor, file)).sort((a, b) => statSync(b).size - statSync(a).size)[0];
+  const gigabytes = statSync(largest).size / 1e9;
+  const rate = async (script) => {
+    rmSync(copy, { force: true });
+    dropCaches();
+    const { seconds } = await timed("sh", ["-c", script, largest, copy]);
+    return (gigabytes / seconds).toFixed(2);
+  };
+  const read = await rate('cat "$0" > /dev/null');
+  const write = await rate('head -c $(stat -c %s "$0") /dev/zero > "$1" && sync "$1"');
+  const copied = await rate('cp "$0" "$1" && sync "$1"');
+  rmSync(copy, { force: true });
+  console.log(`the disk, one file of ${gigabytes.toFixed(2)} GB: read ${read}, write ${write}, cp ${copied} GB/s\n`);
+}
+
+if (values.disk) await measureDisk();
+const endBusy = startBusy(Number(values.busy));
 const rounds = [];
 for (let round = 1; round <= Number(values.rounds); round++) {
   // Disks slow down under load: whoever goes second would always look worse.
@@ -70,13 +90,16 @@ for (let round = 1; round <= Number(values.rounds); round++) {
     `round ${round}: cp ${copied.seconds.toFixed(2)} s, surgery ${operated.seconds.toFixed(2)} s, ratio ${ratio.toFixed(3)}, cpu ${operated.cpuSeconds.toFixed(1)} s, peak ${(operated.peakBytes / 2 ** 20).toFixed(0)} MiB`,
   );
 }
+endBusy();
 if (values.verify) {
   await operateFolder();
   dropCaches();
   const verified = await timed(process.execPath, ["dist/cli/main.js", "verify", donor, output, "--quiet"]);
   const bytes = 2 * rounds[0].report.donor.total_size;
+  dropCaches();
+  const read = await timed("sh", ["-c", 'cat "$0"/*.safetensors "$1"/*.safetensors > /dev/null', donor, output]);
   console.log(
-    `verify: ${verified.seconds.toFixed(2)} s, ${(bytes / 1e9 / verified.seconds).toFixed(2)} GB/s of both folders, cpu ${verified.cpuSeconds.toFixed(1)} s, peak ${(verified.peakBytes / 2 ** 20).toFixed(0)} MiB`,
+    `verify: ${verified.seconds.toFixed(2)} s, ${(bytes / 1e9 / verified.seconds).toFixed(2)} GB/s of both folders, ${(verified.seconds / read.seconds).toFixed(2)} × reading them with cat (${read.seconds.toFixed(2)} s), cpu ${verified.cpuSeconds.toFixed(1)} s, peak ${(verified.peakBytes / 2 ** 20).toFixed(0)} MiB`,
   );
 }
 clean();
@@ -102,7 +125,9 @@ printTable([
   ],
   ["peak MiB", "", (Math.max(...rounds.map(({ operated }) => operated.peakBytes)) / 2 ** 20).toFixed(0)],
 ]);
-console.log(`ratio surgery / cp: ${ratio.toFixed(3)} (median of ${rounds.length} rounds)`);
+console.log(
+  `ratio surgery / cp: ${ratio.toFixed(3)} (median of ${rounds.length} rounds, ${values.busy} other programs busy)`,
+);
 console.log(
   `killed ${(100 * totals.killed_of_target).toFixed(2)} % of ${totals.target_weights} target weights; the seed's tool took ${SEED_SECONDS} s for the full size: ${((SEED_SECONDS * (facts.total_size / 15_231_233_024)) / surgery).toFixed(0)} × as long per byte, on another machine`,
 );

@@ -12,6 +12,8 @@ export interface AuditSetup {
   readonly sizes: KernelSizes;
   /** Set where what the flow gives is computed again for every tile. */
   readonly recount: { readonly flow: DataFreeFlow; readonly params: FlowParams } | undefined;
+  /** Files to read past the page cache. */
+  readonly direct: readonly string[];
 }
 
 /** Re-read one piece of a tensor, in the output and (unless verified alone) in the donor. */

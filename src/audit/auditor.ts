@@ -1,5 +1,7 @@
 import { createXXHash128 } from "hash-wasm";
+import { DirectFiles } from "../checkpoint/direct-files.js";
 import { type FileLayer, FileSource } from "../checkpoint/file-layer.js";
+import type { TargetShape } from "../checkpoint/projections.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import type { FlowParams } from "../flow/params.js";
 import { type DataFreeFlow, deadInTile, type TileView } from "../flow/reference.js";
@@ -15,7 +17,7 @@ import type {
   PieceAudit,
   PieceFindings,
 } from "./audit-jobs.js";
-import { Recount, type Unlike } from "./recount.js";
+import { compare, Recount, type Unlike } from "./recount.js";
 
 interface AuditExports {
   compare16(donor: number, output: number, count: number, out: number): number;
@@ -41,6 +43,7 @@ export class Auditor {
   private readonly wasm: AuditExports;
   private readonly recount: Recount | undefined;
   private readonly sharedHasher = createXXHash128();
+  private readonly pieces: DirectFiles;
   private readonly sources = new Map<string, Promise<FileSource>>();
   /** Bytes from one slot to the next: a donor's stretch, then the output's, with unused bytes between and after. */
   private readonly stride: number;
@@ -51,6 +54,8 @@ export class Auditor {
     private readonly setup: AuditSetup,
     private readonly files: FileLayer,
   ) {
+    const direct = new Set(setup.direct);
+    this.pieces = new DirectFiles(files, MAX_OPEN_FILES, (path) => direct.has(path));
     const { sizes, recount } = setup;
     this.stride = Math.ceil(sizes.slotByteLength / PAGE_BYTES + 1) * PAGE_BYTES;
     const pages = (FIRST_SLOT + sizes.slotCount * 2 * this.stride) / PAGE_BYTES;
@@ -63,57 +68,59 @@ export class Auditor {
     job.kind === "piece" ? this.auditPiece(job, slot) : this.probeBand(job);
 
   async close(): Promise<void> {
+    await this.pieces.close();
     for (const source of this.sources.values()) await source.then((file) => file.close()).catch(() => {});
   }
 
   private async auditPiece(job: PieceAudit, slot: number): Promise<PieceFindings> {
-    const { target } = job;
-    const donorPtr = FIRST_SLOT + slot * 2 * this.stride;
-    const outputPtr = donorPtr + this.stride;
-    const output = await this.open(job.outputPath);
-    const donor = job.donorPath === undefined ? undefined : await this.open(job.donorPath);
-    // An instance a job: pieces of several slots are digested between each other's reads.
+    const { target, donorPath, outputPath } = job;
     const stretch = this.stretchOf(job);
-    const hasher = await (job.byteLength > stretch ? createXXHash128() : this.sharedHasher);
+    const isWhole = job.byteLength > 0 && job.byteLength <= stretch;
+    if (isWhole && target !== undefined && donorPath !== undefined && job.healed === undefined && this.recount) {
+      const found = await this.recountPiece({ ...job, target, donorPath }, this.recount, slot);
+      if (found !== undefined) return found;
+    }
+    // An instance a job: pieces of several slots are digested between each other's reads.
+    const hasher = await (isWhole ? this.sharedHasher : createXXHash128());
     let initialised = false;
     let digestSeconds = 0;
-    const evidence: Float64Array[] | undefined = job.healed === undefined || donor === undefined ? undefined : [];
-    const findings: Counts = { dead: 0, killed: 0, alreadyZero: 0, wrong: 0, firstWrong: -1 };
+    const evidence: Float64Array[] | undefined = job.healed === undefined || donorPath === undefined ? undefined : [];
+    const findings: Counts = { ...NOTHING_FOUND };
     let recounted: Unlike = { unlike: 0, firstUnlike: -1 };
     for (let done = 0; done < job.byteLength; done += stretch) {
       const length = Math.min(stretch, job.byteLength - done);
       const position = job.byteOffset + done;
-      const outputBytes = new Uint8Array(this.memory.buffer, outputPtr, length);
-      const donorBytes = new Uint8Array(this.memory.buffer, donorPtr, length);
-      await Promise.all([output.readInto(outputBytes, position), donor?.readInto(donorBytes, position)]);
+      const [outputBytes, donorBytes] = await Promise.all([
+        this.pieces.read(outputPath, this.room(2 * slot + 1), position, length),
+        donorPath === undefined ? undefined : this.pieces.read(donorPath, this.room(2 * slot), position, length),
+      ]);
       const start = performance.now();
       if (!initialised) hasher.init();
       initialised = true;
       hasher.update(outputBytes);
       digestSeconds += (performance.now() - start) / 1000;
       if (target === undefined) {
-        if (donor !== undefined) compareCarried(donorBytes, outputBytes, position, findings);
+        if (donorBytes !== undefined) compareCarried(donorBytes, outputBytes, position, findings);
         continue;
       }
-      this.compareTarget(
-        target.dtype,
-        donor === undefined ? outputPtr : donorPtr,
-        outputPtr,
-        length,
-        position,
-        findings,
-      );
-      if (evidence !== undefined) {
+      this.compareTarget(target.dtype, donorBytes ?? outputBytes, outputBytes, position, findings);
+      if (evidence !== undefined && donorBytes !== undefined) {
         const [before, after] = [donorBytes, outputBytes].map((bytes) => decodeFloats(bytes, target.dtype, "alias"));
         evidence.push(compareRows(before, after, this.signsOf(job.healed!, target.cols)));
       }
-      if (donor !== undefined && length === job.byteLength)
-        recounted = this.recount?.resident({ ...job, target }, slot, donorBytes, outputBytes) ?? recounted;
+      if (isWhole && donorBytes !== undefined && this.recount !== undefined) {
+        const expected = this.recount.room(slot).subarray(0, length);
+        expected.set(donorBytes);
+        this.recount.operate({ ...job, target }, slot, 0);
+        recounted = compare(expected, outputBytes, target);
+      }
     }
     if (!initialised) hasher.init();
     const digest = hasher.digest("hex");
-    if (target !== undefined && donor !== undefined && job.byteLength > stretch)
+    if (target !== undefined && donorPath !== undefined && job.byteLength > stretch) {
+      const [donor, output] = await Promise.all([this.open(donorPath), this.open(outputPath)]);
       recounted = (await this.recount?.streamed({ ...job, target }, donor, output)) ?? recounted;
+    }
     const { unlike, firstUnlike } = recounted;
     return {
       ...findings,
@@ -123,6 +130,36 @@ export class Auditor {
       digest,
       digestSeconds,
     };
+  }
+
+  /**
+   * A piece that is what the flow gives, byte for byte: then the kernels' counts are its counts, and nothing else needs
+   * to be looked at. Undefined where it is not, for the long way to say what is wrong.
+   */
+  private async recountPiece(
+    job: PieceAudit & { readonly target: TargetShape; readonly donorPath: string },
+    recount: Recount,
+    slot: number,
+  ): Promise<PieceFindings | undefined> {
+    const { target, byteOffset, byteLength } = job;
+    const room = recount.room(slot);
+    const [output, donor] = await Promise.all([
+      this.pieces.read(job.outputPath, this.room(2 * slot + 1), byteOffset, byteLength),
+      this.pieces.read(job.donorPath, room, byteOffset, byteLength),
+    ]);
+    const { dead, zeros } = recount.operate({ ...job, target }, slot, donor.byteOffset - room.byteOffset);
+    if (Buffer.compare(donor, output) !== 0) return undefined;
+    const hasher = await this.sharedHasher;
+    const start = performance.now();
+    const digest = hasher.init().update(output).digest("hex");
+    const digestSeconds = (performance.now() - start) / 1000;
+    const counts = { ...NOTHING_FOUND, dead, killed: dead - zeros, alreadyZero: zeros };
+    return { ...counts, unlike: 0, firstUnlike: -1, evidence: undefined, digest, digestSeconds };
+  }
+
+  /** A buffer of this memory, with its margin. */
+  private room(index: number): Uint8Array {
+    return new Uint8Array(this.memory.buffer, FIRST_SLOT + index * this.stride, this.stride);
   }
 
   /** Bytes read at once: whole rows of a target. */
@@ -138,25 +175,26 @@ export class Auditor {
     return this.signs.values;
   }
 
+  /** Both lie in this memory. */
   private compareTarget(
     dtype: FloatDtype,
-    donorPtr: number,
-    outputPtr: number,
-    byteLength: number,
+    donorBytes: Uint8Array,
+    outputBytes: Uint8Array,
     position: number,
     findings: Counts,
   ): void {
     const bytes = bytesPerFloat(dtype);
     const counts = new Uint32Array(this.memory.buffer, COUNTS_PTR, 3).fill(0);
     const compare = bytes === 2 ? this.wasm.compare16 : this.wasm.compare32;
-    const wrong = compare(donorPtr, outputPtr, byteLength / bytes, COUNTS_PTR);
+    const count = outputBytes.byteLength / bytes;
+    const wrong = compare(donorBytes.byteOffset, outputBytes.byteOffset, count, COUNTS_PTR);
     findings.dead += counts[0];
     findings.killed += counts[1];
     findings.alreadyZero += counts[2];
     findings.wrong += wrong;
     if (wrong > 0 && findings.firstWrong < 0) {
-      const donor = weightPatterns(new Uint8Array(this.memory.buffer, donorPtr, byteLength), dtype);
-      const output = weightPatterns(new Uint8Array(this.memory.buffer, outputPtr, byteLength), dtype);
+      const donor = weightPatterns(donorBytes, dtype);
+      const output = weightPatterns(outputBytes, dtype);
       const negativeZero = magnitudeFormat(dtype).magnitudeMask + 1;
       const first = output.findIndex(
         (pattern, i) => pattern !== 0 && (pattern !== donor[i] || pattern === negativeZero),
@@ -218,6 +256,8 @@ export class Auditor {
 }
 
 const MAX_OPEN_FILES = 16;
+
+const NOTHING_FOUND = { dead: 0, killed: 0, alreadyZero: 0, wrong: 0, firstWrong: -1 } as const;
 
 interface Counts {
   dead: number;

@@ -13,6 +13,12 @@ export interface Unlike {
   firstUnlike: number;
 }
 
+/** Zeros after the operation, and those of them that were zeros before. */
+export interface KernelCounts {
+  dead: number;
+  zeros: number;
+}
+
 interface Band {
   readonly target: TargetShape;
   /** Of the piece in both files. */
@@ -38,19 +44,26 @@ export class Recount {
     this.kernel = new BandKernel(module, sizes, params, flow);
   }
 
-  /** A piece that lies in memory whole. */
-  resident({ target, rows }: Band, slot: number, donor: Uint8Array, output: Uint8Array): Unlike {
+  /** Where a piece of the donor is to be read: a slot with its margin. */
+  room(slot: number): Uint8Array {
+    return this.kernel.room(slot);
+  }
+
+  /** Operate on a piece of the donor that lies in `room(slot)` from `lead` bytes on; returns what the kernels count. */
+  operate({ target, rows }: Band, slot: number, lead: number): KernelCounts {
     const { blockSize } = this.params;
     const { dtype, cols, storedByInput = false } = target;
-    const expected = this.kernel.slot(slot).subarray(0, donor.byteLength);
-    expected.set(donor);
+    const counts: KernelCounts = { dead: 0, zeros: 0 };
     for (let row = 0; row < rows; row += blockSize) {
       const height = Math.min(blockSize, rows - row);
-      const byteOffset = row * cols * bytesPerFloat(dtype);
+      const byteOffset = lead + row * cols * bytesPerFloat(dtype);
       const band = { slot, byteOffset, dtype, rows: height, cols, turned: isTurned(this.flow, storedByInput) };
-      runResidentBand(this.kernel, blockSize, band, NOTHING, NOTHING);
+      runResidentBand(this.kernel, blockSize, band, NOTHING, () => {
+        counts.dead += sum(this.kernel.dead);
+        counts.zeros += sum(this.kernel.zeros);
+      });
     }
-    return compare(expected, output, target);
+    return counts;
   }
 
   /** A band larger than a slot: read again for every pass, in row ranges. */
@@ -90,10 +103,13 @@ export class Recount {
   }
 }
 
-/** Counts and non-finite weights are looked at elsewhere. */
+/** Non-finite weights are looked at elsewhere. */
 const NOTHING = (): void => {};
 
-function compare(expected: Uint8Array, output: Uint8Array, { dtype }: TargetShape): Unlike {
+const sum = (counts: Float64Array): number => counts.reduce((total, count) => total + count, 0);
+
+/** What differs from what the flow gives. */
+export function compare(expected: Uint8Array, output: Uint8Array, { dtype }: TargetShape): Unlike {
   const found: Unlike = { unlike: 0, firstUnlike: -1 };
   if (Buffer.compare(expected, output) === 0) return found;
   const [is, shouldBe] = [weightPatterns(output, dtype), weightPatterns(expected, dtype)];

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import type { FileLayer } from "../checkpoint/file-layer.js";
+import { readPassage } from "../checkpoint/passage.js";
 import type { KernelSizes } from "../flow/kernels.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
@@ -88,11 +89,26 @@ async function createPool(
   const { workers, files, params, flow } = setup;
   const modules = { audit: loadKernelModule("audit"), surgery: loadKernelModule("surgery") };
   const recount = recounts(setup) ? { flow: flow!, params } : undefined;
-  const audit: AuditSetup = { sizes: sizesFor(tensors, params.blockSize), recount };
+  const direct = await directFiles(tensors, setup);
+  const audit: AuditSetup = { sizes: sizesFor(tensors, params.blockSize), recount, direct };
   if (workers > 0)
     return threadPool(new URL("./worker.js", import.meta.url), { modules, setup: audit }, workers, SLOTS);
   const auditor = new Auditor(modules, audit, files);
   return inlinePool(auditor.handle, SLOTS, () => auditor.close());
+}
+
+/** Files of both folders that are large and not in the page cache: read past it. */
+async function directFiles(
+  tensors: readonly AuditedTensor[],
+  { donor, output, files }: WeightAuditSetup,
+): Promise<string[]> {
+  const shards = [...new Set(tensors.map(({ shard }) => shard))];
+  const folders = donor === undefined ? [output] : [output, donor];
+  const direct: string[] = [];
+  for (const path of folders.flatMap((folder) => shards.map((shard) => join(folder, shard)))) {
+    if ((await readPassage(path, files)) === "direct") direct.push(path);
+  }
+  return direct;
 }
 
 /** Is the operation done over again? */

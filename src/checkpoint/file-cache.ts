@@ -20,20 +20,21 @@ export class FileCache {
   ) {}
 
   /**
-   * Call `work` with the open file; the same path is always opened with the same flags. Throws `IO_*` when it cannot be
-   * opened.
+   * Call `work` with the open file; a path opened with other flags is another file here. Throws `IO_*` when it cannot
+   * be opened.
    */
   async use<T>(path: string, flags: string | number, work: (file: OpenFile) => Promise<T>): Promise<T> {
-    const entry = this.cached.get(path) ?? { file: this.files.open(path, flags), users: 0 };
-    this.cached.delete(path);
-    this.cached.set(path, entry);
+    const key = `${flags} ${path}`;
+    const entry = this.cached.get(key) ?? { file: this.files.open(path, flags), users: 0 };
+    this.cached.delete(key);
+    this.cached.set(key, entry);
     entry.users++;
     try {
       let file: OpenFile;
       try {
         file = await entry.file;
       } catch (error) {
-        if (this.cached.get(path) === entry) this.cached.delete(path);
+        if (this.cached.get(key) === entry) this.cached.delete(key);
         throw ioError("opening", path, error);
       }
       return await work(file);
@@ -50,10 +51,10 @@ export class FileCache {
   }
 
   private async evict(): Promise<void> {
-    for (const [path, { file, users }] of this.cached) {
+    for (const [key, { file, users }] of this.cached) {
       if (this.cached.size <= this.maxOpen) return;
       if (users > 0) continue;
-      this.cached.delete(path);
+      this.cached.delete(key);
       await closeCached(file);
     }
   }

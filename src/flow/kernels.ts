@@ -60,6 +60,9 @@ interface SurgeryExports {
 const PAGE_BYTES = 65_536;
 /** Unused bytes between regions; tests fill them and look whether a kernel wrote there. */
 const GAP_BYTES = 64;
+/** Slots begin on a block of the disk and have room for two more, so that pieces can be read straight into them. */
+const SLOT_ALIGNMENT = 4096;
+const SLOT_MARGIN = 2 * SLOT_ALIGNMENT;
 /** Static data of the module (16-byte pads) lies under this. */
 const FIRST_REGION = 4096;
 
@@ -74,9 +77,10 @@ function layOut(sizes: KernelSizes, { blockSize }: FlowParams, flow: DataFreeFlo
   const tiles = Math.ceil(sizes.maxCols / blockSize);
   const regions: Region[] = [];
   let ptr = FIRST_REGION;
-  const place = (name: string, byteLength: number): void => {
+  const place = (name: string, byteLength: number, alignment = 64): void => {
+    ptr = Math.ceil(ptr / alignment) * alignment;
     regions.push({ name, ptr, byteLength });
-    ptr = Math.ceil((ptr + byteLength + GAP_BYTES) / 64) * 64;
+    ptr += byteLength + GAP_BYTES;
   };
   place("sums", tiles * 8);
   place("nonFinite", tiles * 4);
@@ -89,7 +93,9 @@ function layOut(sizes: KernelSizes, { blockSize }: FlowParams, flow: DataFreeFlo
     if (isWholeTile(task, blockSize)) place("tile", tileScratch(blockSize, Math.min(blockSize, sizes.maxCols)));
   }
   if (task === "count") place("histogram", DRIVE_BINS * 4);
-  for (let slot = 0; slot < sizes.slotCount; slot++) place(`slot${slot}`, sizes.slotByteLength);
+  for (let slot = 0; slot < sizes.slotCount; slot++) {
+    place(`slot${slot}`, sizes.slotByteLength + SLOT_MARGIN, SLOT_ALIGNMENT);
+  }
   return regions;
 }
 
@@ -159,6 +165,12 @@ export class BandKernel {
 
   /** The bytes of a slot; a band is read into it and written from it. */
   slot(index: number): Uint8Array {
+    const room = this.room(index);
+    return room.subarray(0, room.byteLength - SLOT_MARGIN);
+  }
+
+  /** A slot with its margin: its address and the margin are multiples of a disk's block. */
+  room(index: number): Uint8Array {
     const { ptr, byteLength } = this.region(`slot${index}`);
     return new Uint8Array(this.memory.buffer, ptr, byteLength);
   }

@@ -10,6 +10,7 @@ import type { CalibrationRecord } from "../record/ledger.js";
 import { runJobs } from "../threads/run-jobs.js";
 import { refuseNonFinite } from "./finite-scan.js";
 import type { FlowContext, FlowRun } from "./flow-run.js";
+import { directShards } from "./passages.js";
 import { copyingPool } from "./piece-copier.js";
 import { pieceWork } from "./piece-work.js";
 import type { Plan, PlannedTensor } from "./plan.js";
@@ -95,8 +96,8 @@ export class LayerFlow implements FlowRun {
     return this.surgery.close();
   }
 
-  private async copyPieces(work: ReturnType<typeof pieceWork>, { signal }: FlowContext): Promise<void> {
-    const pool = await copyingPool(this.files);
+  private async copyPieces(work: ReturnType<typeof pieceWork>, { folder, signal }: FlowContext): Promise<void> {
+    const pool = await copyingPool(this.files, await directShards(this.plan, folder, this.files));
     try {
       await runJobs(work, pool, signal);
     } finally {

@@ -1,69 +1,87 @@
 import { createXXHash128 } from "hash-wasm";
-import { FileCache } from "../checkpoint/file-cache.js";
-import { type FileLayer, READ_ONLY, readFully, writeFully } from "../checkpoint/file-layer.js";
+import { BLOCK_BYTES, BLOCK_MARGIN, blockBuffer, DirectFiles, placeOf } from "../checkpoint/direct-files.js";
+import type { FileLayer } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import { inlinePool } from "../threads/pool.js";
 import type { PiecePool } from "./piece-pool.js";
-import type { HeldBytes, PieceJob, PieceResult } from "./protocol.js";
+import type { PieceJob, PieceResult } from "./protocol.js";
 import { NOTHING_COUNTED } from "./tile-tally.js";
 
 /** More than twice the files that a worker's slots can be in at once: jobs come in file order. */
-export const MAX_OPEN_FILES = 16;
+const MAX_OPEN_FILES = 16;
+
+/** The files that pieces come from and go to; `direct` are those to go past the page cache. */
+export function openPieces(files: FileLayer, direct: readonly string[]): DirectFiles {
+  const paths = new Set(direct);
+  return new DirectFiles(files, MAX_OPEN_FILES, (path) => paths.has(path));
+}
 
 /** One is read while one is digested and one is written. */
 const BUFFERS = 3;
 const BUFFER_BYTES = 8 << 20;
 
 /** A pool that copies and checks pieces in this thread, for flows without kernels: three buffers are all it holds. */
-export async function copyingPool(files: FileLayer): Promise<PiecePool> {
+export async function copyingPool(files: FileLayer, direct: readonly string[]): Promise<PiecePool> {
   const digester = await createDigester();
-  const cache = new FileCache(files, MAX_OPEN_FILES);
+  const pieces = openPieces(files, direct);
   const buffers: Uint8Array[] = [];
   return inlinePool(
     async (job, slot) => {
       if (job.kind === "take histogram" || job.kind === "operate") {
         throw new PhysariumError("INTERNAL", `a pool without kernels was asked to ${job.kind}`);
       }
-      buffers[slot] ??= new Uint8Array(BUFFER_BYTES);
-      return copyPiece(job, buffers[slot], cache, digester);
+      buffers[slot] ??= blockBuffer(BUFFER_BYTES + BLOCK_MARGIN);
+      return copyPiece(job, buffers[slot], pieces, digester);
     },
     BUFFERS,
-    () => cache.close(),
+    () => pieces.close(),
   );
 }
 
-/** Fill `bytes` with those of the donor's file from `byteOffset` on, out of a stretch that is in memory. */
-export function copyHeld({ buffer, firstByte }: HeldBytes, bytes: Uint8Array, byteOffset: number): void {
-  bytes.set(new Uint8Array(buffer, byteOffset - firstByte, bytes.byteLength));
+/**
+ * Bytes of the donor's file from `byteOffset` on, in `room` where `DirectFiles` would place them: read, or taken out of
+ * a stretch that is in memory.
+ */
+export async function donorBytes(
+  { donorPath, held }: PieceJob,
+  room: Uint8Array,
+  files: DirectFiles,
+  byteOffset: number,
+  byteLength: number,
+): Promise<Uint8Array> {
+  if (held === undefined) return files.read(donorPath, room, byteOffset, byteLength);
+  const bytes = placeOf(room, byteOffset, byteLength);
+  bytes.set(new Uint8Array(held.buffer, byteOffset - held.firstByte, byteLength));
+  return bytes;
 }
 
-/** Copy a piece from the donor, or read it where it stands in the output, through `buffer`; returns its digest. */
+/**
+ * Copy a piece from the donor, or read it where it stands in the output, through `room` (a buffer on a block, with its
+ * margin); returns its digest.
+ */
 export async function copyPiece(
-  { kind, donorPath, outputPath, byteOffset, outputByteOffset, byteLength, held }: PieceJob,
-  buffer: Uint8Array,
-  files: FileCache,
+  job: PieceJob,
+  room: Uint8Array,
+  files: DirectFiles,
   digester: Digester,
 ): Promise<PieceResult> {
-  const [path, start] = kind === "check" ? [outputPath, outputByteOffset] : [donorPath, byteOffset];
-  const move = async (bytes: Uint8Array, done: number): Promise<void> => {
-    if (held !== undefined) copyHeld(held, bytes, start + done);
-    else await files.use(path, READ_ONLY, (file) => readFully(file, bytes, start + done, path));
-    if (kind !== "copy") return;
-    await files.use(outputPath, "r+", (file) => writeFully(file, bytes, outputByteOffset + done, outputPath));
+  const { kind, outputPath, byteOffset, outputByteOffset, byteLength } = job;
+  const move = async (done: number, length: number): Promise<Uint8Array> => {
+    if (kind === "check") return files.read(outputPath, room, outputByteOffset + done, length);
+    const bytes = await donorBytes(job, room, files, byteOffset + done, length);
+    await files.write(outputPath, bytes, outputByteOffset + done);
+    return bytes;
   };
-  if (byteLength <= buffer.byteLength) {
-    const bytes = buffer.subarray(0, byteLength);
-    await move(bytes, 0);
-    return { ...NOTHING_COUNTED, digest: digester.digest(bytes) };
+  if (byteLength <= room.byteLength - BLOCK_MARGIN) {
+    return { ...NOTHING_COUNTED, digest: digester.digest(await move(0, byteLength)) };
   }
   // A band that fits no buffer passes through it; the digest is one of its own, for others may be taken between two
   // stretches.
   const hasher = (await createXXHash128()).init();
-  for (let done = 0; done < byteLength; done += buffer.byteLength) {
-    const bytes = buffer.subarray(0, Math.min(buffer.byteLength, byteLength - done));
-    await move(bytes, done);
-    hasher.update(bytes);
+  const stretch = Math.floor((room.byteLength - BLOCK_MARGIN) / BLOCK_BYTES) * BLOCK_BYTES;
+  for (let done = 0; done < byteLength; done += stretch) {
+    hasher.update(await move(done, Math.min(stretch, byteLength - done)));
   }
   return { ...NOTHING_COUNTED, digest: hasher.digest("hex") };
 }

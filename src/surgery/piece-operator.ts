@@ -1,5 +1,5 @@
-import { FileCache } from "../checkpoint/file-cache.js";
-import { type FileLayer, READ_ONLY, readFully, writeFully } from "../checkpoint/file-layer.js";
+import type { DirectFiles } from "../checkpoint/direct-files.js";
+import type { FileLayer } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import { DRIVE_BINS } from "../flow/drive-histogram.js";
 import { BandKernel } from "../flow/kernels.js";
@@ -7,7 +7,7 @@ import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import { isTurned, runResidentBand } from "../flow/resident-band.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
-import { copyHeld, copyPiece, MAX_OPEN_FILES } from "./piece-copier.js";
+import { copyPiece, donorBytes, openPieces } from "./piece-copier.js";
 import type { Job, JobResult, OperatorSetup, PieceJob, PieceResult } from "./protocol.js";
 import { TileTally } from "./tile-tally.js";
 
@@ -16,7 +16,7 @@ import { TileTally } from "./tile-tally.js";
  * bytes to the output, digests what it wrote. Runs in a worker thread, or in the main one with `--workers 0`.
  */
 export class PieceOperator {
-  private readonly files: FileCache;
+  private readonly files: DirectFiles;
   /** Bands larger than a slot need a kernel of their own, whose state lasts over several reads; one at a time. */
   private streaming: { kernel: BandKernel; turn: Promise<unknown> } | undefined;
   private readonly kernel: BandKernel;
@@ -27,7 +27,7 @@ export class PieceOperator {
     private readonly digester: Digester,
     files: FileLayer,
   ) {
-    this.files = new FileCache(files, MAX_OPEN_FILES);
+    this.files = openPieces(files, setup.direct);
     this.kernel = new BandKernel(module, setup.sizes, setup.params, setup.flow, setup.task);
   }
 
@@ -46,7 +46,7 @@ export class PieceOperator {
 
   private async run(job: PieceJob, slot: number): Promise<PieceResult> {
     if (job.kind === "copy" || job.kind === "check") {
-      return copyPiece(job, this.kernel.slot(slot), this.files, this.digester);
+      return copyPiece(job, this.kernel.room(slot), this.files, this.digester);
     }
     if (job.byteLength > this.setup.sizes.slotByteLength) return this.operateStreaming(job);
     return this.operateResident(job, slot);
@@ -57,8 +57,9 @@ export class PieceOperator {
   }
 
   private async operateResident(job: PieceJob, slot: number): Promise<PieceResult> {
-    const bytes = this.kernel.slot(slot).subarray(0, job.byteLength);
-    await this.read(job, bytes, job.byteOffset);
+    const room = this.kernel.room(slot);
+    const bytes = await donorBytes(job, room, this.files, job.byteOffset, job.byteLength);
+    const lead = bytes.byteOffset - room.byteOffset;
     const tally = new TileTally();
     const rowByteLength = this.rowByteLength(job);
     const { flow, params } = this.setup;
@@ -66,7 +67,8 @@ export class PieceOperator {
     const turned = isTurned(flow, job.storedByInput ?? false);
     for (let row = 0; row < job.rows; row += blockSize) {
       const rows = Math.min(blockSize, job.rows - row);
-      const band = { slot, byteOffset: row * rowByteLength, dtype: job.dtype, rows, cols: job.cols, turned };
+      const byteOffset = lead + row * rowByteLength;
+      const band = { slot, byteOffset, dtype: job.dtype, rows, cols: job.cols, turned };
       runResidentBand(
         this.kernel,
         blockSize,
@@ -76,7 +78,7 @@ export class PieceOperator {
       );
     }
     if (this.setup.task === "count") return tally.result("");
-    await this.write(job.outputPath, bytes, job.outputByteOffset);
+    await this.files.write(job.outputPath, bytes, job.outputByteOffset);
     return tally.result(this.digester.digest(bytes));
   }
 
@@ -105,12 +107,13 @@ export class PieceOperator {
       const isLast = pass === kernel.passCount - 1;
       for (let row = 0; row < job.rows; row += rowsPerRange) {
         const rows = Math.min(rowsPerRange, job.rows - row);
-        const bytes = kernel.slot(0).subarray(0, rows * rowByteLength);
-        await this.read(job, bytes, job.byteOffset + row * rowByteLength);
-        kernel.run(pass, 0, 0, row, rows);
+        const room = kernel.room(0);
+        const byteOffset = job.byteOffset + row * rowByteLength;
+        const bytes = await donorBytes(job, room, this.files, byteOffset, rows * rowByteLength);
+        kernel.run(pass, 0, bytes.byteOffset - room.byteOffset, row, rows);
         if (pass === 0 && !this.setup.allowNonFinite) this.refuseNonFiniteIn(job, bytes, row);
         if (isLast && this.setup.task === "operate") {
-          await this.write(job.outputPath, bytes, job.outputByteOffset + row * rowByteLength);
+          await this.files.write(job.outputPath, bytes, job.outputByteOffset + row * rowByteLength);
           hasher.update(bytes);
         }
       }
@@ -148,14 +151,5 @@ export class PieceOperator {
         "damaged, or leave such weights untouched with --allow-non-finite",
       { shard: job.shard, tensor: job.tensor, matrix: job.matrix, row, col },
     );
-  }
-
-  private async read({ donorPath: path, held }: PieceJob, bytes: Uint8Array, byteOffset: number): Promise<void> {
-    if (held !== undefined) return copyHeld(held, bytes, byteOffset);
-    return this.files.use(path, READ_ONLY, (file) => readFully(file, bytes, byteOffset, path));
-  }
-
-  private write(path: string, bytes: Uint8Array, byteOffset: number): Promise<void> {
-    return this.files.use(path, "r+", (file) => writeFully(file, bytes, byteOffset, path));
   }
 }

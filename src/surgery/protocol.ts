@@ -58,6 +58,8 @@ export interface OperatorSetup {
   readonly sizes: KernelSizes;
   readonly task: KernelTask;
   readonly allowNonFinite: boolean;
+  /** Files to read or write past the page cache. */
+  readonly direct: readonly string[];
 }
 
 export interface WorkerSetup {

@@ -5,6 +5,7 @@ import type { SearchRecord } from "../record/ledger.js";
 import { runJobs } from "../threads/run-jobs.js";
 import { loadKernelModule } from "../wasm.js";
 import type { FlowContext, FlowRun } from "./flow-run.js";
+import { directShards } from "./passages.js";
 import { createPiecePool, type PiecePool } from "./piece-pool.js";
 import { pieceWork } from "./piece-work.js";
 import { kernelFlow, kernelSizes, type PlannedTensor, type TilePlan } from "./plan.js";
@@ -31,7 +32,7 @@ export class TileFlow implements FlowRun {
     checked: (progress: TensorProgress) => void,
   ): Promise<void> {
     const jobs = pieceWork(this.plan, tensors, "check", context, checked);
-    await this.withPool(this.plan.options.params, (pool) => runJobs(jobs, pool, context.signal));
+    await this.withPool(this.plan.options.params, context, (pool) => runJobs(jobs, pool, context.signal));
   }
 
   /** The parameters as given, or with the survival that meets the target sparsity. */
@@ -50,7 +51,7 @@ export class TileFlow implements FlowRun {
 
   async operate(tensors: AsyncIterable<PlannedTensor>, params: FlowParams, context: FlowContext): Promise<void> {
     const jobs = pieceWork(this.plan, tensors, "operate", context, (progress) => context.finish(progress));
-    await this.withPool(params, (pool) => runJobs(jobs, pool, context.signal));
+    await this.withPool(params, context, (pool) => runJobs(jobs, pool, context.signal));
   }
 
   async close(): Promise<void> {}
@@ -67,7 +68,7 @@ export class TileFlow implements FlowRun {
         for (let bin = 0; bin < DRIVE_BINS; bin++) histogram[bin] += counted[bin];
       }
     };
-    await this.withPool(this.plan.options.params, count, "count");
+    await this.withPool(this.plan.options.params, context, count, "count");
     const { survival, expectedSparsity } = searchSurvival(this.plan, histogram, targetSparsity);
     return {
       kind: "search",
@@ -80,12 +81,14 @@ export class TileFlow implements FlowRun {
 
   protected async withPool(
     params: FlowParams,
+    { folder }: FlowContext,
     work: (pool: PiecePool) => Promise<void>,
     task: OperatorSetup["task"] = "operate",
   ): Promise<void> {
     const { allowNonFinite } = this.plan.options;
     const flow = kernelFlow(this.plan.options);
-    const setup: OperatorSetup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite };
+    const direct = await directShards(this.plan, folder, this.files);
+    const setup: OperatorSetup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite, direct };
     const pool = await createPiecePool(this.plan.memory.workers, this.module, setup, this.files);
     try {
       await work(pool);

@@ -1,0 +1,17 @@
+import { join } from "node:path";
+import type { FileLayer } from "../checkpoint/file-layer.js";
+import { readPassage, writePassage } from "../checkpoint/passage.js";
+import type { Plan } from "./plan.js";
+
+/**
+ * The shards to read or write past the page cache, by path: of the donor as far as they are not in it, and of the
+ * output in `folder`. To be asked while nothing of this process reads.
+ */
+export async function directShards(plan: Plan, folder: string, files: FileLayer): Promise<string[]> {
+  const direct: string[] = [];
+  for (const { path, file, byteLength } of plan.shards) {
+    if ((await readPassage(path, files)) === "direct") direct.push(path);
+    if (writePassage(byteLength) === "direct") direct.push(join(folder, file));
+  }
+  return direct;
+}
