@@ -8,10 +8,15 @@ import type { Plan } from "./plan.js";
  * output in `folder`. To be asked while nothing of this process reads.
  */
 export async function directShards(plan: Plan, folder: string, files: FileLayer): Promise<string[]> {
-  const direct: string[] = [];
-  for (const { path, file, byteLength } of plan.shards) {
+  const direct = directOutputs(plan, folder);
+  for (const { path } of plan.shards) {
     if ((await readPassage(path, files)) === "direct") direct.push(path);
-    if (writePassage(byteLength) === "direct") direct.push(join(folder, file));
   }
   return direct;
+}
+
+/** Those of the output alone: a donor whose bytes come from elsewhere has no file to look at. */
+export function directOutputs(plan: Plan, folder: string): string[] {
+  const large = plan.shards.filter(({ byteLength }) => writePassage(byteLength) === "direct");
+  return large.map(({ file }) => join(folder, file));
 }

@@ -6,6 +6,7 @@ import { runJobs } from "../threads/run-jobs.js";
 import { Channel, Lending } from "./channel.js";
 import { DonorHash } from "./donor-hash.js";
 import type { FlowContext } from "./flow-run.js";
+import { directOutputs } from "./passages.js";
 import { type PieceWork, pieceWork } from "./piece-work.js";
 import type { Plan, PlannedShard, PlannedTensor } from "./plan.js";
 import { ShardProof } from "./shard-proof.js";
@@ -89,7 +90,9 @@ export class StreamFlow extends TileFlow {
       },
     );
     try {
-      await this.withPool(params, (pool) => runJobs(works, pool, context.signal));
+      await this.withPool(params, directOutputs(this.plan, context.folder), (pool) =>
+        runJobs(works, pool, context.signal),
+      );
       for (const proof of proofs) await proof.finish();
     } catch (error) {
       const damaged = proofs.find(({ isRefuted }) => isRefuted);

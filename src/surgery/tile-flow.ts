@@ -32,7 +32,9 @@ export class TileFlow implements FlowRun {
     checked: (progress: TensorProgress) => void,
   ): Promise<void> {
     const jobs = pieceWork(this.plan, tensors, "check", context, checked);
-    await this.withPool(this.plan.options.params, context, (pool) => runJobs(jobs, pool, context.signal));
+    await this.withPool(this.plan.options.params, await this.direct(context), (pool) =>
+      runJobs(jobs, pool, context.signal),
+    );
   }
 
   /** The parameters as given, or with the survival that meets the target sparsity. */
@@ -51,7 +53,7 @@ export class TileFlow implements FlowRun {
 
   async operate(tensors: AsyncIterable<PlannedTensor>, params: FlowParams, context: FlowContext): Promise<void> {
     const jobs = pieceWork(this.plan, tensors, "operate", context, (progress) => context.finish(progress));
-    await this.withPool(params, context, (pool) => runJobs(jobs, pool, context.signal));
+    await this.withPool(params, await this.direct(context), (pool) => runJobs(jobs, pool, context.signal));
   }
 
   async close(): Promise<void> {}
@@ -68,7 +70,7 @@ export class TileFlow implements FlowRun {
         for (let bin = 0; bin < DRIVE_BINS; bin++) histogram[bin] += counted[bin];
       }
     };
-    await this.withPool(this.plan.options.params, context, count, "count");
+    await this.withPool(this.plan.options.params, await this.direct(context), count, "count");
     const { survival, expectedSparsity } = searchSurvival(this.plan, histogram, targetSparsity);
     return {
       kind: "search",
@@ -79,15 +81,18 @@ export class TileFlow implements FlowRun {
     };
   }
 
+  private direct({ folder }: FlowContext): Promise<string[]> {
+    return directShards(this.plan, folder, this.files);
+  }
+
   protected async withPool(
     params: FlowParams,
-    { folder }: FlowContext,
+    direct: readonly string[],
     work: (pool: PiecePool) => Promise<void>,
     task: OperatorSetup["task"] = "operate",
   ): Promise<void> {
     const { allowNonFinite } = this.plan.options;
     const flow = kernelFlow(this.plan.options);
-    const direct = await directShards(this.plan, folder, this.files);
     const setup: OperatorSetup = { flow, params, sizes: kernelSizes(this.plan), task, allowNonFinite, direct };
     const pool = await createPiecePool(this.plan.memory.workers, this.module, setup, this.files);
     try {
