@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import type { FileLayer } from "../checkpoint/file-layer.js";
+import { attempt, type FileLayer } from "../checkpoint/file-layer.js";
 import { readPassage } from "../checkpoint/passage.js";
 import type { KernelSizes } from "../flow/kernels.js";
 import type { FlowParams } from "../flow/params.js";
@@ -106,7 +106,8 @@ async function directFiles(
   const folders = donor === undefined ? [output] : [output, donor];
   const direct: string[] = [];
   for (const path of folders.flatMap((folder) => shards.map((shard) => join(folder, shard)))) {
-    if ((await readPassage(path, files)) === "direct") direct.push(path);
+    const { size } = await attempt("examining", path, () => files.stat(path));
+    if ((await readPassage(path, size, files)) === "direct") direct.push(path);
   }
   return direct;
 }

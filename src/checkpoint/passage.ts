@@ -19,14 +19,12 @@ function told(): Passage | undefined {
  * does not goes past it. Asks the system how many blocks this process had to fetch from disks for a few small reads, so
  * nothing else of this process may read meanwhile. Where the system counts none, files are read through the cache.
  */
-export async function readPassage(path: string, files: FileLayer): Promise<Passage> {
+export async function readPassage(path: string, byteLength: number, files: FileLayer): Promise<Passage> {
   const choice = told();
   if (choice !== undefined) return choice;
-  if (process.platform !== "linux") return "cached";
+  if (byteLength < LARGE_BYTES || process.platform !== "linux") return "cached";
   const file = await attempt("opening", path, () => files.open(path, READ_ONLY));
   try {
-    const { size: byteLength } = await attempt("examining", path, () => file.stat());
-    if (byteLength < LARGE_BYTES) return "cached";
     const buffer = new Uint8Array(SAMPLE_BYTES);
     let cold = 0;
     for (let sample = 0; sample < SAMPLES; sample++) {

@@ -53,7 +53,14 @@ export async function joinShards(context: JoinContext): Promise<void> {
     plan.shards.flatMap(({ tensors }) => tensors),
   );
   const { params, allowNonFinite } = plan.options;
-  const setup: OperatorSetup = { flow: "magnitude", params, sizes: BUFFERS, task: "operate", allowNonFinite };
+  const setup: OperatorSetup = {
+    flow: "magnitude",
+    params,
+    sizes: BUFFERS,
+    task: "operate",
+    allowNonFinite,
+    direct: [],
+  };
   const pool = await createPiecePool(plan.memory.workers, loadKernelModule("surgery"), setup, files);
   const damaged = new Map<number, string>();
   try {

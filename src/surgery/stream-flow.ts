@@ -28,6 +28,10 @@ export class StreamFlow extends TileFlow {
   /** Where each shard goes on, by file. */
   private readonly resumed = new Map<string, { readonly hash?: DonorHashRecord; readonly proof?: DonorProofRecord }>();
 
+  protected override async direct({ folder }: FlowContext): Promise<string[]> {
+    return directOutputs(this.plan, folder);
+  }
+
   /** Of what a stopped run made only that counts whose donor bytes the saved hash covers, whole and undamaged. */
   override async check(
     tensors: Iterable<PlannedTensor>,
@@ -90,9 +94,7 @@ export class StreamFlow extends TileFlow {
       },
     );
     try {
-      await this.withPool(params, directOutputs(this.plan, context.folder), (pool) =>
-        runJobs(works, pool, context.signal),
-      );
+      await this.withPool(params, await this.direct(context), (pool) => runJobs(works, pool, context.signal));
       for (const proof of proofs) await proof.finish();
     } catch (error) {
       const damaged = proofs.find(({ isRefuted }) => isRefuted);

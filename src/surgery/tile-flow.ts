@@ -81,7 +81,8 @@ export class TileFlow implements FlowRun {
     };
   }
 
-  private direct({ folder }: FlowContext): Promise<string[]> {
+  /** Files to read or write past the page cache. */
+  protected direct({ folder }: FlowContext): Promise<string[]> {
     return directShards(this.plan, folder, this.files);
   }
 

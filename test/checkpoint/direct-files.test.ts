@@ -92,15 +92,15 @@ test.skipIf(process.platform !== "linux").each(["open", "read", "write"] as cons
 test("small files, and what is in the page cache, go through it; PHYSARIUM_IO says otherwise", async () => {
   const path = join(folder, "passage");
   writeFileSync(path, bytes);
-  expect(await readPassage(path, nodeFiles)).toBe("cached");
+  expect(await readPassage(path, LENGTH, nodeFiles)).toBe("cached");
   expect(writePassage(LENGTH)).toBe("cached");
   expect(writePassage(1 << 30)).toBe("direct");
   const large = join(folder, "large");
   writeFileSync(large, new Uint8Array(65 << 20));
-  expect(await readPassage(large, nodeFiles)).toBe("cached");
+  expect(await readPassage(large, 65 << 20, nodeFiles)).toBe("cached");
   process.env.PHYSARIUM_IO = "direct";
   try {
-    expect(await readPassage(path, nodeFiles)).toBe("direct");
+    expect(await readPassage(path, LENGTH, nodeFiles)).toBe("direct");
     expect(writePassage(LENGTH)).toBe("direct");
   } finally {
     delete process.env.PHYSARIUM_IO;

@@ -16,7 +16,15 @@ test.each(["cached", "direct"])("a piece larger than the buffer is copied and di
   writeFileSync(outputPath, new Uint8Array(20_000));
   const digester = await createDigester();
   const files = new DirectFiles(nodeFiles, 2, () => passage === "direct");
-  const place = { shard: "s", tensor: "t", donorPath, outputPath, byteOffset: 104, outputByteOffset: 104, byteLength: 18_000 };
+  const place = {
+    shard: "s",
+    tensor: "t",
+    donorPath,
+    outputPath,
+    byteOffset: 104,
+    outputByteOffset: 104,
+    byteLength: 18_000,
+  };
   const shape = { dtype: "BF16", rows: 90, cols: 100, rowStart: 0, matrix: 0, matrixCount: 1 } as const;
   const room = blockBuffer(BLOCK_BYTES + BLOCK_MARGIN);
   const expected = digester.digest(bytes.subarray(104, 18_104));
