@@ -90,7 +90,7 @@ Examples:
         process.stdout.write(flags.json ? jsonLine(result) : (jobs ?? script));
       };
       if (flags.on === "kubernetes") {
-        print(forKubernetes(job, plan, flags));
+        print(await forKubernetes(job, plan, flags));
         return;
       }
       const { partition, account, arraySize } = flags;
@@ -113,7 +113,7 @@ async function chosenParts(output: string, plan: PartsPlan, { missing }: Flags):
   return parts.filter(({ state }) => state === "missing" || state === "failed").map(({ part }) => part);
 }
 
-function forKubernetes(job: JobOptions, plan: PartsPlan, flags: Flags): string {
+function forKubernetes(job: JobOptions, plan: PartsPlan, flags: Flags): Promise<string> {
   const { image, claim, mount, namespace, finish = false, yes } = flags;
   if (yes) {
     throw new PhysariumError(

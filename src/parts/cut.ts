@@ -63,7 +63,9 @@ function cutStream(shards: readonly CuttableShard[], huge: readonly number[], co
   const total = huge.reduce((sum, at) => sum + shards[at].byteLength, 0);
   const parts: Slice[][] = [[]];
   let passed = 0;
-  const share = total / count;
+  let begin = 0;
+  /** What is left to each of the parts that are left: a tensor that is larger than a part leaves less to the others. */
+  const share = () => (total - begin) / (count - parts.length + 1);
   for (const at of huge) {
     const shard = shards[at];
     const shardEnd = passed + shard.byteLength;
@@ -72,14 +74,17 @@ function cutStream(shards: readonly CuttableShard[], huge: readonly number[], co
     for (const [position, { end, endByte }] of groups.entries()) {
       const isLast = position === groups.length - 1;
       const next = isLast ? 0 : groups[position + 1].endByte - endByte;
-      const due = parts.length * share;
-      const isDue = passed + endByte + next / 2 >= due;
+      const due = begin + share();
+      const here = passed + endByte;
+      const isDue = here + next / 2 >= due && here - begin >= share() / 2;
       // The shard's own end is near enough to wait for: one file less to join.
-      const waits = shardEnd - due <= NEAR * share;
+      const waits = shardEnd - due <= NEAR * share();
       if (!isLast && (!isDue || waits || parts.length === count)) continue;
       parts.at(-1)!.push(sliceOf(shards, at, first, end));
       first = end;
-      if (parts.length < count && (!isLast || shardEnd >= due - NEAR * share)) parts.push([]);
+      if (parts.length === count || (isLast && shardEnd < due - NEAR * share())) continue;
+      begin = here;
+      parts.push([]);
     }
     passed = shardEnd;
   }

@@ -6,6 +6,7 @@ import { depthPanels } from "./pictures/depth.js";
 import { distribution } from "./pictures/distribution.js";
 import { drives } from "./pictures/drives.js";
 import { formatSizes } from "./pictures/formats.js";
+import { hostsTimeline } from "./pictures/hosts.js";
 import { layerMap } from "./pictures/layer-map.js";
 import { divergence, nllCurve } from "./pictures/quality.js";
 import { stageErrors } from "./pictures/stages.js";
@@ -43,6 +44,7 @@ export function renderHtml(report: ReportInput): string {
     stages: () => stageErrors(report.activation),
     tiles: () => tileMaps(report.figures?.tile_maps ?? []),
     timeline: () => timeline(report.shards),
+    hosts: () => (report.parts == null ? "" : hostsTimeline(report.parts)),
     nll: () => (report.quality == null ? "" : nllCurve(report.quality)),
     divergence: () => (report.quality == null ? "" : divergence(report.quality)),
     formats: () => (report.worth == null ? "" : formatSizes(report.worth)),

@@ -68,6 +68,7 @@ export type PictureName =
   | "drives"
   | "tiles"
   | "timeline"
+  | "hosts"
   | "nll"
   | "divergence"
   | "formats";

@@ -1,4 +1,5 @@
 import type { ReportInput } from "../record/report-input.js";
+import { hostsBlocks } from "./hosts-section.js";
 import { byteSize, count, duration, percent, share } from "./number-words.js";
 import { type Block, code, paragraph, type Section, say, strong, type Text } from "./report-text.js";
 import { limited, table } from "./table.js";
@@ -30,6 +31,7 @@ export function timeSection(report: ReportInput): Section {
         with at most ${byteSize(report.peak_rss_bytes)} of memory.`,
     ),
   ];
+  if (report.parts != null) blocks.push(...hostsBlocks(report.parts));
   if (shards.length > 0) {
     blocks.push(
       {

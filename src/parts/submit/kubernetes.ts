@@ -2,7 +2,6 @@ import { dirname } from "node:path";
 import { PhysariumError } from "../../errors.js";
 import { shellQuote } from "../../report/report-text.js";
 import { checkMemory, type JobOptions, RETRIES, secondsOf, TRY_AGAIN } from "./job.js";
-import { toYaml, type YamlValue } from "./yaml.js";
 
 export interface KubernetesOptions extends JobOptions {
   readonly image: string;
@@ -24,10 +23,10 @@ const KILLED = [128 + 9, 128 + 15];
  * what a node's end interrupted is not counted.
  * source: kubernetes.io, "Handling retriable and non-retriable pod failures with Pod failure policy"; batch/v1 Job
  */
-export function kubernetesJob(options: KubernetesOptions): string {
+export async function kubernetesJob(options: KubernetesOptions): Promise<string> {
   const { parts, throttle, name, finish = false } = options;
   const completions = finish ? 1 : parts.length;
-  const rules: YamlValue[] = [
+  const rules = [
     { action: "Ignore", onPodConditions: [{ type: "DisruptionTarget", status: "True" }] },
     {
       action: finish ? "FailJob" : "FailIndex",
@@ -39,7 +38,9 @@ export function kubernetesJob(options: KubernetesOptions): string {
     ...(options.namespace === undefined ? {} : { namespace: options.namespace }),
     labels: { "app.kubernetes.io/name": "physarium" },
   };
-  return toYaml({
+  // Loaded where it is needed: no other command writes YAML of this kind.
+  const { stringify } = await import("yaml");
+  const job = {
     apiVersion: "batch/v1",
     kind: "Job",
     metadata,
@@ -50,10 +51,11 @@ export function kubernetesJob(options: KubernetesOptions): string {
       podFailurePolicy: { rules },
       template: { metadata: { labels: metadata.labels }, spec: podSpec(options, finish) },
     },
-  });
+  };
+  return stringify(job, { lineWidth: 0, aliasDuplicateObjects: false });
 }
 
-function podSpec(options: KubernetesOptions, finish: boolean): { readonly [key: string]: YamlValue } {
+function podSpec(options: KubernetesOptions, finish: boolean) {
   const { image, claim, cpus, memory, time, outputPath, donorPath, command } = options;
   const { amount, unit } = checkMemory(memory);
   const mountPath = options.mount ?? sharedFolder(outputPath, donorPath);
