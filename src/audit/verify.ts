@@ -3,7 +3,7 @@ import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { openDonor } from "../checkpoint/donor.js";
 import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
-import { findFlow } from "../flow/flows.js";
+import { findFlow, isDataFree } from "../flow/flows.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
 import { decoderCoverage } from "../record/decoder-coverage.js";
@@ -156,5 +156,6 @@ function paramsOf({ header: { fingerprint }, search }: Ledger): FlowParams {
 
 function dataFreeFlow({ header }: Ledger): DataFreeFlow | undefined {
   const { flow } = header.fingerprint;
-  return flow === "magnitude" || flow === "balanced" ? flow : undefined;
+  const { name } = findFlow(flow)!;
+  return isDataFree(name) ? name : undefined;
 }

@@ -2,6 +2,7 @@ import { availableParallelism } from "node:os";
 import type { Donor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError } from "../errors.js";
+import type { MatchOptions } from "../matching/match-layer.js";
 import { ACTIVATION_DEFAULTS, type ActivationOptions, activationFlow } from "../methods/activation.js";
 import type { PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
@@ -37,6 +38,8 @@ export interface LayerSettings {
   /** Budget in bytes; default half of the machine's memory. */
   readonly memoryBytes?: number;
   readonly options?: Partial<ActivationOptions>;
+  /** v3: each layer is matched as a whole behind v2. */
+  readonly match?: MatchOptions;
   readonly threads?: number;
   /** Where the products are computed; default `cpu`. */
   readonly device?: string;
@@ -93,7 +96,7 @@ export async function openLayerSurgery(
     signal,
   });
   try {
-    checkMemory(runner, source.heldTokens ?? source.tokens, memoryBytes);
+    checkMemory(runner, source.heldTokens ?? source.tokens, memoryBytes, settings.match);
   } catch (error) {
     await source.close?.();
     throw error;
@@ -108,6 +111,7 @@ export async function openLayerSurgery(
         ...(grams === undefined ? {} : { grams }),
         memoryBytes,
         ...(options === undefined ? {} : { settings: options }),
+        ...(settings.match === undefined ? {} : { match: settings.match }),
         ...(threads === undefined ? {} : { threads }),
         ...stored,
         target,
@@ -139,6 +143,7 @@ export interface LayerSurgeryOptions extends StoredTensors {
   readonly targets?: ReadonlySet<string>;
   /** The method's constants; `heal: false` keeps survivors' bits. */
   readonly settings?: Partial<ActivationOptions>;
+  readonly match?: MatchOptions;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -163,7 +168,7 @@ export async function* operateOnLayers(opened: LayerRunner, options: LayerSurger
     blocks = await openBlocks(side, threads, engine);
     checkTargets(runner, options.targets);
     const tokens = options.sequences.reduce((sum, { length }) => sum + length, 0);
-    checkMemory(runner, tokens, memoryBytes);
+    checkMemory(runner, tokens, memoryBytes, options.match);
     const isTarget = (tensor: string): boolean => options.targets?.has(tensor) ?? true;
     const { target, allocation = "uniform" } = options;
     let targetOf: (tensor: string) => PruneTarget = () => target;
@@ -180,6 +185,7 @@ export async function* operateOnLayers(opened: LayerRunner, options: LayerSurger
       blocks,
       isTarget,
       signal: options.signal,
+      ...(options.match === undefined ? {} : { match: options.match }),
       gramOf: (cols) => gramModeFor(cols, gram, memoryBytes),
       ...(options.isDone === undefined ? {} : { isDone: options.isDone, stored: options.stored }),
     });

@@ -1,4 +1,5 @@
 import { PhysariumError } from "../errors.js";
+import type { MatchOptions } from "../matching/match-layer.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 
@@ -78,14 +79,33 @@ export function layerBytes(runner: LayerRunner): number {
   return most;
 }
 
+/**
+ * Bytes that matching a layer takes beside its weights: gradients, the weights as they came and the best ones so far,
+ * and of the living places, means and mean squares (all may live); and of the activations of one lesson about twenty
+ * times the residual stream, and four times the scores of attention.
+ */
+export function matchBytes(runner: LayerRunner, { lessonTokens }: MatchOptions): number {
+  const { hiddenSize, intermediateSize, headCount, maxPositions } = runner.architecture;
+  let most = 0;
+  for (let layer = 0; layer < runner.layerCount; layer++) {
+    const weights = runner.projections(layer).reduce((sum, { rows, cols }) => sum + rows * cols, 0);
+    most = Math.max(most, weights);
+  }
+  const lesson = lessonTokens * 4 * (20 * hiddenSize + 8 * intermediateSize);
+  return most * 4 * 6 + lesson + 4 * 4 * headCount * lessonTokens * Math.min(lessonTokens, maxPositions);
+}
+
 /** Throws `USAGE_MEMORY` where so many calibration tokens do not fit beside a layer. */
-export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: number): void {
+export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: number, match?: MatchOptions): void {
   const needed = activationBytes(runner, tokens);
   const share = memoryBytes * COPIES_SHARE;
   const allCopies = 4 * runner.weights.elementCount;
   // Weights have a share: f32 copies where all fit it, else none; the layer in work takes what is left, and then from
   // the activations.
-  const weights = layerBytes(runner) + (allCopies <= share ? allCopies : 0);
+  const matching = match === undefined ? 0 : matchBytes(runner, match);
+  // Grams and rows in work are gone while a layer is matched: their share is there.
+  const beside = Math.max(0, matching - memoryBytes * (GRAM_SHARE + ROWS_SHARE));
+  const weights = layerBytes(runner) + beside + (allCopies <= share ? allCopies : 0);
   const room = memoryBytes * ACTIVATIONS_SHARE - Math.max(0, weights - share);
   if (room <= 0) {
     throw new PhysariumError(

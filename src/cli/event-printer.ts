@@ -1,4 +1,6 @@
 import { jsonLine } from "../errors.js";
+import { findFlow } from "../flow/flows.js";
+import type { MatchRecord } from "../record/matching.js";
 import type { SurgeryEvent } from "../surgery/events.js";
 import { createProgress, duration, type ProgressStyle } from "./progress.js";
 
@@ -23,7 +25,7 @@ export function createEventPrinter(flags: ProgressStyle & { readonly flow?: stri
   }
   const progress = createProgress("physarium", flags);
   // Bytes written say nothing about v2's pace, layers do.
-  let left = flags.flow === "activation" ? "…" : undefined;
+  let left = findFlow(flags.flow ?? "")?.consumesActivations ? "…" : undefined;
   return {
     event(event) {
       if (event.event === "progress") {
@@ -47,7 +49,8 @@ export function createEventPrinter(flags: ProgressStyle & { readonly flow?: stri
             ? is_done
               ? "done by an earlier run"
               : "nothing to operate on"
-            : `relative output error ${loss_before.toPrecision(3)} → ${loss_after.toPrecision(3)}`;
+            : `relative output error ${loss_before.toPrecision(3)} → ${loss_after.toPrecision(3)}` +
+              matchWords(event.match);
         const more = layer + 1 < layers ? `, about ${left} left` : "";
         progress.note(`layer ${layer + 1} of ${layers}: ${losses}${more}`);
       } else if (event.event === "searched") {
@@ -60,4 +63,10 @@ export function createEventPrinter(flags: ProgressStyle & { readonly flow?: stri
     },
     stop: () => progress.stop(),
   };
+}
+
+function matchWords(match: MatchRecord | undefined): string {
+  if (match === undefined) return "";
+  const [before, after] = [match.held_out_before, match.held_out_after].map((loss) => loss.toPrecision(3));
+  return `; matched, held-out error of the layer ${before} → ${after} in ${match.steps} steps`;
 }

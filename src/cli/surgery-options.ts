@@ -29,6 +29,7 @@ export interface SurgeryFlags {
   memory?: number;
   device?: string;
   threads?: number;
+  matchRounds?: number;
   protocol?: string;
   bos?: boolean | string;
   rows?: boolean;
@@ -82,16 +83,17 @@ export function addSurgeryOptions(command: Command): Command {
       "activation and --eval: threads of the matrix products (default: --workers, or all cores)",
       toThreads,
     )
-    .option("--no-heal", "activation: survivors keep the donor's bits");
+    .option("--no-heal", "activation: survivors keep the donor's bits")
+    .option("--match-rounds <n>", "matched: rounds through the calibration in which a layer is matched", toNumber);
 }
 
 export function toSurgeryOptions(flags: SurgeryFlags): SurgeryOptions {
   const { flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite } = flags;
-  const { pattern, calibration, samples, window, seed, heal, allocation, gram, memory } = flags;
+  const { pattern, calibration, samples, window, seed, heal, allocation, gram, memory, matchRounds } = flags;
   const protocol = calibrationProtocol(flags);
   return {
     ...{ flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite },
-    ...{ pattern, calibration, samples, window, seed, heal, allocation, gram },
+    ...{ pattern, calibration, samples, window, seed, heal, allocation, gram, matchRounds },
     ...(protocol === undefined ? {} : { protocol }),
     ...toDeviceOptions(flags),
     ...(memory === undefined ? {} : { memoryBytes: memory * 2 ** 30 }),

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import { openDonor } from "../checkpoint/donor.js";
 import { openRuntime } from "../engine/runtime.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
+import { findFlow } from "../flow/flows.js";
 import type { PushResult } from "../hub/push/push-session.js";
 import { estimateWorth } from "../pack/worth.js";
 import { openTextFile } from "../probe/text/text-file.js";
@@ -47,7 +48,8 @@ export function registerSurgery(program: Command): void {
 The flow looks at tiles of block-size × block-size weights; drives are magnitudes in units of the tile's mean, and
 drives under the survival starve (docs/flows.md). Survivors keep their bits; the dead become +0. The activation flow
 takes its drives from calibration tokens instead and heals the survivors; options that begin with "activation:"
-are its own.
+are its own, and those of the matched flow, which goes on where it ends: the survivors of a layer move together, by
+gradient, until the layer's output is the donor's.
 
 Examples:
   physarium surgery ./model ./operated
@@ -56,6 +58,7 @@ Examples:
   physarium surgery ./model ./v2 --flow activation --target-sparsity 0.5 --calibration book.txt
   physarium surgery ./model ./v2 --flow activation --pattern 2:4 --calibration stories.txt --protocol documents
   physarium surgery hf://HuggingFaceTB/SmolLM2-135M ./operated --stream
+  physarium surgery ./model ./v3 --flow matched --target-sparsity 0.5 --calibration book.txt
   physarium surgery ./model ./operated --resume`,
     )
     .action(async (donorPath: string, outputPath: string, flags: Flags) => {
@@ -128,9 +131,13 @@ Examples:
     });
 }
 
+function consumesActivations(flow: string): boolean {
+  return findFlow(flow)?.consumesActivations ?? false;
+}
+
 /** Device and threads of other flows are those of `--eval` alone. */
 function forSurgery({ device, threads, ...flags }: Flags): SurgeryFlags {
-  const isMeasuring = flags.eval !== undefined && flags.flow !== "activation";
+  const isMeasuring = flags.eval !== undefined && !consumesActivations(flags.flow);
   return { ...flags, ...(isMeasuring ? {} : toDeviceOptions({ device, threads })) };
 }
 

@@ -2,7 +2,7 @@ import type { DataFreeFlow } from "./reference.js";
 
 /** What a flow is, for the command line, the ledger and the report. Adding one: its file, a line here, a fixture. */
 export interface FlowDefinition {
-  readonly name: DataFreeFlow | "activation";
+  readonly name: DataFreeFlow | "activation" | "matched";
   readonly version: string;
   /** v2 may only be claimed by a flow that consumes activations. */
   readonly consumesActivations: boolean;
@@ -34,7 +34,20 @@ export const FLOWS: readonly FlowDefinition[] = [
       "healed",
     reference: "docs/flows.md",
   },
+  {
+    name: "matched",
+    version: "v3",
+    consumesActivations: true,
+    summary:
+      "activation, and then the survivors of each layer move together, by gradient, until its output is the donor's",
+    reference: "docs/flows.md",
+  },
 ];
+
+/** Whether a flow looks at weights alone: such a one has a kernel and a reference. */
+export function isDataFree(name: FlowDefinition["name"]): name is DataFreeFlow {
+  return name === "magnitude" || name === "balanced";
+}
 
 export function findFlow(name: string): FlowDefinition | undefined {
   return FLOWS.find((flow) => flow.name === name);

@@ -3,7 +3,7 @@ import { FLOWS } from "../flow/flows.js";
 import { PARAM_LIMITS } from "../flow/params.js";
 import type { LedgerRecord } from "./ledger.js";
 import { Count, Digest, FileName, Finite, Fraction, NotNegative, Time, Words } from "./read-json.js";
-import { FiguresSchema } from "./report-schema.js";
+import { FiguresSchema, MatchSchema } from "./report-schema.js";
 
 /**
  * What a line of the ledger may hold, by its kind. Parameters keep to the limits of the command line: a ledger cannot
@@ -125,6 +125,7 @@ const Tensor = v.looseObject({
       rows_turned: Count,
     }),
   ),
+  match: v.optional(MatchSchema),
   stages: v.optional(v.array(v.looseObject({ stage: Words, relative_error: RelativeError, seconds: NotNegative }))),
 });
 

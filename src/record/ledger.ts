@@ -9,6 +9,7 @@ import {
 } from "../checkpoint/file-layer.js";
 import type { ModifiedTimes, RecordedIdentity } from "./donor-identity.js";
 import type { Evidence } from "./evidence.js";
+import type { MatchRecord } from "./matching.js";
 import type { Figures } from "./surgery-report.js";
 
 /**
@@ -55,6 +56,8 @@ export interface ActivationFingerprint {
   readonly heal: boolean;
   readonly allocation: string;
   readonly gram: string;
+  /** v3: how layers are matched. */
+  readonly match?: { readonly [option: string]: number };
   /** Decides between whole and tiled Grams where `gram` is `auto`. */
   readonly memory_bytes: number | null;
 }
@@ -121,6 +124,8 @@ export interface ActivationRecord {
   readonly expert_tokens?: readonly number[];
   /** Relative output error after each stage, as `StageRecord` defines it. */
   readonly stages: readonly { readonly stage: string; readonly relative_error?: number; readonly seconds: number }[];
+  /** v3: what matching its layer gained; the same in every tensor of the layer. */
+  readonly match?: MatchRecord;
   /** What ties the healed weights to the donor's; absent in ledgers of before. */
   readonly evidence?: Evidence;
 }

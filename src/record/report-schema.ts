@@ -46,6 +46,17 @@ const Integrity = v.looseObject({
   }),
 });
 
+/** What matching a layer gained, as ledger and report hold it. */
+export const MatchSchema = v.looseObject({
+  steps: Count,
+  steps_made: Count,
+  rate: NotNegative,
+  loss_before: NotNegative,
+  loss_after: NotNegative,
+  held_out_before: NotNegative,
+  held_out_after: NotNegative,
+});
+
 const Activation = v.looseObject({
   calibration: v.optional(
     v.looseObject({
@@ -68,6 +79,7 @@ const Activation = v.looseObject({
       gram: v.optional(v.picklist(["whole", "tiles"])),
       expert_tokens: v.optional(v.array(Count)),
       expert_inputs: v.optional(Count),
+      match: v.optional(MatchSchema),
       stages: v.array(
         v.looseObject({
           stage: Words,

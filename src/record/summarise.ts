@@ -99,6 +99,7 @@ function activationSection(ledger: Ledger): ActivationSection {
         ...(record.expert_tokens === undefined
           ? {}
           : { expert_tokens: [...record.expert_tokens], expert_inputs: inputsOf(record) }),
+        ...(record.match === undefined ? {} : { match: record.match }),
         stages: [...(record.stages ?? [])],
       };
     }),

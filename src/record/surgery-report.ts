@@ -1,4 +1,5 @@
 import type { DecoderCoverage } from "./decoder-coverage.js";
+import type { MatchRecord } from "./matching.js";
 
 /**
  * `physarium/surgery.json`: every number of an operation, as plain data (JSON, hence snake_case).
@@ -90,6 +91,8 @@ export interface ActivationSection {
     /** Of an expert, or of each in a stack: the calibration tokens that came to it, and the inputs of its matrix. */
     expert_tokens?: number[];
     expert_inputs?: number;
+    /** v3: what matching its layer gained. */
+    match?: MatchRecord;
     /** Relative output error after each stage. */
     stages: { stage: string; relative_error?: number; seconds: number }[];
   }[];

@@ -40,7 +40,7 @@ export function notInThisReport(report: ReportInput): List {
       text: say`${strong("Verification.")} The output was not re-read from disk after the run; the counts are the run's
         own.`,
     });
-  } else if (report.flow === "activation") {
+  } else if (report.activation !== undefined) {
     items.push({
       text: say`${strong("The choice repeated.")} Verification holds zeros, healed survivors and digests to the ledger;
         that the same calibration leads to the same choice again is shown only by running the operation again.`,
@@ -119,7 +119,7 @@ export function assessment(report: ReportInput): List {
     const reached = share(zerosOf(report.per_tensor), totals.target_weights) ?? 0;
     const missed = asked !== undefined && Math.abs(reached - asked) > MISSED;
     const why =
-      report.flow === "activation" && asked !== undefined && reached > asked
+      report.activation !== undefined && asked !== undefined && reached > asked
         ? ": a place that was to live holds a zero, as where the donor's weight was 0 and nothing healed it"
         : "";
     (missed ? warning : good)(

@@ -34,7 +34,7 @@ export function integritySection(report: ReportInput): Section {
       paragraph(verdict),
       paragraph(
         parity.tiles_checked === 0
-          ? report.flow === "activation"
+          ? report.activation !== undefined
             ? say`Which tubes this flow leaves is not worked out again from the donor: that would be the operation over
               again. Its zeros, its healed survivors and its bytes are held to the ledger.`
             : parity.reference_tiles !== undefined && parity.reference_tiles < parity.tiles_checked

@@ -24,7 +24,7 @@ export function renderSummary(report: ReportInput): string {
   rows.push([
     "flow",
     `${name}${report.flow === "magnitude" ? " (our reconstruction)" : ""}: ` +
-      `${report.flow === "activation" ? "" : `block ${params.block_size}, `}${params.n_iter} iterations, beta ` +
+      `${report.activation !== undefined ? "" : `block ${params.block_size}, `}${params.n_iter} iterations, beta ` +
       `${params.beta}, ${aimOf(report)}`,
   ]);
   rows.push(["killed", `${count(totals.killed)} weights`]);

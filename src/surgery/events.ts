@@ -1,3 +1,4 @@
+import type { MatchRecord } from "../record/matching.js";
 /** What a run tells while it works; the command line draws it, `--json` prints it. */
 export type SurgeryEvent =
   | {
@@ -35,7 +36,9 @@ export type SurgeryEvent =
       readonly event: "layer";
       readonly layer: number;
       readonly layers: number;
-      readonly seconds: { readonly forward: number; readonly gram: number; readonly methods: number };
+      readonly seconds: Readonly<Record<"forward" | "gram" | "methods" | "match", number>>;
+      /** v3: what matching the layer as a whole gained. */
+      readonly match?: MatchRecord;
       /** At the pace of the layers operated on so far. */
       readonly seconds_left?: number;
       /**

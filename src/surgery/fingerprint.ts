@@ -47,8 +47,20 @@ async function activationFingerprint(
   files: FileLayer,
 ): Promise<Fingerprint["activation"]> {
   if (settings === undefined) return null;
-  const { target, calibration, samples, window, protocol, seed, options, allocation, gram, memoryBytes, device } =
-    settings;
+  const {
+    target,
+    calibration,
+    samples,
+    window,
+    protocol,
+    seed,
+    options,
+    allocation,
+    gram,
+    memoryBytes,
+    device,
+    match,
+  } = settings;
   return {
     target: { ...target },
     calibration: await calibrationDigest(calibration, digester, files),
@@ -59,6 +71,7 @@ async function activationFingerprint(
     heal: options?.heal ?? true,
     allocation,
     gram,
+    ...(match === undefined ? {} : { match: { ...match } }),
     // Another device rounds otherwise; the usual one goes without saying, as it did before there was a choice.
     ...(device === undefined || device === "cpu" ? {} : { device }),
     // The budget decides between whole Grams and tiles, so another machine's default would be another operation.

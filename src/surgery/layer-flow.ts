@@ -7,6 +7,7 @@ import { PhysariumError, refuseStopped } from "../errors.js";
 import type { FlowParams } from "../flow/params.js";
 import type { StageRecord } from "../methods/method.js";
 import type { CalibrationRecord } from "../record/ledger.js";
+import type { MatchRecord } from "../record/matching.js";
 import { runJobs } from "../threads/run-jobs.js";
 import { refuseNonFinite } from "./finite-scan.js";
 import type { FlowContext, FlowRun } from "./flow-run.js";
@@ -124,9 +125,9 @@ export class LayerFlow implements FlowRun {
     const pace = { layers: 0, seconds: 0 };
     const isDone = (name: string) => records.has(name);
     const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);
-    for await (const { layer, tensors, seconds } of surgery.layers(calibration, { isDone, stored }, signal)) {
+    for await (const { layer, tensors, seconds, match } of surgery.layers(calibration, { isDone, stored }, signal)) {
       // A step with one tensor missing is done whole again, to the same bytes.
-      for (const tensor of tensors) if (!records.has(tensor.name)) await this.write(tensor, context);
+      for (const tensor of tensors) if (!records.has(tensor.name)) await this.write(tensor, context, match);
       const now = performance.now();
       if (tensors.length > 0) {
         pace.layers++;
@@ -140,7 +141,7 @@ export class LayerFlow implements FlowRun {
         seconds,
         ...(pace.layers === 0 ? {} : { seconds_left: (pace.seconds / pace.layers) * (layers - layer - 1) }),
         ...(tensors.length > 0
-          ? losses(tensors)
+          ? { ...losses(tensors), ...(match === undefined ? {} : { match }) }
           : { is_done: [...targets.values()].some((tensor) => tensor.layer === layer) }),
       });
       refuseStopped(signal);
@@ -148,7 +149,11 @@ export class LayerFlow implements FlowRun {
   }
 
   /** Write a tensor whole into its shard, and record it. */
-  private async write(operated: OperatedTensor, { folder, digester, progress: tally, finish }: FlowContext) {
+  private async write(
+    operated: OperatedTensor,
+    { folder, digester, progress: tally, finish }: FlowContext,
+    match: MatchRecord | undefined,
+  ): Promise<void> {
     const { bytes, stages, gram, exchangedShare = 0, zerosBefore, survivorsChanged, revived, evidence } = operated;
     const { expertTokens } = operated;
     const tensor = this.targets.get(operated.name)!;
@@ -166,6 +171,7 @@ export class LayerFlow implements FlowRun {
       revived,
       exchanged_share: exchangedShare,
       gram,
+      ...(match === undefined ? {} : { match }),
       evidence,
       ...(expertTokens === undefined ? {} : { expert_tokens: expertTokens }),
       stages: stages.map(({ stage, relativeError, seconds }) => ({

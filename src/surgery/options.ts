@@ -6,6 +6,7 @@ import { PhysariumError } from "../errors.js";
 import { FLOWS, findFlow } from "../flow/flows.js";
 import { checkParams, DEFAULT_PARAMS, type FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
+import { MATCH_DEFAULTS, type MatchOptions } from "../matching/match-layer.js";
 import type { PruneTarget } from "../methods/method.js";
 import { parsePattern } from "../methods/stages/select.js";
 import type { ProtocolOptions } from "../probe/text/protocols.js";
@@ -46,13 +47,15 @@ export interface SurgeryOptions {
   /** v2: where its products are computed (`cpu`), and on how many threads (default: `workers`). */
   readonly device?: string;
   readonly threads?: number;
+  /** v3: rounds through the calibration in which a layer is matched (default 8). */
+  readonly matchRounds?: number;
   /** Worker threads; 0 works in this thread. Default: the processors, as memory allows. */
   readonly workers?: number;
 }
 
 /** The options checked and completed. */
 export interface CheckedOptions {
-  readonly flow: DataFreeFlow | "activation";
+  readonly flow: DataFreeFlow | "activation" | "matched";
   readonly flowVersion: string;
   /** Present for the flow that consumes activations. */
   readonly activation: LayerSettings | undefined;
@@ -102,7 +105,9 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
   return {
     flow: flow.name,
     flowVersion: flow.version,
-    activation: flow.name === "activation" ? activationSettings(options, params) : refuseActivationOptions(options),
+    activation: flow.consumesActivations
+      ? activationSettings(options, params, flow.name === "matched")
+      : refuseActivationOptions(options),
     params,
     targetSparsity,
     include: options.include,
@@ -112,7 +117,7 @@ export function checkOptions(options: SurgeryOptions): CheckedOptions {
   };
 }
 
-function activationSettings(options: SurgeryOptions, params: FlowParams): LayerSettings {
+function activationSettings(options: SurgeryOptions, params: FlowParams, isMatched: boolean): LayerSettings {
   const { pattern, targetSparsity, calibration, protocol, samples = 128, window, seed = 0, heal = true } = options;
   const { memoryBytes, workers, device, threads = workers === undefined ? undefined : Math.max(1, workers) } = options;
   if (pattern !== undefined && targetSparsity !== undefined) {
@@ -134,14 +139,15 @@ function activationSettings(options: SurgeryOptions, params: FlowParams): LayerS
         "leave them out",
     );
   }
-  if (isGramFile(calibration)) refuseWithGrams(options);
+  if (isGramFile(calibration)) refuseWithGrams(options, isMatched);
+  const match = isMatched ? matchSettings(options, seed) : refuseMatchOptions(options);
   if (memoryBytes !== undefined && !(memoryBytes > 0)) {
     throw new PhysariumError("USAGE_PARAM", `--memory is ${memoryBytes / 2 ** 30}, expected more than 0 GiB`);
   }
   if (options.allowNonFinite) {
     throw new PhysariumError(
       "USAGE_PARAM",
-      "--allow-non-finite and --flow activation exclude each other: the forward pass carries a NaN into " +
+      `--allow-non-finite and --flow ${options.flow} exclude each other: the forward pass carries a NaN into ` +
         "everything; leave one out",
     );
   }
@@ -166,12 +172,39 @@ function activationSettings(options: SurgeryOptions, params: FlowParams): LayerS
     ...(protocol === undefined ? {} : { protocol }),
     ...(threads === undefined ? {} : { threads }),
     ...(device === undefined ? {} : { device }),
+    ...(match === undefined ? {} : { match }),
     options: { heal, beta: params.beta, iterations: params.nIter, tileWidth: params.blockSize },
   };
 }
 
+/** How layers are matched: what of it users choose. */
+function matchSettings({ heal, matchRounds = MATCH_DEFAULTS.rounds }: SurgeryOptions, seed: number): MatchOptions {
+  if (heal === false) {
+    throw new PhysariumError(
+      "USAGE_PARAM",
+      "--no-heal keeps survivors' bits, and --flow matched moves survivors; leave one out",
+    );
+  }
+  if (!(matchRounds > 0 && matchRounds <= 1000)) {
+    throw new PhysariumError("USAGE_PARAM", `--match-rounds is ${matchRounds}, expected more than 0, at most 1000`);
+  }
+  return { ...MATCH_DEFAULTS, rounds: matchRounds, seed };
+}
+
+function refuseMatchOptions({ matchRounds }: SurgeryOptions): undefined {
+  if (matchRounds === undefined) return undefined;
+  throw new PhysariumError("USAGE_PARAM", "--match-rounds belongs to --flow matched; add that, or leave it out");
+}
+
 /** A file of Grams says how it was collected, and nothing is run any more. */
-function refuseWithGrams(options: SurgeryOptions): void {
+function refuseWithGrams(options: SurgeryOptions, isMatched: boolean): void {
+  if (isMatched) {
+    throw new PhysariumError(
+      "USAGE_PARAM",
+      "--flow matched runs the calibration text through every layer, and --calibration is a file of Grams, which " +
+        "holds none; give a text, or take --flow activation",
+    );
+  }
   const said = (["samples", "window", "protocol", "seed"] as const).filter((name) => options[name] !== undefined);
   if (said.length > 0) {
     throw new PhysariumError(
@@ -202,6 +235,7 @@ function refuseActivationOptions(options: SurgeryOptions): undefined {
       "--no-heal belongs to --flow activation: this flow's survivors keep their bits",
     );
   }
+  refuseMatchOptions(options);
   const own = [
     ...(["pattern", "calibration", "protocol", "samples", "window", "seed"] as const),
     ...(["allocation", "gram", "device", "threads"] as const),

@@ -6,6 +6,7 @@ import type { MatrixKind } from "../checkpoint/matrix-kind.js";
 import { classifyTensor, type TargetShape } from "../checkpoint/projections.js";
 import { refuseQuantised } from "../checkpoint/quantised.js";
 import { PhysariumError } from "../errors.js";
+import { isDataFree } from "../flow/flows.js";
 import { type KernelSizes, kernelByteLength } from "../flow/kernels.js";
 import type { DataFreeFlow } from "../flow/reference.js";
 import { isTurned } from "../flow/resident-band.js";
@@ -226,12 +227,12 @@ function* everyTensor(donor: Donor) {
 
 /** Is the survival to be found by a search? v2 selects its rate directly. */
 export function searchesSurvival({ targetSparsity, flow }: CheckedOptions): boolean {
-  return targetSparsity !== undefined && flow !== "activation";
+  return targetSparsity !== undefined && isDataFree(flow);
 }
 
 /** The flow of the kernels; v2 has none, and none of what is drawn with them. */
 export function kernelFlow({ flow }: CheckedOptions): DataFreeFlow {
-  return flow === "activation" ? "magnitude" : flow;
+  return isDataFree(flow) ? flow : "magnitude";
 }
 
 /** Columns of a band as the kernel sees it: one stored (inputs, outputs) may be turned, tile by tile. */
