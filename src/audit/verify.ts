@@ -15,6 +15,7 @@ import { asDecoderTensor } from "./audited-tensor.js";
 import { checkDecoder } from "./decoder-checks.js";
 import { checkFolder, checkShapes } from "./folder-checks.js";
 import { checkCounts, checkRecords, checkReport } from "./ledger-checks.js";
+import { checkMatching } from "./matching-check.js";
 import { fromDonor, fromLedger } from "./targets.js";
 import { Findings, type Guarantee, type Verification } from "./verification.js";
 import { checkWeights, type ParityMode } from "./weight-checks.js";
@@ -106,6 +107,7 @@ export async function verify(outputPath: string, options: VerifyOptions = {}): P
   const { coverage, parity, bytesRead, digestSeconds } = audit;
   const decoder = decoderCoverage(tensors.map(asDecoderTensor));
   checkDecoder(tensors, decoder, findings);
+  checkMatching(tensors, ledger, findings);
   return {
     ok: findings.differences.length === 0,
     output,

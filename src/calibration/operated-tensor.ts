@@ -3,7 +3,7 @@ import type { ProductWork } from "../methods/rows/row-block.js";
 import { fromFile, type Projection, type Step, suppliedName, toFile } from "../model/steps.js";
 import { compareRows, type Evidence, evidenceOf, probeSigns } from "../record/evidence.js";
 import { bytesPerFloat, type FloatDtype } from "../safetensors/dtypes.js";
-import { decodeFloats, encodeFloats, MOVED_WEIGHTS } from "../safetensors/float-bits.js";
+import { decodeFloats, encodeFloats, keepLiving, MOVED_WEIGHTS } from "../safetensors/float-bits.js";
 
 /** Weights of an operated matrix, counted. */
 export interface WeightCounts {
@@ -62,10 +62,11 @@ export class TensorBytes {
   private readonly evidence: Float64Array[];
   private readonly counts = { zeros: 0, zerosBefore: 0, survivorsChanged: 0, revived: 0 };
 
-  /** `place`: any of the tensor's projections. */
+  /** `place`: any of the tensor's projections. `keepsMask`: no weight that lives may round to 0. */
   constructor(
     { tensor, rows, cols, transposed, stack }: Projection,
     private readonly dtype: FloatDtype,
+    private readonly keepsMask = false,
   ) {
     const count = stack?.count ?? 1;
     this.bytes = new Uint8Array(count * rows * cols * bytesPerFloat(dtype));
@@ -76,7 +77,9 @@ export class TensorBytes {
   /** Take a matrix, f32 (rows, cols) before and after. Returns its weights as the file will give them. */
   take(place: Projection, before: Float32Array, after: Float32Array): Float32Array {
     const index = place.stack?.index ?? 0;
-    const bytes = encodeFloats(toFile(after, place), this.dtype, MOVED_WEIGHTS);
+    const moved = toFile(after, place);
+    const bytes = encodeFloats(moved, this.dtype, MOVED_WEIGHTS);
+    if (this.keepsMask) keepLiving(bytes, moved, this.dtype);
     this.bytes.set(bytes, index * bytes.byteLength);
     const stored = decodeFloats(bytes, this.dtype, "copy");
     // As the file has them: whoever verifies reads bands of its rows.

@@ -187,7 +187,7 @@ class LayerWork {
     );
     for (const [at, operated] of this.tensors.entries()) {
       const own = places.filter(({ tensor }) => tensor === operated.name);
-      const stored = new TensorBytes(own[0], operated.dtype);
+      const stored = new TensorBytes(own[0], operated.dtype, true);
       for (const place of own) {
         const name = suppliedName(place);
         // From here on the layer computes with what the file will hold.

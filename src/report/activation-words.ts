@@ -1,3 +1,4 @@
+import type { MatchRecord } from "../record/matching.js";
 import type { ActivationSection } from "../record/surgery-report.js";
 import { expertBlocks } from "./experts-section.js";
 import { count, counted, percent, significant } from "./number-words.js";
@@ -38,6 +39,7 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
           ]),
     );
   }
+  blocks.push(...matchBlocks(tensors));
   const inTiles = tensors.filter(({ gram }) => gram === "tiles").length;
   if (inTiles > 0) {
     blocks.push(
@@ -78,6 +80,30 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
       tensors. Sprouted and healed are shares of the living weights. Every tensor's own stand in surgery.json.`,
   });
   return blocks;
+}
+
+/** v3: what matching each layer gained. All tensors of a layer bear one record. */
+function matchBlocks(tensors: ActivationSection["tensors"]): Block[] {
+  const layers = new Map<string, MatchRecord>();
+  for (const { match } of tensors) if (match !== undefined) layers.set(JSON.stringify(match), match);
+  if (layers.size === 0) return [];
+  const records = [...layers.values()];
+  const mean = (pick: (record: MatchRecord) => number): Text => [
+    significant(records.reduce((total, record) => total + pick(record), 0) / records.length, 3),
+  ];
+  const stood = records.filter(({ steps }) => steps === 0).length;
+  return [
+    paragraph(
+      say`Behind that the survivors of each layer moved together, by gradient, until the layer's output on what the
+        operated model feeds it came as near as they could to the donor's on its own. Of
+        ${counted(records.length, "layer")} the mean squared error relative to the donor's stream fell from
+        ${mean((record) => record.loss_before)} to
+        ${mean((record) => record.loss_after)} on the calibration that taught; the held-out error, which chose when to
+        stop, fell from ${mean((record) => record.held_out_before)} to ${mean((record) => record.held_out_after)}.${
+          stood === 0 ? "" : ` ${stood} of them stayed as they were: no step did better on what was held out.`
+        } The mask is as it was.`,
+    ),
+  ];
 }
 
 /**

@@ -128,6 +128,18 @@ export interface Narrowing {
 /** Weights that a method moved: none must turn infinite, and in a target +0 and −0 are both dead, written as +0. */
 export const MOVED_WEIGHTS: Narrowing = { overflow: "clamp", negativeZero: "drop", memory: "copy" };
 
+/**
+ * Let no number that is not 0 have become 0 in `bytes`, which `encodeFloats` made of `values`: it gets the smallest
+ * magnitude of the dtype, and a mask told by zeros stays as it was.
+ */
+export function keepLiving(bytes: Uint8Array, values: Float32Array, dtype: FloatDtype): void {
+  if (dtype === "F32") return;
+  const bits = new Uint16Array(bytes.buffer, bytes.byteOffset, values.length);
+  for (let i = 0; i < values.length; i++) {
+    if (values[i] !== 0 && (bits[i] & 0x7fff) === 0) bits[i] = values[i] < 0 ? 0x8001 : 0x0001;
+  }
+}
+
 /** Narrow F32 to the bytes of `dtype`. */
 export function encodeFloats(
   values: Float32Array,

@@ -1,0 +1,121 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { describe, expect, test } from "vitest";
+import { verify } from "../../dist/audit/verify.js";
+import { openDonor } from "../../dist/checkpoint/donor.js";
+import type { TensorRecord } from "../../dist/record/ledger.js";
+import { renderMarkdown } from "../../dist/report/index.js";
+import type { SurgeryEvent } from "../../dist/surgery/events.js";
+import { checkOptions, type SurgeryOptions } from "../../dist/surgery/options.js";
+import { hasEngine } from "../probe/engine-present.js";
+import { readTensor } from "../read-tensor.js";
+import { LOAM } from "../shared.js";
+import { temporaryFolder } from "../temporary.js";
+import { filesOf, operateOn } from "./operate.js";
+
+const folder = temporaryFolder();
+/** Attention of two layers, so that it is quick; a pattern, so that a moved mask would show. */
+const OPTIONS: SurgeryOptions = {
+  flow: "matched",
+  include: "layers\\.[01]\\.self_attn\\.[qkvo]_proj\\.weight",
+  pattern: "2:4",
+  calibration: fileURLToPath(new URL("../../LICENSE", import.meta.url)),
+  samples: 32,
+  window: 64,
+  workers: 0,
+  matchRounds: 2,
+};
+
+function recordsOf(output: string): TensorRecord[] {
+  return readFileSync(join(output, "physarium/ledger.jsonl"), "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as TensorRecord)
+    .filter(({ kind, role }) => kind === "tensor" && role === "target");
+}
+
+describe.skipIf(!hasEngine)("surgery --flow matched", () => {
+  const whole = join(folder, "whole");
+
+  test("matches each layer, keeps the pattern, verifies, and says what was gained", async () => {
+    const events: SurgeryEvent[] = [];
+    const { report } = await operateOn(LOAM, whole, OPTIONS, { onEvent: (event) => events.push(event) });
+    expect(report).toMatchObject({ flow: "matched", flow_version: "v3" });
+    const layers = events.filter((event) => event.event === "layer");
+    expect(layers).toHaveLength(2);
+    for (const layer of layers) {
+      const { match, seconds } = layer as SurgeryEvent & { event: "layer" };
+      expect(match!.held_out_after).toBeLessThan(match!.held_out_before);
+      expect(match!.loss_after).toBeLessThan(match!.loss_before);
+      expect(match!.steps).toBeGreaterThan(0);
+      expect(match!.steps).toBeLessThanOrEqual(match!.steps_made);
+      expect(seconds.match).toBeGreaterThan(0);
+    }
+    const { differences, checks } = await verify(whole, { donorPath: LOAM, workers: 0 });
+    expect(differences).toEqual([]);
+    expect(checks.map(({ name }) => name)).toContain("matching recorded");
+    const records = recordsOf(whole);
+    expect(records).toHaveLength(8);
+    expect(new Set(records.map(({ match }) => JSON.stringify(match))).size).toBe(2);
+    expect(renderMarkdown(report)).toMatch(/moved together.*held-out error/s);
+  });
+
+  test("what v2 leaves for dead is dead, and the others moved", async () => {
+    const v2 = join(folder, "v2");
+    const { matchRounds, ...options } = OPTIONS;
+    expect(matchRounds).toBeDefined();
+    await operateOn(LOAM, v2, { ...options, flow: "activation" });
+    // Of the first layer alone: behind it v2 sees other inputs.
+    for (const name of ["model.layers.0.self_attn.v_proj.weight", "model.layers.0.self_attn.o_proj.weight"]) {
+      const [flow, matched] = await Promise.all(
+        [v2, whole].map(async (path) => (await readTensor(await openDonor(path), name)).values),
+      );
+      let moved = 0;
+      for (let at = 0; at < flow.length; at++) {
+        if ((flow[at] === 0) !== (matched[at] === 0)) expect(at).toBe("as dead as v2 left it");
+        if (flow[at] !== matched[at]) moved++;
+      }
+      expect(moved).toBeGreaterThan(flow.length / 4);
+    }
+  });
+
+  test("a run stopped between layers resumes to the same bytes", async () => {
+    const output = join(folder, "stopped");
+    const controller = new AbortController();
+    const onEvent = ({ event }: SurgeryEvent) => void (event === "layer" && controller.abort());
+    await expect(operateOn(LOAM, output, OPTIONS, { onEvent, signal: controller.signal })).rejects.toMatchObject({
+      code: "STOPPED",
+    });
+    expect(recordsOf(`${output}.partial`)).toHaveLength(4);
+    await operateOn(LOAM, output, OPTIONS, { resume: true });
+    expect(filesOf(output)).toEqual(filesOf(whole));
+  });
+
+  test("a layer of which one tensor is missing is made anew, whole", async () => {
+    const output = join(folder, "torn");
+    const controller = new AbortController();
+    const onEvent = (event: SurgeryEvent) =>
+      void (event.event === "tensor" && event.role === "target" && controller.abort());
+    await expect(operateOn(LOAM, output, OPTIONS, { onEvent, signal: controller.signal })).rejects.toThrow();
+    await operateOn(LOAM, output, OPTIONS, { resume: true });
+    expect(filesOf(output)).toEqual(filesOf(whole));
+  });
+
+  test("other rounds are another operation", async () => {
+    await expect(operateOn(LOAM, whole, { ...OPTIONS, matchRounds: 3 }, { resume: true })).rejects.toMatchObject({
+      code: "USAGE_RESUME_MISMATCH",
+      message: expect.stringContaining("activation.match.rounds was 2 and is 3"),
+    });
+  });
+});
+
+test.each<[SurgeryOptions, RegExp]>([
+  [{ flow: "matched", heal: false }, /--no-heal keeps survivors' bits/],
+  [{ flow: "matched", calibration: "grams.safetensors" }, /a file of Grams, which holds none/],
+  [{ flow: "activation", matchRounds: 3 }, /--match-rounds belongs to --flow matched/],
+  [{ flow: "magnitude", matchRounds: 3 }, /--match-rounds belongs to --flow matched/],
+  [{ flow: "matched", matchRounds: 0 }, /--match-rounds is 0/],
+])("%j is refused", (options, words) => {
+  expect(() => checkOptions(options)).toThrow(words);
+});
