@@ -75,6 +75,7 @@ export async function openCalibration(runner: LayerRunner, request: CalibrationR
   const { maxPositions } = runner.architecture;
   const window = request.window ?? Math.min(DEFAULT_MAX_WINDOW, maxPositions);
   if (path === undefined) {
+    runner.refuseLookingAhead();
     if (!Number.isSafeInteger(window) || window < 2 || window > maxPositions) {
       throw new PhysariumError("USAGE_WINDOW", `--window ${window}: a window has 2 to ${maxPositions} tokens`, {
         window,

@@ -49,6 +49,10 @@ export interface Architecture {
    * The product of queries has a second half, head by head, whose sigmoid multiplies what attention gives (Qwen3-Next).
    */
   readonly gatedQueries: boolean;
+  /** Tokens look at those behind them, too: a model that embeds texts and writes none (EmbeddingGemma). */
+  readonly bidirectional: boolean;
+  /** Every layer is told something of its own about each token, in so many channels (Gemma 3n and 4). */
+  readonly perLayerInputs: PerLayerInputs | undefined;
   /** Whether the output matrix may be missing from the file, the embedding standing in for it. */
   readonly tiedEmbeddings: boolean;
   /** Matrices lie as (inputs, outputs) in the file: GPT-2's Conv1D. */
@@ -95,6 +99,16 @@ export interface BlockTraits {
   readonly parallel: boolean;
 }
 
+/**
+ * What a layer is told of a token: its row in a table of embeddings of their own, and a product with its embedding. It
+ * gates a small detour behind the MLP. source: `Gemma4TextModel.project_per_layer_inputs` of transformers 5.24
+ */
+export interface PerLayerInputs {
+  readonly width: number;
+  /** Rows of the table; tokens past them take the first. */
+  readonly vocabSize: number;
+}
+
 /** Norms of queries and keys. */
 export interface QueryKeyNorm {
   /** Paths in a layer. */
@@ -115,6 +129,14 @@ export interface LayerTraits {
   readonly rope: Rope | undefined;
   /** A token sees itself and the `slidingWindow − 1` tokens before it; `undefined` for all before it. */
   readonly slidingWindow: number | undefined;
+  /** Sizes that differ from the other layers'. */
+  readonly sizes?: Partial<Pick<Architecture, "headDim" | "kvHeadCount" | "intermediateSize">>;
+  /** Values are normed without a weight; with `valuesAreKeys` they are the keys before their norm (Gemma 4). */
+  readonly unitValues?: boolean;
+  readonly valuesAreKeys?: boolean;
+  /** Keys and values are those that an earlier layer kept under this name; or are kept under it for later layers. */
+  readonly takesKeys?: string;
+  readonly keepsKeys?: string;
   /** A mixture of experts in the place of the MLP. */
   readonly experts?: Experts;
   /** What stands in the place of plain softmax attention. */
@@ -160,6 +182,12 @@ export const LLAMA_BLOCK: BlockTraits = {
   mlpOut: undefined,
   parallel: false,
 };
+
+/** An architecture as one of its layers has it. */
+export function sizedFor(architecture: Architecture, layer: number): Architecture {
+  const { sizes } = architecture.layers[layer];
+  return sizes === undefined ? architecture : { ...architecture, ...sizes };
+}
 
 /** Whether a norm stands between a layer's last product and the residual stream. */
 export function normsOutputs({ block }: Architecture): boolean {

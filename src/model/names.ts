@@ -6,6 +6,17 @@ export interface TensorNames {
   readonly embedding: string;
   /** A norm of the embeddings (BLOOM). */
   readonly embeddingNorm?: string;
+  /** Of what every layer is told of a token: the table, the product and its norm; then a layer's parts of it. */
+  readonly perLayer?: {
+    readonly table: string;
+    readonly projection: string;
+    readonly norm: string;
+    readonly gate: string;
+    readonly out: string;
+    readonly outNorm: string;
+  };
+  /** A number that a layer's output is multiplied by. */
+  readonly layerScalar?: string;
   /** The table of learned positions. */
   readonly positions?: string;
   readonly layers: string;

@@ -41,6 +41,13 @@ function scaled(config: RopeConfig): Rope {
   const { scaling } = config;
   const type = String(scaling?.rope_type ?? scaling?.type ?? "default");
   if (scaling === undefined || type === "default") return { inverseFrequencies: plain, scale: 1 };
+  if (type === "proportional") {
+    // Part of the pairs turn, as fast as if all did; the others stand still (Gemma 4).
+    const turning = Math.trunc((numberOf(scaling, "partial_rotary_factor", 1) * config.rotaryDim) / 2);
+    const factor = numberOf(scaling, "factor", 1);
+    const turns = plain.map((frequency, pair) => (pair < turning ? frequency / factor : 0));
+    return { inverseFrequencies: turns, scale: 1 };
+  }
   if (type === "linear") {
     const factor = numberOf(scaling, "factor");
     return { inverseFrequencies: plain.map((frequency) => frequency / factor), scale: 1 };
@@ -55,7 +62,8 @@ function scaled(config: RopeConfig): Rope {
   }
   throw new PhysariumError(
     "DONOR_ROPE",
-    `config.json: rope scaling "${type}" is not implemented; known are default, linear, llama3, yarn and longrope`,
+    `config.json: rope scaling "${type}" is not implemented; known are default, linear, llama3, yarn, longrope and ` +
+      "proportional",
     { rope_type: type },
   );
 }

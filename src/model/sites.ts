@@ -1,4 +1,4 @@
-import type { Architecture } from "./architecture.js";
+import { type Architecture, sizedFor } from "./architecture.js";
 import type { Experts } from "./experts.js";
 import type { LatentAttention } from "./mixers.js";
 import { layerBase } from "./names.js";
@@ -35,19 +35,21 @@ export function projectionsOf(architecture: Architecture, prefix: string, layer:
 
 class SiteMaker {
   private readonly base: string;
+  private readonly architecture: Architecture;
 
   constructor(
-    private readonly architecture: Architecture,
+    architecture: Architecture,
     prefix: string,
     private readonly layer: number,
   ) {
+    this.architecture = sizedFor(architecture, layer);
     this.base = layerBase(architecture.names, prefix, layer);
   }
 
   attention(): Site[] {
     const { architecture, layer } = this;
     const { hiddenSize, headCount, kvHeadCount, headDim, names, gatedQueries } = architecture;
-    const { mixer } = architecture.layers[layer];
+    const { mixer, takesKeys, valuesAreKeys } = architecture.layers[layer];
     const o = this.site("o", [outputPath(architecture, layer)], [hiddenSize], inputWidth(architecture, "o", layer));
     if (mixer?.kind === "latent") return [...this.latent(mixer), o];
     if (mixer?.kind === "convolution") return [this.site("qkv", ["conv.in_proj"], [3 * hiddenSize], hiddenSize), o];
@@ -71,7 +73,8 @@ class SiteMaker {
     const queryRows = headCount * headDim * (gatedQueries ? 2 : 1);
     const keyRows = kvHeadCount * headDim;
     const rows = names.qkv.length === 1 ? [queryRows + 2 * keyRows] : [queryRows, keyRows, keyRows];
-    return [this.site("qkv", names.qkv, rows, hiddenSize), o];
+    const own = names.qkv.slice(0, takesKeys === undefined ? (valuesAreKeys ? 2 : 3) : 1);
+    return [this.site("qkv", own, rows, hiddenSize), o];
   }
 
   mlp(): Site[] {

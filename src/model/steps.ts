@@ -1,4 +1,4 @@
-import type { Architecture } from "./architecture.js";
+import { type Architecture, sizedFor } from "./architecture.js";
 
 /**
  * A decoder layer has four places where weights multiply inputs. Each step applies the projections of one place and
@@ -50,7 +50,7 @@ export function outputPath({ names, layers }: Architecture, layer: number): stri
 
 /** Channels of a step's input. A mixture of experts takes what enters it through both of the MLP's steps. */
 export function inputWidth(architecture: Architecture, step: Step, layer: number): number {
-  const { hiddenSize, headCount, headDim, intermediateSize, layers } = architecture;
+  const { hiddenSize, headCount, headDim, intermediateSize, layers } = sizedFor(architecture, layer);
   const { mixer, experts } = layers[layer];
   if (step === "down") return experts === undefined ? intermediateSize : hiddenSize;
   if (step !== "o" || mixer?.kind === "convolution") return hiddenSize;

@@ -31,7 +31,15 @@ export function layerTensors(architecture: Architecture, layer: number): Set<str
     known.add(`${name}.weight`);
     if (kind === "layer") known.add(`${name}.bias`);
   }
-  const { experts, mixer } = architecture.layers[layer];
+  const { experts, mixer, takesKeys } = architecture.layers[layer];
+  if (names.perLayer !== undefined) {
+    for (const path of [names.perLayer.gate, names.perLayer.out, names.perLayer.outNorm]) known.add(`${path}.weight`);
+  }
+  if (names.layerScalar !== undefined) known.add(names.layerScalar);
+  // A layer that takes another's keys and values may have its own in the file, unused.
+  if (takesKeys !== undefined) {
+    for (const path of [...names.qkv.slice(1), qkNorm?.key]) known.add(`${path}.weight`);
+  }
   if (experts !== undefined) for (const name of expertTensors(experts)) known.add(name);
   if (mixer !== undefined) for (const name of mixerTensors(mixer)) known.add(name);
   return known;

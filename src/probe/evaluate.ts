@@ -79,8 +79,18 @@ export async function evaluate(given: Model, textPath: string, options: Evaluate
     donor,
     kl: run.kl,
     unknownTokens: prepared.unknownTokens,
-    hints: [...(prepared.hints ?? []), ...(await headHints(inspected))],
+    hints: [...(prepared.hints ?? []), ...(await headHints(inspected)), ...embeddingHints(inspected)],
   };
+}
+
+/** What is to be said of a model in which no token is guessed. */
+function embeddingHints({ architecture }: InspectedModel): string[] {
+  return architecture.bidirectional
+    ? [
+        "use_bidirectional_attention is true: every token also looks at those behind it, so this is an embedding " +
+          "model; its numbers compare it with itself, and are no likelihood of a text",
+      ]
+    : [];
 }
 
 /** What is to be said of a head that the file holds although the configuration ties it to the embedding. */
@@ -102,10 +112,10 @@ export async function runModels(
   options: EvaluateOptions = {},
 ): Promise<{ traces: Trace[]; kl: Float64Array | undefined; engine: QualitySection["engine"] }> {
   const { sequences } = prepared;
-  const batches = batchesOf(sequences, options.batchTokens ?? 2048);
   const tokensRun = sequences.reduce((total, { ids }) => total + ids.length, 0);
   const engine = options.engine ?? (await Engine.open(options));
-  const workload = { runs: batches.length, tokens: tokensRun };
+  const batchTokens = options.batchTokens ?? 2048;
+  const workload = { runs: batchesOf(sequences, batchTokens, false).length, tokens: tokensRun };
   const share =
     models.length === 1 ? {} : { memoryBytes: (options.memoryBytes ?? defaultMemoryBytes()) / models.length };
   const runners: LayerRunner[] = [];
@@ -114,6 +124,8 @@ export async function runModels(
   try {
     for (const model of models) runners.push(await LayerRunner.open(model, { workload, ...options, ...share, engine }));
     scorer = new Scorer(runners);
+    const seesPadding = runners.some(({ architecture }) => architecture.bidirectional);
+    const batches = batchesOf(sequences, batchTokens, seesPadding);
     const { tokens } = prepared.record;
     const traces = runners.map(() => ({ nll: new Float64Array(tokens), top: new Int32Array(tokens) }));
     const kl = runners.length === 2 ? new Float64Array(tokens) : undefined;
@@ -160,15 +172,16 @@ export async function runModels(
 
 /**
  * Indexes of sequences that run together: alike in length, so that little is padded, together at most `batchTokens` (or
- * one sequence).
+ * one sequence). Of one length where padding would be looked at.
  */
-function batchesOf(sequences: readonly ScoredSequence[], batchTokens: number): number[][] {
+function batchesOf(sequences: readonly ScoredSequence[], batchTokens: number, seesPadding: boolean): number[][] {
   const order = sequences.map((_, index) => index).sort((a, b) => sequences[b].ids.length - sequences[a].ids.length);
   const batches: number[][] = [];
   let longest = 0;
   for (const index of order) {
     const last = batches.at(-1);
-    if (last === undefined || (last.length + 1) * longest > batchTokens) {
+    const isOther = seesPadding && sequences[index].ids.length !== longest;
+    if (last === undefined || isOther || (last.length + 1) * longest > batchTokens) {
       batches.push([index]);
       longest = sequences[index].ids.length;
     } else last.push(index);

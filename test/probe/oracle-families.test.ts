@@ -20,6 +20,7 @@ const FAMILIES = [
   "deepseek_v3",
   "exaone4",
   "falcon",
+  "gemma4_text",
   "glm4",
   "gpt2",
   "gpt_oss",
@@ -127,8 +128,15 @@ describe.skipIf(!isThere)("eval agrees with the reference library", () => {
     expect((await verify(output, { donorPath: `${ORACLE}${name}`, workers: 0 })).differences).toEqual([]);
   });
 
-  test("a decoder that looks ahead is refused by the field's name", { timeout: 60_000 }, () => {
-    const { stdout, stderr } = evaluate("gemma3_bidir");
-    expect(stdout + stderr).toMatch(/use_bidirectional_attention is true/);
+  test("a decoder that looks ahead is computed as the reference does, named, and writes nothing", {
+    timeout: 60_000,
+  }, async () => {
+    const model = `${ORACLE}gemma3_bidir`;
+    const { mean_nll: found, hints } = JSON.parse(evaluate("gemma3_bidir").stdout);
+    expect(Math.abs(found - expected.gemma3_bidir.mean_nll)).toBeLessThan(1e-5);
+    expect(hints.join()).toMatch(/use_bidirectional_attention is true.*embedding model/);
+    const runner = await LayerRunner.open(model);
+    await expect(runner.extend([[1, 2, 3]])).rejects.toThrow(/use_bidirectional_attention is true/);
+    await runner.close();
   });
 });

@@ -50,7 +50,7 @@ export async function* collectGrams(
   const { kind = "gram" } = options;
   const product = kind === "gram" ? await GramProduct.open(runner.engine) : undefined;
   try {
-    const batches = batchesOf(sequences, options.batchTokens ?? 2048);
+    const batches = batchesOf(sequences, options.batchTokens ?? 2048, runner.architecture.bidirectional);
     const residuals: Activations[] = [];
     for (const { ids } of batches) {
       refuseStopped(options.signal);
@@ -188,13 +188,14 @@ function xorshift32(seed: number): () => number {
   };
 }
 
-/** Sequences alike in length, padded on the right to the longest of their batch. */
-function batchesOf(sequences: readonly (readonly number[])[], batchTokens: number) {
+/** Sequences alike in length, padded on the right to the longest of their batch; of one length where it is seen. */
+function batchesOf(sequences: readonly (readonly number[])[], batchTokens: number, seesPadding: boolean) {
   const sorted = [...sequences].sort((a, b) => b.length - a.length);
   const batches: { ids: number[][]; lengths: number[] }[] = [];
   for (const sequence of sorted) {
     const last = batches.at(-1);
-    if (last === undefined || (last.ids.length + 1) * last.ids[0].length > batchTokens) {
+    const isFull = last !== undefined && (last.ids.length + 1) * last.ids[0].length > batchTokens;
+    if (last === undefined || isFull || (seesPadding && last.ids[0].length !== sequence.length)) {
       batches.push({ ids: [[...sequence]], lengths: [sequence.length] });
     } else {
       last.ids.push([...sequence, ...new Array<number>(last.ids[0].length - sequence.length).fill(0)]);

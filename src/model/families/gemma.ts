@@ -47,14 +47,14 @@ export const gemma: Family = {
       final_logit_softcapping: null,
     },
   },
-  // Only a decoder that looks back has a likelihood of the next token.
-  only: { use_bidirectional_attention: [false] },
   traits(config) {
+    const looksAhead = config.flag("use_bidirectional_attention", false);
     const generation = { gemma: 1, gemma2: 2, gemma3_text: 3 }[config.text("model_type")] ?? 1;
     const headDim = config.count("head_dim", 256);
     const layerCount = config.count("num_hidden_layers");
     return {
       headDim,
+      bidirectional: looksAhead,
       norm: { kind: "rms", eps: config.number("rms_norm_eps", 1e-6), offset: 1, affine: true },
       block:
         generation === 1
@@ -92,7 +92,9 @@ function layersOf(config: ModelConfig, generation: number, headDim: number, laye
     "sliding_window_pattern",
     config.count("_sliding_window_pattern", generation === 2 ? 2 : 6),
   );
-  const window = config.number("sliding_window", 4096);
+  const given = config.number("sliding_window", 4096);
+  // A window to both sides: the reference's class takes half of it for each.
+  const window = config.flag("use_bidirectional_attention", false) ? Math.floor(given / 2) + 1 : given;
   return slidingLayers(config, layerCount, (layer) => (layer + 1) % pattern !== 0).map((slide) => ({
     rope: slide ? local : full,
     slidingWindow: slide ? window : undefined,

@@ -11,6 +11,7 @@ import { ernie } from "./ernie.js";
 import { exaone } from "./exaone.js";
 import { falcon } from "./falcon.js";
 import { gemma } from "./gemma.js";
+import { gemma4 } from "./gemma4.js";
 import { glm } from "./glm.js";
 import { gptNeox } from "./gpt-neox.js";
 import { gptOss } from "./gpt-oss.js";
@@ -43,6 +44,7 @@ export const FAMILIES: readonly Family[] = [
   qwen,
   phi3,
   gemma,
+  gemma4,
   apertus,
   arcee,
   bloom,
@@ -115,6 +117,8 @@ export function architectureOf(wholeConfig: ModelConfig): Architecture {
     alibiScale: undefined,
     attentionSinks: false,
     gatedQueries: false,
+    bidirectional: false,
+    perLayerInputs: undefined,
     tiedEmbeddings: config.flag("tie_word_embeddings", false),
     transposed: false,
     names: LLAMA_NAMES,

@@ -9,6 +9,8 @@ export interface Activations {
   readonly batch: number;
   readonly tokens: number;
   readonly width: number;
+  /** What goes along with a residual stream, by name: each (batch, tokens, …). Layers take and add to it. */
+  readonly carried?: Readonly<Record<string, Float32Array>>;
 }
 
 /** Where a forward pass stands inside a layer: the residual stream, and the input of the next step's projections. */

@@ -24,8 +24,11 @@ export function maskInput(slidingWindow: number | undefined): string {
  * Whether attention is made of standard operators: on other devices, and where scores need what the one operator does
  * not know.
  */
-export function attendsPlainly({ alibiScale, attentionSinks }: Architecture, portable: boolean): boolean {
-  return portable || alibiScale !== undefined || attentionSinks;
+export function attendsPlainly(
+  { alibiScale, attentionSinks, bidirectional }: Architecture,
+  portable: boolean,
+): boolean {
+  return portable || alibiScale !== undefined || attentionSinks || bidirectional;
 }
 
 /**

@@ -1,6 +1,8 @@
 import { ONNX_TYPE, OnnxGraph, type Value } from "../../engine/onnx-graph.js";
 import type { Architecture } from "../../model/architecture.js";
+import { CarriedValues } from "./carried.js";
 import { multiply, norm, POSITION_INPUTS } from "./graph-parts.js";
+import { keepPerLayerInputs } from "./per-layer-inputs.js";
 import { type StoredTensor, storedValue, type Weights } from "./weights.js";
 
 /** A model's end: what its head graphs need. */
@@ -39,6 +41,11 @@ export function embeddingGraph({ architecture, weights }: HeadOf): OnnxGraph {
     ]);
     rows = graph.op("Add", [rows, rowsOf(table, places)]);
   }
+  const carried = new CarriedValues(graph);
+  const table = (name: string, shape: readonly number[], picked: Value): Value =>
+    rowsOf(weights.get(name, shape), picked);
+  keepPerLayerInputs(graph, { architecture, weights }, ids, rows, table, carried);
+  carried.emit();
   if (names.embeddingNorm !== undefined) {
     rows = norm(graph, architecture.norm, weights, rows, weights.named(names.embeddingNorm), hiddenSize);
   }

@@ -41,6 +41,13 @@ function checkTensors(architecture: Architecture, weights: Weights): void {
   weights.get(weights.embedding, [vocabSize, hiddenSize]);
   weights.get(weights.head(architecture), [vocabSize, hiddenSize]);
   if (architecture.norm.affine) weights.get(`${weights.named(names.finalNorm)}.weight`, [hiddenSize]);
+  const { perLayerInputs } = architecture;
+  if (perLayerInputs !== undefined && names.perLayer !== undefined) {
+    const all = architecture.layerCount * perLayerInputs.width;
+    weights.get(`${weights.named(names.perLayer.table)}.weight`, [perLayerInputs.vocabSize, all]);
+    weights.get(`${weights.named(names.perLayer.projection)}.weight`, [all, hiddenSize]);
+    weights.get(`${weights.named(names.perLayer.norm)}.weight`, [perLayerInputs.width]);
+  }
   for (let layer = 0; layer < architecture.layerCount; layer++) {
     for (const projection of projectionsOf(architecture, weights.prefix, layer)) {
       weights.get(projection.tensor, storedShape(projection));

@@ -1,16 +1,18 @@
 import { ONNX_TYPE, type OnnxGraph, type Value } from "../../engine/onnx-graph.js";
-import type { Architecture, QueryKeyNorm } from "../../model/architecture.js";
+import { type Architecture, type QueryKeyNorm, sizedFor } from "../../model/architecture.js";
 import { layerBase } from "../../model/names.js";
 import type { Rope } from "../../model/rope.js";
 import { projectionsOf } from "../../model/sites.js";
 import { type Projection, type Step, storedShape, suppliedName } from "../../model/steps.js";
 import { headNormPaths } from "../../model/tensors.js";
 import { fusedAttention, plainAttention } from "./attention.js";
+import { CarriedValues } from "./carried.js";
 import { attendByDeltaRule } from "./delta-rule.js";
 import { mixExperts } from "./expert-mix.js";
 import { activate, attendsPlainly, multiply, norm, POSITION_INPUTS, ropesOf, xielu } from "./graph-parts.js";
 import { attendThroughLatent } from "./latent-attention.js";
 import type { LayerParts, MatrixShape } from "./layer-parts.js";
+import { perLayerHidden } from "./per-layer-inputs.js";
 import { shortConvolution } from "./short-conv.js";
 import { storedValue, type Weights } from "./weights.js";
 
@@ -36,13 +38,17 @@ export class LayerBuilder implements LayerParts {
   /** What stands before the layer's tensors. */
   readonly base: string;
 
+  readonly architecture: Architecture;
+
   constructor(
     readonly graph: OnnxGraph,
-    readonly architecture: Architecture,
+    architecture: Architecture,
     readonly weights: Weights,
     readonly index: number,
     readonly options: GraphOptions,
+    readonly carried = new CarriedValues(graph),
   ) {
+    this.architecture = sizedFor(architecture, index);
     this.base = layerBase(architecture.names, weights.prefix, index);
   }
 
@@ -69,13 +75,27 @@ export class LayerBuilder implements LayerParts {
     const { experts } = layers[this.index];
     const [down] = this.projections("down");
     const out = experts === undefined ? this.product(x, down) : mixExperts(this, experts, hiddenSize, x);
-    return this.add(residual, this.residualNorm(out, block.mlpOut));
+    return this.leave(this.add(residual, this.residualNorm(out, block.mlpOut)));
+  }
+
+  /** What comes behind the MLP in a few families: a detour gated by what the layer is told, and a factor. */
+  private leave(residual: Value): Value {
+    const { graph, architecture, weights, base, index, carried } = this;
+    const { names, perLayerInputs, hiddenSize } = architecture;
+    let out = residual;
+    if (perLayerInputs !== undefined) {
+      const hidden = perLayerHidden(this, architecture, index, carried, residual);
+      const product = this.linear(hidden, names.perLayer!.out, hiddenSize, perLayerInputs.width);
+      out = graph.op("Add", [residual, this.residualNorm(product, names.perLayer!.outNorm)]);
+    }
+    const scalar = `${base}${names.layerScalar}`;
+    return weights.has(scalar) ? graph.op("Mul", [out, storedValue(graph, weights.anyOf(scalar, 1))]) : out;
   }
 
   /** Input of q, k, v → input of o. */
   attend(x: Value): Value {
     const { architecture } = this;
-    const { hiddenSize, headCount, kvHeadCount, qkNorm } = architecture;
+    const { hiddenSize, headCount, kvHeadCount, headDim, qkNorm } = architecture;
     const { rope, mixer, unitHeads, queryGrowth } = architecture.layers[this.index];
     if (mixer?.kind === "convolution") return shortConvolution(this, hiddenSize, mixer.kernelSize, x);
     if (mixer?.kind === "delta rule") return attendByDeltaRule(this, mixer, hiddenSize, architecture.norm.eps, x);
@@ -87,20 +107,32 @@ export class LayerBuilder implements LayerParts {
       return attendThroughLatent(this, attention, mixer, headCount, hiddenSize, x);
     }
     let { query, key, value, gate } = this.queryKeyValue(x);
+    const { takesKeys, keepsKeys, unitValues } = architecture.layers[this.index];
+    const ownsKeys = takesKeys === undefined;
+    if (unitValues && ownsKeys) value = this.unitHeads(value, kvHeadCount);
     const normed = (): void => {
       if (qkNorm === undefined) return;
       query = this.headNorm(query, qkNorm, qkNorm.query, headCount);
-      key = this.headNorm(key, qkNorm, qkNorm.key, kvHeadCount);
+      if (ownsKeys) key = this.headNorm(key, qkNorm, qkNorm.key, kvHeadCount);
     };
     if (!qkNorm?.afterRope) normed();
     if (rope !== undefined) {
       query = this.turn(query, rope, headCount);
-      key = this.turn(key, rope, kvHeadCount);
+      if (ownsKeys) key = this.turn(key, rope, kvHeadCount);
     }
     if (qkNorm?.afterRope) normed();
     if (unitHeads) {
       query = this.unitHeads(query, headCount);
       key = this.unitHeads(key, kvHeadCount);
+    }
+    const keyWidth = kvHeadCount * headDim;
+    if (takesKeys !== undefined) {
+      key = this.carried.get(`key_${takesKeys}`, keyWidth);
+      value = this.carried.get(`value_${takesKeys}`, keyWidth);
+    }
+    if (keepsKeys !== undefined) {
+      this.carried.keep(`key_${keepsKeys}`, key, keyWidth);
+      this.carried.keep(`value_${keepsKeys}`, value, keyWidth);
     }
     if (rope?.queryScale !== undefined) query = this.scaleByPlace(query, rope);
     if (queryGrowth !== undefined) query = this.growWithPlace(query, queryGrowth);
@@ -124,7 +156,8 @@ export class LayerBuilder implements LayerParts {
     const queryRows = headCount * headDim;
     const keyRows = kvHeadCount * headDim;
     if (qkvLayout === "separate") {
-      const [query, key, value] = parts;
+      // Where values are keys there is no third product; where another layer's are taken, no second.
+      const [query, key, value = key] = parts;
       if (!gatedQueries) return { query, key, value };
       const twice = graph.op("Reshape", [query, graph.integers(0, 0, headCount, 2 * headDim)]);
       const halves = graph.ops("Split", [twice, graph.integers(headDim, headDim)], 2, { axis: -1 });

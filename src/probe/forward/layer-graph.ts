@@ -1,6 +1,7 @@
 import { OnnxGraph, type Value } from "../../engine/onnx-graph.js";
 import type { Architecture } from "../../model/architecture.js";
 import { inputWidth, type Step } from "../../model/steps.js";
+import { CarriedValues } from "./carried.js";
 import { type GraphOptions, LayerBuilder } from "./layer-builder.js";
 import type { Weights } from "./weights.js";
 
@@ -18,12 +19,14 @@ export function blockGraph(
   const graph = new OnnxGraph();
   const dims = ["batch", "tokens", architecture.hiddenSize];
   let residual = graph.input("residual_in", "FLOAT", dims);
+  const carried = new CarriedValues(graph);
   for (let index = layerStart; index < layerEnd; index++) {
-    const layer = new LayerBuilder(graph, architecture, weights, index, options);
+    const layer = new LayerBuilder(graph, architecture, weights, index, options, carried);
     const mid = layer.addAttention(layer.attend(layer.begin(residual)), residual);
     residual = layer.addMlp(layer.gate(layer.enterMlp(residual, mid)), mid);
   }
   graph.output("residual", residual, "FLOAT", dims);
+  carried.emit();
   return graph;
 }
 
@@ -45,7 +48,8 @@ export function stepGraph(
 ): OnnxGraph {
   const { hiddenSize } = architecture;
   const graph = new OnnxGraph("", options.supplied);
-  const layer = new LayerBuilder(graph, architecture, weights, layerIndex, options);
+  const carried = new CarriedValues(graph);
+  const layer = new LayerBuilder(graph, architecture, weights, layerIndex, options, carried);
   const taken = new Set(steps);
   const addsResidual = taken.has("o") || taken.has("down");
   const dims = (width: number) => ["batch", "tokens", width];
@@ -66,6 +70,7 @@ export function stepGraph(
   if (taken.has("gate_up")) x = emit("down", layer.gate(x));
   if (taken.has("down")) residual = layer.addMlp(x, residual);
   if (addsResidual) graph.output("residual", residual, "FLOAT", dims(hiddenSize));
+  carried.emit();
   return graph;
 }
 

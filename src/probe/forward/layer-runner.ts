@@ -3,15 +3,16 @@ import { OnnxGraph } from "../../engine/onnx-graph.js";
 import { Engine, type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
-import type { Mixer } from "../../model/mixers.js";
 import { projectionsOf, type Site, sitesOf } from "../../model/sites.js";
 import { inputWidth, type Projection, STEPS, type Step, storedShape, suppliedName } from "../../model/steps.js";
 import type { Activations, KvCache, LayerState, SuppliedWeights } from "./activations.js";
+import { carriedFeeds, carriedOutputs, withCarried } from "./carried.js";
 import { POSITION_INPUTS } from "./graph-parts.js";
 import { embeddingGraph, finalNormGraph, logitsGraph, vocabularyChunks } from "./head-graph.js";
 import { inspectModel } from "./inspect-model.js";
 import { blockGraph, listeningGraph, stepGraph } from "./layer-graph.js";
 import { Places, placesOf } from "./places.js";
+import { keepsKeysAlone, runAnew } from "./run-anew.js";
 import { type RunnerOptions, shouldKeepCopies } from "./runner-options.js";
 import { type StoredTensor, storedValue, type Weights } from "./weights.js";
 
@@ -148,8 +149,9 @@ export class LayerRunner {
     if (this.architecture.learnedPositions !== undefined) {
       feeds[POSITION_INPUTS.ids] = this.engine.i64(placesOf(batch, tokens, past), [batch, tokens]);
     }
-    const { residual } = await session.run(feeds);
-    return { data: floats(residual), batch, tokens, width: this.architecture.hiddenSize };
+    const outputs = await session.run(feeds);
+    const residual = { data: floats(outputs.residual), batch, tokens, width: this.architecture.hiddenSize };
+    return withCarried(residual, outputs);
   }
 
   /** All layers, or layers `[layerStart, layerEnd)`: residual → residual. */
@@ -157,14 +159,18 @@ export class LayerRunner {
     const feeds: Feeds = {
       residual_in: this.tensorOf(residual),
       ...this.places.feeds(residual.batch, residual.tokens, 0),
+      ...carriedFeeds(residual, this.engine),
     };
+    let left = residual;
     for (const [start, end] of this.blocks(layerStart, layerEnd)) {
       const session = await this.session(`layers ${start}-${end}`, () =>
         blockGraph(this.architecture, this.weights, start, end, { portable: this.engine.portable }),
       );
-      feeds.residual_in = (await session.run(feeds)).residual;
+      const outputs = await session.run(feeds);
+      Object.assign(feeds, carriedOutputs(outputs), { residual_in: outputs.residual });
+      left = withCarried(left, outputs);
     }
-    return { ...residual, data: floats(feeds.residual_in) };
+    return { ...left, data: floats(feeds.residual_in) };
   }
 
   /** Enter a layer: its first norm. */
@@ -202,10 +208,12 @@ export class LayerRunner {
     this.feedSupplied(feeds, here, supplied);
     if (step === "qkv") Object.assign(feeds, this.places.feeds(input.batch, input.tokens, 0));
     if (step === "o" || step === "down") feeds.residual_in = this.tensorOf(residual);
+    Object.assign(feeds, carriedFeeds(residual, this.engine));
     const outputs = await session.run(feeds);
+    const stream = withCarried(residual, outputs);
     const next = STEPS[STEPS.indexOf(step) + 1] as Step | undefined;
     return {
-      residual: outputs.residual === undefined ? residual : { ...residual, data: floats(outputs.residual) },
+      residual: outputs.residual === undefined ? stream : { ...stream, data: floats(outputs.residual) },
       input:
         next === undefined
           ? undefined
@@ -273,13 +281,13 @@ export class LayerRunner {
     sequences: readonly ArrayLike<number>[],
     cache?: KvCache,
   ): Promise<{ residual: Activations; cache: KvCache }> {
-    const isStateless = ({ mixer }: { mixer?: Mixer }) => mixer === undefined || mixer.kind === "latent";
-    if (!this.architecture.layers.every(isStateless)) return this.runAnew(sequences, cache);
+    this.refuseLookingAhead();
+    if (!this.architecture.layers.every(keepsKeysAlone)) return runAnew(this, sequences, cache);
     const past = cache?.tokens ?? 0;
     const embedded = await this.embed(sequences, past);
     const { batch, tokens } = embedded;
     const { kvHeadCount, headDim } = this.architecture;
-    const common = this.places.feeds(batch, tokens, past);
+    const common = { ...this.places.feeds(batch, tokens, past), ...carriedFeeds(embedded, this.engine) };
     const none = this.engine.f32(new Float32Array(0), [batch, kvHeadCount, 0, headDim]);
     const keys: Tensor[] = [];
     const values: Tensor[] = [];
@@ -306,26 +314,14 @@ export class LayerRunner {
     };
   }
 
-  /**
-   * Convolutions and linear attention remember more than keys and values: all tokens so far run again, the new ones are
-   * given.
-   */
-  private async runAnew(
-    sequences: readonly ArrayLike<number>[],
-    cache: KvCache | undefined,
-  ): Promise<{ residual: Activations; cache: KvCache }> {
-    const all = sequences.map((sequence, row) => [...(cache?.sequences?.[row] ?? []), ...Array.from(sequence)]);
-    const { data, batch, tokens, width } = await this.forward(await this.embed(all));
-    const fresh = sequences[0].length;
-    const last = new Float32Array(batch * fresh * width);
-    for (let row = 0; row < batch; row++) {
-      const end = (row + 1) * tokens * width;
-      last.set(data.subarray(end - fresh * width, end), row * fresh * width);
-    }
-    return {
-      residual: { data: last, batch, tokens: fresh, width },
-      cache: { keys: [], values: [], batch, tokens, sequences: all },
-    };
+  /** Throws `DONOR_ARCHITECTURE` for a model that cannot write. */
+  refuseLookingAhead(): void {
+    if (!this.architecture.bidirectional) return;
+    throw new PhysariumError(
+      "DONOR_ARCHITECTURE",
+      "config.json: use_bidirectional_attention is true: every token looks at those behind it, too, so this model " +
+        "embeds texts and writes none; give a text (--calibration) where it would write its own",
+    );
   }
 
   /** Let go of the sessions of one layer's steps, or of those whose keys go on as said. */

@@ -27,7 +27,10 @@ export class Places {
     };
     if (attendsPlainly(this.architecture, plain)) {
       for (const { slidingWindow } of this.architecture.layers) {
-        feeds[maskInput(slidingWindow)] ??= this.engine.f32(causalMask(tokens, past, slidingWindow), [tokens, total]);
+        feeds[maskInput(slidingWindow)] ??= this.engine.f32(
+          attentionMask(tokens, past, slidingWindow, this.architecture.bidirectional),
+          [tokens, total],
+        );
       }
     }
     if (this.architecture.alibiScale !== undefined) {
@@ -78,14 +81,20 @@ export function placesOf(batch: number, tokens: number, past: number): BigInt64A
  * What is added to attention scores, (tokens, past + tokens): 0 where a token may look, so low elsewhere that nothing
  * is left after softmax.
  */
-function causalMask(tokens: number, past: number, slidingWindow = Number.POSITIVE_INFINITY): Float32Array {
+function attentionMask(
+  tokens: number,
+  past: number,
+  slidingWindow = Number.POSITIVE_INFINITY,
+  looksAhead = false,
+): Float32Array {
   const total = past + tokens;
   // Not infinite: a backend may compile infinities away.
   const mask = new Float32Array(tokens * total).fill(-1e30);
   for (let token = 0; token < tokens; token++) {
     const last = past + token;
     const first = Math.max(0, last - slidingWindow + 1);
-    mask.fill(0, token * total + first, token * total + last + 1);
+    const end = looksAhead ? Math.min(total, last + slidingWindow) : last + 1;
+    mask.fill(0, token * total + first, token * total + end);
   }
   return mask;
 }
