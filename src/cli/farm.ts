@@ -1,6 +1,10 @@
 import type { Command } from "commander";
+import { registerFarmAdmit } from "./farm/admit.js";
+import { registerFarmControl } from "./farm/control.js";
+import { registerFarmDoctor } from "./farm/doctor.js";
 import { registerFarmFile } from "./farm/edit.js";
 import { registerFarmPlan } from "./farm/plan.js";
+import { registerFarmServe } from "./farm/serve.js";
 
 /** `physarium farm …`: operated models in use. */
 export function registerFarm(program: Command): void {
@@ -18,4 +22,8 @@ Examples:
     );
   registerFarmFile(farm);
   registerFarmPlan(farm);
+  registerFarmAdmit(farm);
+  registerFarmServe(farm);
+  registerFarmControl(farm);
+  registerFarmDoctor(farm);
 }

@@ -1,6 +1,6 @@
 import { hostname } from "node:os";
 import { dirname } from "node:path";
-import { closeQuietly, type FileLayer, readSmallFile } from "../checkpoint/file-layer.js";
+import { closeQuietly, type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError } from "../errors.js";
 import { type Heartbeat, silenceOf } from "./heartbeat.js";
 import { isAnswered, type LifeLine } from "./life-line.js";
@@ -136,7 +136,7 @@ async function bootOf(files: FileLayer): Promise<string> {
  * What /proc says of a process: when it started (empty where that cannot be read), and whether it has ended already: a
  * zombie waits for its parent, in a container without an init for ever.
  */
-async function lifeOf(pid: number, files: FileLayer): Promise<{ started: string; ended: boolean }> {
+export async function lifeOf(pid: number, files: FileLayer = nodeFiles): Promise<{ started: string; ended: boolean }> {
   const text = await readProc(`/proc/${pid}/stat`, files);
   const boot = await bootOf(files);
   // The command name may hold spaces; fields are counted after its closing parenthesis.

@@ -71,7 +71,9 @@ export function runShapeOf(body: Body, maxContext: number): RunShape {
 
 function plannedForm(layout: FormLayout, run: RunShape, admission: Admission | undefined): PlannedForm {
   const admitted = admission?.forms.find(({ form }) => form === layout.form);
-  const measured = admitted?.load?.peak_bytes;
+  // Another context or number of sequences takes another amount.
+  const isSameRun = admission?.context === run.context && admission.sequences === run.sequences;
+  const measured = isSameRun ? admitted?.load?.peak_bytes : undefined;
   return {
     form: layout.form,
     fileBytes: layout.fileBytes,

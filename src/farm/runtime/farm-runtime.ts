@@ -230,6 +230,7 @@ export class FarmRuntime {
     const { order, controller } = request;
     const begun = this.clock.now();
     try {
+      order.onStart?.(placement!, facts.generation);
       const onPiece = (text: string): void => {
         request.started = true;
         order.onPiece(text);

@@ -15,6 +15,8 @@ export interface Order {
   readonly noSwap: boolean;
   readonly signal: AbortSignal;
   readonly onPiece: (text: string) => void;
+  /** Told where it is answered, before anything of the answer. */
+  readonly onStart?: (placement: Placement, generation: number) => void;
 }
 
 export interface Served extends Answered {
