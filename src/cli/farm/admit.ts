@@ -34,7 +34,8 @@ export function registerFarmAdmit(farm: Command): void {
     const former = await state.currentGeneration(name);
     throw new PhysariumError(
       "VERIFY_ADMISSION",
-      `${name}: nothing of it was admitted; ${former === undefined ? "it is not served" : `generation ${former} goes on being served`}`,
+      `${name}: nothing of it was admitted; ` +
+        (former === undefined ? "it is not served" : `generation ${former} goes on being served`),
       { body: name, generation: admission.generation, former: former ?? null },
     );
   });
@@ -66,7 +67,8 @@ function admissionWords(admission: Admission): string {
   const { body, generation, accepted, checks, forms, warnings, ledger_sha256: ledger } = admission;
   return [
     `${body}, generation ${generation}: ${accepted ? "admitted" : "rejected"}`,
-    `ledger   ${ledger === null ? "none" : `sha256 ${ledger.slice(0, 16)}…`}, engine ${admission.engine || "not asked"}, ` +
+    `ledger   ${ledger === null ? "none" : `sha256 ${ledger.slice(0, 16)}…`}, ` +
+      `engine ${admission.engine || "not asked"}, ` +
       `${admission.sequences} × ${admission.context} tokens`,
     ...checks.map(({ check, passed, found }) => `${passed ? "passed  " : "FAILED  "} ${check}: ${found}`),
     ...forms.flatMap(formWords),
@@ -76,7 +78,8 @@ function admissionWords(admission: Admission): string {
 
 function formWords({ form, byte_length, sha256, loss, load, checks, rejected }: AdmittedForm): string[] {
   const lines = [
-    `${form}  ${sizeWords(byte_length)}, sha256 ${sha256.slice(0, 16)}…: ${rejected === null ? "served" : `REJECTED, ${rejected}`}`,
+    `${form}  ${sizeWords(byte_length)}, sha256 ${sha256.slice(0, 16)}…: ` +
+      (rejected === null ? "served" : `REJECTED, ${rejected}`),
   ];
   for (const { check, passed, found } of checks) lines.push(`  ${passed ? "passed" : "FAILED"} ${check}: ${found}`);
   if (loss !== null) {
@@ -91,7 +94,8 @@ function formWords({ form, byte_length, sha256, loss, load, checks, rejected }: 
       ({ threads, prompt, answer }) => `${threads}: ${prompt.toFixed(0)} read, ${answer.toFixed(0)} written`,
     );
     lines.push(
-      `  load   ${load.load_seconds.toFixed(2)} s, peak ${sizeWords(load.peak_bytes)} at full context, ${load.threads} threads ` +
+      `  load   ${load.load_seconds.toFixed(2)} s, peak ${sizeWords(load.peak_bytes)} at full context, ` +
+        `${load.threads} threads ` +
         `(tokens a second by threads: ${speeds.join("; ")})`,
     );
   }

@@ -88,12 +88,14 @@ export function registerFarmControl(farm: Command): void {
 
 function psWords({ budget, used, bodies, organs }: View): string {
   return [
-    `VRAM ${sizeWords(used.VRAM)} of ${sizeWords(budget.VRAM)}, RAM ${sizeWords(used.RAM)} of ${sizeWords(budget.RAM)}, ` +
+    `VRAM ${sizeWords(used.VRAM)} of ${sizeWords(budget.VRAM)}, ` +
+      `RAM ${sizeWords(used.RAM)} of ${sizeWords(budget.RAM)}, ` +
       `SSD ${sizeWords(used.SSD)} of ${sizeWords(budget.SSD)}`,
     ...bodies.map(bodyWords),
     ...organs.map(
       ({ name, body, score, answers, pinned, verifier }) =>
-        `  ${name.padEnd(16)} on ${body}, score ${score.toFixed(3)}, ${answers} answers, verifier ${verifier ?? "none"}` +
+        `  ${name.padEnd(16)} on ${body}, score ${score.toFixed(3)}, ${answers} answers, ` +
+        `verifier ${verifier ?? "none"}` +
         `${pinned ? ", pinned" : ""}`,
     ),
   ].join("\n");
@@ -117,7 +119,8 @@ function bodyWords(body: View["bodies"][number]): string {
       ? "on the SSD"
       : `${form} in ${tier}, RAM ${sizeWords(ram)}, VRAM ${sizeWords(vram)}, pid ${pid ?? "–"}`;
   const refusal = body.unavailable === null ? "" : `; ${body.unavailable}`;
-  return `${name.padEnd(18)} ${status}, ${place}, generation ${generation}, ${busy} at work, ${waiting} waiting${refusal}`;
+  const work = `${busy} at work, ${waiting} waiting`;
+  return `${name.padEnd(18)} ${status}, ${place}, generation ${generation}, ${work}${refusal}`;
 }
 
 function recordWords({ at, event, ...more }: JournalRecord): string {

@@ -41,8 +41,8 @@ function greedy(body: ChildBody, ids: readonly number[]): Promise<{ ids: number[
 }
 
 /**
- * The engine cuts text into our tokenizer's tokens, alone and within the model's chat template. Other scripts are looked
- * at as well, for a warning.
+ * The engine cuts text into our tokenizer's tokens, alone and within the model's chat template. Other scripts are
+ * looked at as well, for a warning.
  */
 export async function checkTokens(
   body: ChildBody,
@@ -112,7 +112,8 @@ function differenceOf(ours: readonly number[], theirs: readonly number[]): strin
   if (at < 0 && ours.length === theirs.length) return undefined;
   const place = at < 0 ? Math.min(ours.length, theirs.length) : at;
   const shown = (ids: readonly number[]): string => ids.slice(place, place + 4).join(" ") || "nothing";
-  return `at token ${place} ours are ${shown(ours)}, the engine's ${shown(theirs)} (${ours.length} and ${theirs.length} in all)`;
+  const counts = `(${ours.length} and ${theirs.length} in all)`;
+  return `at token ${place} ours are ${shown(ours)}, the engine's ${shown(theirs)} ${counts}`;
 }
 
 /** Every anchor of every organ on the body: what was right for one may not break for its neighbour. */
@@ -128,7 +129,8 @@ export async function checkAnchors(body: ChildBody, organs: readonly Organ[]): P
       const ask = { ...organAsk(organ, texts, prompt), temperature: 0 };
       const { text } = await body.ask(ask, () => {}, new AbortController().signal);
       if (holds(anchor, text)) continue;
-      fault = `line ${anchor.line}: ${JSON.stringify(anchor.must)} does not hold of ${JSON.stringify(text.slice(0, 160))}`;
+      const [must, said] = [JSON.stringify(anchor.must), JSON.stringify(text.slice(0, 160))];
+      fault = `line ${anchor.line}: ${must} does not hold of ${said}`;
       break;
     }
     records.push(record(`anchors of ${organ.name}`, fault, `${anchors.length} of ${anchors.length}`));

@@ -9,7 +9,9 @@ export async function revertBody(state: StateFolder, body: string): Promise<{ fr
   if (current === undefined || former === undefined) {
     throw new PhysariumError(
       "USAGE_NOTHING_TO_REVERT",
-      `${body}: ${current === undefined ? "nothing was admitted yet" : `there is no generation before ${current} whose files are kept`}`,
+      current === undefined
+        ? `${body}: nothing was admitted yet`
+        : `${body}: there is no generation before ${current} whose files are kept`,
       { body },
     );
   }

@@ -17,7 +17,8 @@ import { bodiesView, farmView, modelsView, organsView } from "./views.js";
 const MAX_BODY_BYTES = 4 << 20;
 const ASSETS = new URL("../../../assets/farm/", import.meta.url);
 const PAGE_POLICY =
-  "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+  "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; " +
+  "frame-ancestors 'none'";
 /** Records of the history that are sent unless more are asked for. */
 const HISTORY = 200;
 

@@ -6,8 +6,8 @@ import { PhysariumError } from "../../errors.js";
 import type { Engine } from "../engine/engine.js";
 
 /**
- * An engine that loads a file only if it is the one that was admitted. A file is read once; after that its size and time
- * say whether it is still the same.
+ * An engine that loads a file only if it is the one that was admitted. A file is read once; after that its size and
+ * time say whether it is still the same.
  */
 export function provenEngine(engine: Engine, digestOf: (file: string) => string | undefined): Engine {
   const seen = new Map<string, string>();

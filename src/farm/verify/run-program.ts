@@ -12,8 +12,8 @@ export interface Ran {
 const MAX_OUTPUT = 65_536;
 
 /**
- * Run a program with text on its stdin: no shell, an empty environment but for the PATH, a time limit after which it and
- * what it started is killed.
+ * Run a program with text on its stdin: no shell, an empty environment but for the PATH, a time limit after which it
+ * and what it started is killed.
  */
 export function runProgram(
   [program, ...args]: readonly string[],

@@ -5,8 +5,8 @@ const QUOTES = [/"([^"\n]+)"/g, /“([^”\n]+)”/g, /«([^»\n]+)»/g, /^>\s?(
 const SHORTEST = 2;
 
 /**
- * What the answer takes from its source stands there: every quoted passage, or the whole answer where nothing is quoted.
- * White space and letter case do not count.
+ * What the answer takes from its source stands there: every quoted passage, or the whole answer where nothing is
+ * quoted. White space and letter case do not count.
  *
  * source  the text; what was asked where there is none
  */
