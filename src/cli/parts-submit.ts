@@ -6,7 +6,7 @@ import { nodeFiles } from "../checkpoint/file-layer.js";
 import { jsonLine, PhysariumError } from "../errors.js";
 import { partsFolder } from "../parts/parts-folder.js";
 import { checkVersion, type PartsPlan, readPartsPlan } from "../parts/parts-plan.js";
-import { noParts, partsStatus } from "../parts/status.js";
+import { partsStatus, refuseJoined } from "../parts/status.js";
 import { type JobOptions, jobName } from "../parts/submit/job.js";
 import { kubernetesJob } from "../parts/submit/kubernetes.js";
 import { DEFAULT_ARRAY_SIZE, slurmScript } from "../parts/submit/slurm.js";
@@ -70,7 +70,7 @@ Examples:
       endOnSignal("nothing was sent");
       const folder = await partsFolder(output);
       const plan = await readPartsPlan(folder, nodeFiles);
-      if (plan === undefined) throw noParts(folder);
+      if (plan === undefined) return refuseJoined(folder, nodeFiles);
       checkVersion(plan, folder);
       const job: JobOptions = {
         outputPath: folder.path,

@@ -80,7 +80,7 @@ export async function runPart(outputPath: string, part: number, options: RunPart
     const digester = await createDigester();
     return await new PartRun(folder, plan, tensors, workers, stop, digester, files, onEvent).run();
   } catch (error) {
-    const explained = lock.lost?.aborted ? lockLost(folder, part, error) : error;
+    const explained = lock.lost?.aborted ? lockLost(folder, part, error) : explainStop(part, error);
     await recordFailure(folder, plan, part, explained, files);
     throw explained;
   } finally {
@@ -97,6 +97,12 @@ async function refuseWhileJoining(folder: PartsFolder, files: FileLayer): Promis
     `${folder.folder}: physarium parts finish (process ${holder.pid} on ${holder.host}) is joining the parts just now`,
     { path: folder.folder, pid: holder.pid, host: holder.host },
   );
+}
+
+function explainStop(part: number, error: unknown): unknown {
+  if (!isPhysariumError(error, "STOPPED")) return error;
+  const kept = "what is written of it is kept; run the same part again, and it goes on from there";
+  return new PhysariumError("STOPPED", `part ${part}: stopped; ${kept}`, { part }, error);
 }
 
 function lockLost(folder: PartsFolder, part: number, cause: unknown): PhysariumError {

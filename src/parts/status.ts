@@ -167,6 +167,14 @@ export async function joinedFrom({ path }: PartsFolder, files: FileLayer) {
   return (await readDocuments(path, files)).parts ?? undefined;
 }
 
+/** Refuse what needs parts where there are none. */
+export async function refuseJoined(folder: PartsFolder, files: FileLayer): Promise<never> {
+  if ((await joinedFrom(folder, files)) === undefined) throw noParts(folder);
+  throw new PhysariumError("USAGE_PARTS", `${folder.path}: its parts are joined already; there is nothing left to do`, {
+    path: folder.path,
+  });
+}
+
 export function noParts({ path, folder }: PartsFolder): PhysariumError {
   return new PhysariumError(
     "USAGE_PARTS",

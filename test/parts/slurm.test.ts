@@ -29,4 +29,6 @@ test.skipIf(reason !== "")(
     const failed = { failed: 1, done: 4, part_count: 5, code: "DONOR_NON_FINITE" };
     expect(failing).toEqual({ states: [failed, failed], hasOutput: false });
   },
+  // The scheduler has its own pace.
+  400_000,
 );
