@@ -24,11 +24,12 @@ export async function modelFolder(path: string, files: FileLayer = nodeFiles): P
 
 /** The cache itself, or the folder it lies in, in place of one of the models in it. */
 async function refuseWholeCache(path: string, files: FileLayer): Promise<void> {
+  if ((await statOf(join(path, "config.json"), files)) !== undefined) return;
   const named = (names: string[]) => names.filter((name) => /^models--.+--.+/.test(name)).sort();
   const list = (folder: string) => attempt("listing", folder, () => files.readdir(folder));
   const here = await list(path);
   let models = named(here).map((name) => join(path, name));
-  if (models.length === 0 && here.includes("hub") && !here.includes("config.json")) {
+  if (models.length === 0 && here.includes("hub")) {
     const inner = join(path, "hub");
     if ((await statOf(inner, files))?.isDirectory()) models = named(await list(inner)).map((name) => join(inner, name));
   }
