@@ -6,7 +6,6 @@ import { DEFAULT_MAX_TOKENS } from "../probe/generate.js";
 import type { ChatMessage } from "../probe/text/chat-template.js";
 import { toInteger, toNumber } from "./arguments.js";
 import { modelArgument } from "./model-argument.js";
-import { withMappable } from "./packed-argument.js";
 import { addEngineOptions, type EngineFlags } from "./probe-options.js";
 import { Speaker } from "./speaker.js";
 import { endOnSignal } from "./stop-signal.js";
@@ -44,19 +43,16 @@ Examples:
   printf 'My name is Ada.\\nWhat is my name?\\n' | physarium chat ./operated --json`,
     )
     .action(async (modelPath: string, flags: ChatFlags) => {
-      const { signal } = endOnSignal("nothing was written", flags.json);
+      endOnSignal("nothing was written", flags.json);
       const folder = resolve(await modelArgument(modelPath, flags));
       const say = flags.quiet || flags.json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);
-      await withMappable(folder, say, signal, async (mappable) => {
-        const speaker = await Speaker.open(mappable, flags, flags.maxTokens);
-        try {
-          const turns = await converse(speaker, flags, say);
-          if (flags.json)
-            process.stdout.write(`${JSON.stringify({ messages: turns.messages, turns: turns.figures })}\n`);
-        } finally {
-          await speaker.close();
-        }
-      });
+      const speaker = await Speaker.open(folder, flags, flags.maxTokens);
+      try {
+        const turns = await converse(speaker, flags, say);
+        if (flags.json) process.stdout.write(`${JSON.stringify({ messages: turns.messages, turns: turns.figures })}\n`);
+      } finally {
+        await speaker.close();
+      }
     });
 }
 

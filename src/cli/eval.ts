@@ -1,13 +1,13 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
 import { printable } from "../errors.js";
-import { isPackedFolder } from "../pack/manifest.js";
 import { type Evaluation, evaluate } from "../probe/evaluate.js";
 import { isOperated } from "../record/open-record.js";
 import type { QualitySection } from "../record/quality.js";
 import { addSections } from "../report/documents.js";
+import { openSource } from "../sources.js";
+import { leaveRoom } from "./leave-room.js";
 import { modelArgument } from "./model-argument.js";
-import { withMappable } from "./packed-argument.js";
 import {
   addEngineOptions,
   addProtocolOptions,
@@ -49,22 +49,24 @@ Examples:
   physarium eval ./model --text stories.txt --protocol documents --window 256 --json`,
     )
     .action(async (modelPath: string, flags: EvalFlags) => {
-      const { text, against, record, json, quiet, device, threads, memory, ...protocol } = flags;
-      const { signal, whole } = endOnSignal("nothing was written", json);
+      const { text, against, record, json, quiet: _, device, threads, memory, ...protocol } = flags;
+      const { whole } = endOnSignal("nothing was written", json);
       const onProgress = countedProgress("eval", flags, "tokens");
       const folder = resolve(await modelArgument(modelPath, flags));
       const donor = against === undefined ? undefined : resolve(await modelArgument(against, flags));
-      const say = quiet || json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);
-      const evaluation = await withMappable(folder, say, signal, (mappable) =>
-        evaluate(mappable, resolve(text), {
-          ...toProtocolOptions(protocol),
-          ...toEngineOptions({ device, threads, memory }),
-          ...(donor === undefined ? {} : { against: donor }),
-          ...(onProgress === undefined ? {} : { onProgress }),
-        }),
-      );
+      const model = await openSource(folder);
+      const other = donor === undefined ? undefined : await openSource(donor);
+      await leaveRoom(other === undefined ? [model] : [model, other]);
+      const evaluation = await evaluate(model, resolve(text), {
+        ...toProtocolOptions(protocol),
+        ...toEngineOptions({ device, threads, memory }),
+        ...(other === undefined ? {} : { against: other }),
+        ...(onProgress === undefined ? {} : { onProgress }),
+      });
+      await model.close();
+      await other?.close();
       // A packed folder is a pack of what it was made from, report included.
-      const keepsReport = (await isOperated(folder)) && !(await isPackedFolder(folder));
+      const keepsReport = (await isOperated(folder)) && model.localPath !== undefined;
       if (record && against !== undefined && keepsReport) {
         await whole(() => addSections(folder, { quality: evaluation.quality }));
       }

@@ -2,7 +2,9 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import { printable } from "../errors.js";
 import { DEFAULT_LIMITS, type GateReport, gateError, runGate } from "../probe/gate.js";
+import { openSource } from "../sources.js";
 import { toInteger, toNumber } from "./arguments.js";
+import { leaveRoom } from "./leave-room.js";
 import { modelArgument } from "./model-argument.js";
 import {
   addEngineOptions,
@@ -70,10 +72,13 @@ Examples:
         flags;
       const { device, threads, memory, ...protocol } = rest;
       endOnSignal("nothing was written", json);
-      const report = await runGate(resolve(await modelArgument(modelPath, flags)), {
+      const model = await openSource(resolve(await modelArgument(modelPath, flags)));
+      const donor = await openSource(resolve(await modelArgument(against, flags)));
+      await leaveRoom([model, donor]);
+      const report = await runGate(model, {
         ...toProtocolOptions(protocol),
         ...toEngineOptions({ device, threads, memory }),
-        against: resolve(await modelArgument(against, flags)),
+        against: donor,
         ...(prompt.length === 0 ? {} : { prompts: prompt }),
         ...(text === undefined ? {} : { text: resolve(text) }),
         ...(maxTokens === undefined ? {} : { maxTokens }),
@@ -82,6 +87,8 @@ Examples:
         ...(minSameTop === undefined ? {} : { minSameTop }),
         ...(maxRepetition === undefined ? {} : { maxRepetition }),
       });
+      await model.close();
+      await donor.close();
       process.stdout.write(json ? `${JSON.stringify(report)}\n` : `${describe(report)}\n`);
       if (!report.accepted) throw gateError(report);
     });

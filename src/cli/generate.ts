@@ -4,9 +4,8 @@ import { printable } from "../errors.js";
 import { DEFAULT_MAX_TOKENS } from "../probe/generate.js";
 import { toInteger, toNumber } from "./arguments.js";
 import { modelArgument } from "./model-argument.js";
-import { withMappable } from "./packed-argument.js";
 import { addEngineOptions, type EngineFlags } from "./probe-options.js";
-import { Speaker } from "./speaker.js";
+import { Speaker, type Spoken } from "./speaker.js";
 import { endOnSignal } from "./stop-signal.js";
 
 interface GenerateFlags extends EngineFlags {
@@ -44,31 +43,30 @@ Examples:
   physarium generate ./model --chat --prompt "Why is the sky blue?" --temperature 0.7 --top-p 0.9 --seed 1`,
     )
     .action(async (modelPath: string, flags: GenerateFlags) => {
-      const { signal } = endOnSignal("nothing was written", flags.json);
+      endOnSignal("nothing was written", flags.json);
       const { maxTokens, temperature, topP, seed, json, quiet, chat } = flags;
       const folder = resolve(await modelArgument(modelPath, flags));
-      const say = quiet || json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);
       const show = (piece: string): void => {
         if (!json) process.stdout.write(printable(piece, true));
       };
-      const spoken = await withMappable(folder, say, signal, async (mappable) => {
-        const speaker = await Speaker.open(mappable, flags, maxTokens);
-        try {
-          const prompt = chat
-            ? await speaker.conversation([{ role: "user", content: flags.prompt }])
-            : await speaker.plain(flags.prompt, flags.bos);
-          if (!chat) show(flags.prompt);
-          return await speaker.speak(prompt, { maxTokens, temperature, topP, seed }, show);
-        } finally {
-          await speaker.close();
-        }
-      });
+      const speaker = await Speaker.open(folder, flags, maxTokens);
+      let spoken: Spoken;
+      try {
+        const prompt = chat
+          ? await speaker.conversation([{ role: "user", content: flags.prompt }])
+          : await speaker.plain(flags.prompt, flags.bos);
+        if (!chat) show(flags.prompt);
+        spoken = await speaker.speak(prompt, { maxTokens, temperature, topP, seed }, show);
+      } finally {
+        await speaker.close();
+      }
       const { prompt, ids, text, seconds } = spoken;
       process.stdout.write(
         json
           ? `${JSON.stringify({ prompt: flags.prompt, prompt_tokens: prompt, tokens: ids, text, seconds })}\n`
           : "\n",
       );
-      say(`${ids.length} tokens, ${(ids.length / seconds).toFixed(1)} a second`);
+      if (!json && !quiet)
+        process.stderr.write(`${ids.length} tokens, ${(ids.length / seconds).toFixed(1)} a second\n`);
     });
 }

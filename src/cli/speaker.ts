@@ -4,6 +4,7 @@ import { generateTokens, promptTokens, type SamplingOptions, StreamDecoder, stop
 import { type ChatMessage, renderChat } from "../probe/text/chat-template.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { openSource } from "../sources.js";
+import { leaveRoom } from "./leave-room.js";
 import { type EngineFlags, toEngineOptions } from "./probe-options.js";
 
 export interface Spoken {
@@ -26,6 +27,7 @@ export class Speaker {
   static async open(path: string, engine: EngineFlags, maxTokens: number): Promise<Speaker> {
     const source = await openSource(path);
     await openDonor(source);
+    await leaveRoom([source]);
     const tokenizer = await TextTokenizer.open(source);
     try {
       const runner = await LayerRunner.open(source, {

@@ -48,6 +48,10 @@ export class OnnxGraph {
   readonly constantData = new Map<Value, Float32Array | BigInt64Array>();
   /** Shapes of inputs, constants and stored weights. */
   readonly dims = new Map<Value, readonly Dimension[]>();
+  /** Whether weights may stay in their files: the engine takes none from files where it is given any as bytes. */
+  mapsFiles = true;
+  /** Weights that no file holds as they are: read when a session is opened, under the name that the graph calls them. */
+  readonly readIn: { readonly path: string; readonly read: () => Promise<Uint8Array> }[] = [];
 
   /**
    * `scope` begins the names of all values made here: those of a loop's body must differ from the graph's around it.
@@ -91,6 +95,13 @@ export class OnnxGraph {
       tensor.integer(14, 1);
     });
     return name;
+  }
+
+  /** Weights that are read into the engine's memory when a session is opened: bytes of a decoded file, say. */
+  fromBytes(type: OnnxType, dims: readonly number[], byteLength: number, read: () => Promise<Uint8Array>): Value {
+    const path = `read-in-${this.readIn.length}`;
+    this.readIn.push({ path, read });
+    return this.external(type, dims, path, 0, byteLength);
   }
 
   /** A small tensor kept in the model itself; equal ones are stored once. `dims` defaults to one dimension. */

@@ -39,10 +39,14 @@ export class Engine {
   /**
    * Open a session on a graph. With `fold`, casts of stored weights happen once, now, and the f32 copy stays in memory
    * in the layout the matrix products like best; without, the weights stay mapped and every run casts what it uses.
+   * Weights that the graph reads itself (`OnnxGraph.fromBytes`) lie in memory until the session is closed.
    */
   async session(graph: OnnxGraph, fold: boolean): Promise<Session> {
+    const externalData: { path: string; data: Uint8Array }[] = [];
+    for (const { path, read } of graph.readIn) externalData.push({ path, data: await read() });
     try {
       const session = await this.runtime.InferenceSession.create(graph.serialize(), {
+        ...(externalData.length === 0 ? {} : { externalData }),
         executionProviders: providersOf(this.device),
         intraOpNumThreads: this.threads,
         interOpNumThreads: 1,

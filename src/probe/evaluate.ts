@@ -8,7 +8,8 @@ import type { ModelQuality, QualitySection } from "../record/quality.js";
 import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
 import { type InspectedModel, inspectModel } from "./forward/inspect-model.js";
 import { type Activations, LayerRunner, type RunnerOptions } from "./forward/layer-runner.js";
-import { defaultMemoryBytes } from "./memory.js";
+import { defaultMemoryBytes, memoryLimitBytes } from "./memory.js";
+import { sizesThatFit } from "./memory-plan.js";
 import { Scorer } from "./scorer.js";
 import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./text/protocols.js";
 import { openTextFile } from "./text/text-file.js";
@@ -112,9 +113,12 @@ export async function runModels(
   options: EvaluateOptions = {},
 ): Promise<{ traces: Trace[]; kl: Float64Array | undefined; engine: QualitySection["engine"] }> {
   const { sequences } = prepared;
+  const inspected: InspectedModel[] = [];
+  for (const model of models) inspected.push(await inspectModel(model));
+  const longest = sequences.reduce((most, { ids }) => Math.max(most, ids.length), 0);
   const tokensRun = sequences.reduce((total, { ids }) => total + ids.length, 0);
   const engine = options.engine ?? (await Engine.open(options));
-  const batchTokens = options.batchTokens ?? 2048;
+  const { batchTokens, placesAtOnce } = sizesThatFit(inspected, longest, memoryLimitBytes(), options.batchTokens);
   const workload = { runs: batchesOf(sequences, batchTokens, false).length, tokens: tokensRun };
   const share =
     models.length === 1 ? {} : { memoryBytes: (options.memoryBytes ?? defaultMemoryBytes()) / models.length };
@@ -122,8 +126,9 @@ export async function runModels(
   let scorer: Scorer | undefined;
   const started = performance.now();
   try {
-    for (const model of models) runners.push(await LayerRunner.open(model, { workload, ...options, ...share, engine }));
-    scorer = new Scorer(runners);
+    for (const { donor } of inspected)
+      runners.push(await LayerRunner.open(donor, { workload, ...options, ...share, engine }));
+    scorer = new Scorer(runners, placesAtOnce);
     const seesPadding = runners.some(({ architecture }) => architecture.bidirectional);
     const batches = batchesOf(sequences, batchTokens, seesPadding);
     const { tokens } = prepared.record;

@@ -1,7 +1,9 @@
-import { type Feeds, floats, type Session } from "../engine/session.js";
+import { type Feeds, floats } from "../engine/session.js";
 import { PhysariumError } from "../errors.js";
 import { scoreGraph, type VocabularyChunk, vocabularyChunks } from "./forward/head-graph.js";
 import type { Activations, LayerRunner } from "./forward/layer-runner.js";
+import { SessionShelf } from "./forward/session-shelf.js";
+import { DEFAULT_SIZES } from "./memory-plan.js";
 
 /** What happened at each place: the true token's negative log-likelihood (nats, f64) and the most likely token. */
 export interface Scores {
@@ -15,9 +17,6 @@ export interface PairScores {
   readonly kl: Float64Array | undefined;
 }
 
-/** Places multiplied with the output matrix at once: with a chunk of the vocabulary 32 MiB of logits a model. */
-const PLACES_AT_ONCE = 1024;
-
 /**
  * Likelihoods of known tokens, for one model or two side by side.
  *
@@ -26,14 +25,20 @@ const PLACES_AT_ONCE = 1024;
  * two models' probabilities, KL = Σ p (ln p − ln q) = Σ p (a − b) − lse(a) + lse(b) for logits a, b.
  */
 export class Scorer {
-  private readonly sessions = new Map<number, Promise<Session>>();
+  private readonly shelf: SessionShelf;
   private readonly chunks: readonly VocabularyChunk[];
 
   /**
    * One runner, or two (the donor first) of one vocabulary and engine. Throws `DONOR_VOCABULARY` where the vocabularies
    * differ.
+   *
+   * placesAtOnce  places multiplied with the output matrix at once: 1024 with a chunk of the vocabulary are 32 MiB of
+   *               logits a model
    */
-  constructor(private readonly runners: readonly LayerRunner[]) {
+  constructor(
+    private readonly runners: readonly LayerRunner[],
+    private readonly placesAtOnce = DEFAULT_SIZES.placesAtOnce,
+  ) {
     const [first, second] = runners.map(({ architecture }) => architecture.vocabSize);
     if (second !== undefined && first !== second) {
       throw new PhysariumError(
@@ -43,6 +48,11 @@ export class Scorer {
       );
     }
     this.chunks = vocabularyChunks(runners[0].architecture);
+    this.shelf = new SessionShelf(
+      runners[0].engine,
+      runners.every(({ keeping }) => keeping.copies),
+      runners.every(({ keeping }) => keeping.sessions),
+    );
   }
 
   /**
@@ -59,8 +69,8 @@ export class Scorer {
       top: new Int32Array(places.length),
     }));
     const kl = this.runners.length === 2 ? new Float64Array(places.length) : undefined;
-    for (let start = 0; start < places.length; start += PLACES_AT_ONCE) {
-      const end = Math.min(start + PLACES_AT_ONCE, places.length);
+    for (let start = 0; start < places.length; start += this.placesAtOnce) {
+      const end = Math.min(start + this.placesAtOnce, places.length);
       await this.scorePart(residuals, places.subarray(start, end), targets.subarray(start, end), (place) => ({
         put: (model, nll, top) => {
           models[model].nll[start + place] = nll;
@@ -75,9 +85,7 @@ export class Scorer {
   }
 
   async close(): Promise<void> {
-    const open = [...this.sessions.values()];
-    this.sessions.clear();
-    for (const session of open) await (await session).close();
+    await this.shelf.closeWhere(() => true);
   }
 
   private async scorePart(
@@ -101,7 +109,8 @@ export class Scorer {
         BigInt(Math.min(Math.max(target - start, 0), end - start - 1)),
       );
       feeds.targets = engine.i64(inChunk, [1, places.length, 1]);
-      const outputs = await (await this.session(number)).run(feeds);
+      const build = () => scoreGraph(this.runners, chunk, engine.portable);
+      const outputs = await this.shelf.run(`${number}`, build, feeds);
       parts.push(Object.fromEntries(Object.entries(outputs).map(([name, tensor]) => [name, floats(tensor)])));
     }
     for (let place = 0; place < places.length; place++) {
@@ -151,19 +160,6 @@ export class Scorer {
         "no perplexity",
       { path },
     );
-  }
-
-  private session(number: number): Promise<Session> {
-    const known = this.sessions.get(number);
-    if (known !== undefined) return known;
-    const [runner] = this.runners;
-    const graph = scoreGraph(this.runners, this.chunks[number], runner.engine.portable);
-    const opened = runner.engine.session(
-      graph,
-      this.runners.every(({ keepsCopies }) => keepsCopies),
-    );
-    this.sessions.set(number, opened);
-    return opened;
   }
 }
 

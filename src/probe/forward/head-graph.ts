@@ -20,6 +20,9 @@ export const VOCABULARY_CHUNK = 8192;
 /**
  * token ids (batch, tokens) int64 → residual (batch, tokens, hidden): the embedding's rows, read from where they lie;
  * with learned positions, position_ids (batch, tokens) int64 choose the rows that are added.
+ *
+ * Where no file can be mapped the rows come as the input token_rows (batch, tokens, hidden) f32 beside the ids: of a
+ * vocabulary's table only what a text uses.
  */
 export function embeddingGraph({ architecture, weights }: HeadOf): OnnxGraph {
   const { vocabSize, hiddenSize, embeddingScale, learnedPositions, maxPositions, names } = architecture;
@@ -30,16 +33,16 @@ export function embeddingGraph({ architecture, weights }: HeadOf): OnnxGraph {
     return stored.dtype === "F32" ? picked : graph.op("Cast", [picked], { to: ONNX_TYPE.FLOAT });
   };
   const ids = graph.input("token_ids", "INT64", ["batch", "tokens"]);
-  let rows = rowsOf(weights.get(weights.embedding, [vocabSize, hiddenSize]), ids);
+  let rows = weights.isMapped
+    ? rowsOf(weights.get(weights.embedding, [vocabSize, hiddenSize]), ids)
+    : graph.input("token_rows", "FLOAT", ["batch", "tokens", hiddenSize]);
   if (embeddingScale !== 1) rows = graph.op("Mul", [rows, graph.scalar(embeddingScale)]);
   if (learnedPositions !== undefined) {
     const positions = graph.input(POSITION_INPUTS.ids, "INT64", ["batch", "tokens"]);
     const places = graph.op("Add", [positions, graph.integers(learnedPositions)]);
-    const table = weights.get(`${weights.named(names.positions!)}.weight`, [
-      maxPositions + learnedPositions,
-      hiddenSize,
-    ]);
-    rows = graph.op("Add", [rows, rowsOf(table, places)]);
+    const name = `${weights.named(names.positions!)}.weight`;
+    const positioned = weights.get(name, [maxPositions + learnedPositions, hiddenSize]);
+    rows = graph.op("Add", [rows, rowsOf(positioned, places)]);
   }
   const carried = new CarriedValues(graph);
   const table = (name: string, shape: readonly number[], picked: Value): Value =>
@@ -89,6 +92,7 @@ export function logitsGraph(head: HeadOf, [start, end]: VocabularyChunk, portabl
  */
 export function scoreGraph(heads: readonly HeadOf[], [start, end]: VocabularyChunk, portable: boolean): OnnxGraph {
   const graph = new OnnxGraph();
+  graph.mapsFiles = heads.every(({ weights }) => weights.isMapped);
   const targets = graph.input("targets", "INT64", [1, "places", 1]);
   const axis = graph.integers(2);
   const emit = (name: string, value: Value): void =>

@@ -72,7 +72,7 @@ export class InnerInputs {
 
   private async run(
     key: string,
-    build: (graphs: InnerGraphs) => OnnxGraph,
+    graphOf: (graphs: InnerGraphs) => OnnxGraph,
     input: Activations,
     supplied?: SuppliedWeights,
   ): Promise<Feeds> {
@@ -80,11 +80,9 @@ export class InnerInputs {
     const here = this.projections.filter((projection) => supplied?.has(suppliedName(projection)));
     const options = { portable: runner.engine.portable, supplied: new Set(here.map(suppliedName)) };
     // Which weights are supplied grows within a layer; what a graph does not use does not make it another.
-    const session = await runner.session(`${layer}: ${INSIDE}${key} ${here.length}`, () =>
-      build(new InnerGraphs(runner.architecture, runner.weights, layer, options)),
-    );
+    const build = () => graphOf(new InnerGraphs(runner.architecture, runner.weights, layer, options));
     const feeds: Feeds = { given: runner.tensorOf(input) };
     runner.feedSupplied(feeds, here, supplied);
-    return session.run(feeds);
+    return runner.run(`${layer}: ${INSIDE}${key} ${here.length}`, build, feeds);
   }
 }

@@ -1,6 +1,6 @@
 import type { Donor, Model } from "../../checkpoint/donor.js";
 import { OnnxGraph } from "../../engine/onnx-graph.js";
-import { Engine, type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
+import { Engine, type Feeds, floats, type Tensor } from "../../engine/session.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
 import { projectionsOf, type Site, sitesOf } from "../../model/sites.js";
@@ -13,7 +13,9 @@ import { inspectModel } from "./inspect-model.js";
 import { blockGraph, listeningGraph, stepGraph } from "./layer-graph.js";
 import { Places, placesOf } from "./places.js";
 import { keepsKeysAlone, runAnew } from "./run-anew.js";
-import { type RunnerOptions, shouldKeepCopies } from "./runner-options.js";
+import { type Keeping, type RunnerOptions, whatToKeep } from "./runner-options.js";
+import { SessionShelf } from "./session-shelf.js";
+import { tokenRows } from "./token-rows.js";
 import { type StoredTensor, storedValue, type Weights } from "./weights.js";
 
 export type { Activations, KvCache, LayerState, SuppliedWeights } from "./activations.js";
@@ -51,7 +53,7 @@ export type { RunnerOptions, Workload } from "./runner-options.js";
  * `open`, for everything that is wrong with the model; `USAGE_ENGINE_MISSING` without onnxruntime-node.
  */
 export class LayerRunner {
-  private readonly sessions = new Map<string, Promise<Session>>();
+  private readonly shelf: SessionShelf;
   private readonly places: Places;
 
   private constructor(
@@ -59,16 +61,16 @@ export class LayerRunner {
     readonly architecture: Architecture,
     readonly weights: Weights,
     readonly engine: Engine,
-    /** Whether f32 copies of the weights are kept in memory. */
-    readonly keepsCopies: boolean,
+    readonly keeping: Keeping,
   ) {
+    this.shelf = new SessionShelf(engine, keeping.copies, keeping.sessions);
     this.places = new Places(architecture, engine);
   }
 
   static async open(model: Model, options: RunnerOptions = {}): Promise<LayerRunner> {
     const { donor, architecture, weights } = await inspectModel(model);
     const engine = options.engine ?? (await Engine.open(options));
-    return new LayerRunner(donor, architecture, weights, engine, shouldKeepCopies(weights, engine, options));
+    return new LayerRunner(donor, architecture, weights, engine, whatToKeep(weights, engine, options));
   }
 
   /**
@@ -77,7 +79,7 @@ export class LayerRunner {
    */
   withMemory(memoryBytes: number): LayerRunner {
     const { donor, architecture, weights, engine } = this;
-    return new LayerRunner(donor, architecture, weights, engine, shouldKeepCopies(weights, engine, { memoryBytes }));
+    return new LayerRunner(donor, architecture, weights, engine, whatToKeep(weights, engine, { memoryBytes }));
   }
 
   get layerCount(): number {
@@ -144,14 +146,17 @@ export class LayerRunner {
         ids[row * tokens + place] = BigInt(id);
       }
     });
-    const session = await this.session("embedding", () => embeddingGraph(this));
+    const { hiddenSize } = this.architecture;
     const feeds: Feeds = { token_ids: this.engine.i64(ids, [batch, tokens]) };
+    if (!this.weights.isMapped) {
+      const table = this.weights.get(this.weights.embedding, [this.architecture.vocabSize, hiddenSize]);
+      feeds.token_rows = this.engine.f32(await tokenRows(table, ids), [batch, tokens, hiddenSize]);
+    }
     if (this.architecture.learnedPositions !== undefined) {
       feeds[POSITION_INPUTS.ids] = this.engine.i64(placesOf(batch, tokens, past), [batch, tokens]);
     }
-    const outputs = await session.run(feeds);
-    const residual = { data: floats(outputs.residual), batch, tokens, width: this.architecture.hiddenSize };
-    return withCarried(residual, outputs);
+    const outputs = await this.shelf.run("embedding", () => embeddingGraph(this), feeds);
+    return withCarried({ data: floats(outputs.residual), batch, tokens, width: hiddenSize }, outputs);
   }
 
   /** All layers, or layers `[layerStart, layerEnd)`: residual → residual. */
@@ -163,10 +168,8 @@ export class LayerRunner {
     };
     let left = residual;
     for (const [start, end] of this.blocks(layerStart, layerEnd)) {
-      const session = await this.session(`layers ${start}-${end}`, () =>
-        blockGraph(this.architecture, this.weights, start, end, { portable: this.engine.portable }),
-      );
-      const outputs = await session.run(feeds);
+      const build = () => blockGraph(this.architecture, this.weights, start, end, { portable: this.engine.portable });
+      const outputs = await this.shelf.run(`layers ${start}-${end}`, build, feeds);
       Object.assign(feeds, carriedOutputs(outputs), { residual_in: outputs.residual });
       left = withCarried(left, outputs);
     }
@@ -175,10 +178,8 @@ export class LayerRunner {
 
   /** Enter a layer: its first norm. */
   async begin(layer: number, residual: Activations): Promise<LayerState> {
-    const session = await this.session(`${layer}: begin`, () =>
-      stepGraph(this.architecture, this.weights, layer, true, [], { portable: this.engine.portable }),
-    );
-    const outputs = await session.run({ residual_in: this.tensorOf(residual) });
+    const build = () => stepGraph(this.architecture, this.weights, layer, true, [], { portable: this.engine.portable });
+    const outputs = await this.shelf.run(`${layer}: begin`, build, { residual_in: this.tensorOf(residual) });
     return { residual, input: { ...residual, data: floats(outputs.input_qkv) } };
   }
 
@@ -198,18 +199,17 @@ export class LayerRunner {
     );
     const here = acting.filter((projection) => supplied?.has(suppliedName(projection)));
     const names = new Set(here.map(suppliedName));
-    const session = await this.session(`${layer}: ${step} ${[...names].join()}`, () =>
+    const build = () =>
       stepGraph(this.architecture, this.weights, layer, false, [step], {
         portable: this.engine.portable,
         supplied: names,
-      }),
-    );
+      });
     const feeds: Feeds = { [`given_${step}`]: this.tensorOf(input) };
     this.feedSupplied(feeds, here, supplied);
     if (step === "qkv") Object.assign(feeds, this.places.feeds(input.batch, input.tokens, 0));
     if (step === "o" || step === "down") feeds.residual_in = this.tensorOf(residual);
     Object.assign(feeds, carriedFeeds(residual, this.engine));
-    const outputs = await session.run(feeds);
+    const outputs = await this.shelf.run(`${layer}: ${step} ${[...names].join()}`, build, feeds);
     const stream = withCarried(residual, outputs);
     const next = STEPS[STEPS.indexOf(step) + 1] as Step | undefined;
     return {
@@ -227,10 +227,9 @@ export class LayerRunner {
    * the neurons i. `input` is that of the step gate_up; returns one number a token, ≥ 0.
    */
   async listening(layer: number, input: Activations): Promise<Float32Array> {
-    const session = await this.session(`${layer}: listening`, () =>
-      listeningGraph(this.architecture, this.weights, layer, { portable: this.engine.portable }),
-    );
-    return floats((await session.run({ given_gate_up: this.tensorOf(input) })).listening);
+    const build = () => listeningGraph(this.architecture, this.weights, layer, { portable: this.engine.portable });
+    const feeds = { given_gate_up: this.tensorOf(input) };
+    return floats((await this.shelf.run(`${layer}: listening`, build, feeds)).listening);
   }
 
   /**
@@ -260,8 +259,8 @@ export class LayerRunner {
     const data = new Float32Array(places * vocabSize);
     const normed = await this.finalNorm(residual);
     for (const chunk of vocabularyChunks(this.architecture)) {
-      const session = await this.session(`logits ${chunk[0]}`, () => logitsGraph(this, chunk, this.engine.portable));
-      const logits = floats((await session.run({ normed_0: normed })).logits);
+      const build = () => logitsGraph(this, chunk, this.engine.portable);
+      const logits = floats((await this.shelf.run(`logits ${chunk[0]}`, build, { normed_0: normed })).logits);
       const width = chunk[1] - chunk[0];
       for (let place = 0; place < places; place++) {
         data.set(logits.subarray(place * width, (place + 1) * width), place * vocabSize + chunk[0]);
@@ -272,8 +271,8 @@ export class LayerRunner {
 
   /** residual → the normed activations that the output matrix multiplies, as the engine holds them. */
   async finalNorm(residual: Activations): Promise<Tensor> {
-    const session = await this.session("final norm", () => finalNormGraph(this));
-    return (await session.run({ residual: this.tensorOf(residual) })).normed;
+    const feeds = { residual: this.tensorOf(residual) };
+    return (await this.shelf.run("final norm", () => finalNormGraph(this), feeds)).normed;
   }
 
   /** Run more tokens behind `cache` (or from the start) → residual of these tokens and the cache with them. */
@@ -293,15 +292,14 @@ export class LayerRunner {
     const values: Tensor[] = [];
     let residual = this.tensorOf(embedded);
     for (const [start, end] of this.blocks(0, this.layerCount)) {
-      const session = await this.session(`cached ${start}-${end}`, () =>
-        blockGraph(this.architecture, this.weights, start, end, { portable: this.engine.portable, cache: true }),
-      );
+      const options = { portable: this.engine.portable, cache: true };
+      const build = () => blockGraph(this.architecture, this.weights, start, end, options);
       const feeds: Feeds = { ...common, residual_in: residual };
       for (let layer = start; layer < end; layer++) {
         feeds[`past_key_${layer}`] = cache?.keys[layer] ?? none;
         feeds[`past_value_${layer}`] = cache?.values[layer] ?? none;
       }
-      const outputs = await session.run(feeds);
+      const outputs = await this.shelf.run(`cached ${start}-${end}`, build, feeds);
       residual = outputs.residual;
       for (let layer = start; layer < end; layer++) {
         keys.push(outputs[`present_key_${layer}`]);
@@ -326,11 +324,11 @@ export class LayerRunner {
 
   /** Let go of the sessions of one layer's steps, or of those whose keys go on as said. */
   async closeLayer(layer: number, key = ""): Promise<void> {
-    await this.closeWhere((known) => known.startsWith(`${layer}: ${key}`));
+    await this.shelf.closeWhere((known) => known.startsWith(`${layer}: ${key}`));
   }
 
   async close(): Promise<void> {
-    await this.closeWhere(() => true);
+    await this.shelf.closeWhere(() => true);
   }
 
   /** What graphs with attention are fed for whole sequences; `plain` for attention of standard operators. */
@@ -344,17 +342,11 @@ export class LayerRunner {
 
   /**
    * Layers that share a session: all of them, or one alone where casts happen in each run and the engine would do all
-   * of a session's first.
+   * of a session's first, or where weights are read into it.
    */
   private blocks(layerStart: number, layerEnd: number): [number, number][] {
-    if (this.keepsCopies) return layerStart < layerEnd ? [[layerStart, layerEnd]] : [];
+    if (this.keeping.copies && this.weights.isMapped) return layerStart < layerEnd ? [[layerStart, layerEnd]] : [];
     return Array.from({ length: layerEnd - layerStart }, (_, at) => [layerStart + at, layerStart + at + 1]);
-  }
-
-  private async closeWhere(chosen: (key: string) => boolean): Promise<void> {
-    const open = [...this.sessions].filter(([key]) => chosen(key));
-    for (const [key] of open) this.sessions.delete(key);
-    for (const [, session] of open) await (await session).close();
   }
 
   /** Put supplied weights where a graph asks for them. */
@@ -366,12 +358,8 @@ export class LayerRunner {
     }
   }
 
-  /** The session of a graph of this model by its key; those that begin with `<layer>: ` end with `closeLayer`. */
-  session(key: string, build: () => OnnxGraph): Promise<Session> {
-    const known = this.sessions.get(key);
-    if (known !== undefined) return known;
-    const opened = this.engine.session(build(), this.keepsCopies);
-    this.sessions.set(key, opened);
-    return opened;
+  /** Run a graph of this model by its key; those that begin with `<layer>: ` end with `closeLayer`. */
+  run(key: string, build: () => OnnxGraph, feeds: Feeds): Promise<Feeds> {
+    return this.shelf.run(key, build, feeds);
   }
 }

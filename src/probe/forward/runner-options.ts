@@ -23,12 +23,28 @@ export interface Workload {
   readonly tokens: number;
 }
 
+/** What stays in memory between two runs. */
+export interface Keeping {
+  /** f32 copies of the weights. */
+  readonly copies: boolean;
+  /** Open sessions; closed ones are built again where they are needed. */
+  readonly sessions: boolean;
+}
+
+/** Decide from the memory, the device and the work to come. */
+export function whatToKeep(weights: Weights, engine: Engine, options: RunnerOptions): Keeping {
+  const copies = shouldKeepCopies(weights, engine, options);
+  // A mapped session holds nothing of its own. What is read into one may lie there twice: in embedding and head.
+  const held = (copies ? 4 * weights.elementCount : 0) + 2 * weights.byteLength;
+  return { copies, sessions: weights.isMapped || held <= (options.memoryBytes ?? defaultMemoryBytes()) };
+}
+
 /**
  * Keep f32 copies where they fit and where they pay: making them costs about 8 ns a weight once (one thread casts, then
  * packs), casting in each run 0.4 ns, and products with copies are about 1.5 ps a weight and token faster (measured on
  * two cores; `bench/probe.mjs`).
  */
-export function shouldKeepCopies(weights: Weights, engine: Engine, options: RunnerOptions): boolean {
+function shouldKeepCopies(weights: Weights, engine: Engine, options: RunnerOptions): boolean {
   // Other devices hold their own copies, and cannot cast BF16.
   if (engine.device !== "cpu") return true;
   const budget = options.memoryBytes ?? defaultMemoryBytes();

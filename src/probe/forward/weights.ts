@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import type { Donor } from "../../checkpoint/donor.js";
+import type { ModelSource } from "../../checkpoint/model-source.js";
 import { refuseQuantised } from "../../checkpoint/quantised.js";
 import type { OnnxGraph, OnnxType, Value } from "../../engine/onnx-graph.js";
 import { externalLocation } from "../../engine/session.js";
@@ -9,12 +10,15 @@ import { layerBase, type TensorNames } from "../../model/names.js";
 import { bytesPerFloat, type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
 import type { TensorInfo } from "../../safetensors/header.js";
 
-/** A tensor and where it lies: `location` as the engine wants it. */
+/** A tensor and where it lies. */
 export interface StoredTensor {
   readonly info: TensorInfo;
   readonly dtype: FloatDtype;
   readonly shard: string;
-  readonly location: string;
+  /** Its file as the engine wants it; absent where no file holds the bytes as they are. */
+  readonly location: string | undefined;
+  /** Bytes `[begin, end)` of the tensor, from wherever they come. */
+  read(begin: number, end: number): Promise<Uint8Array>;
 }
 
 const ONNX_DTYPE: Readonly<Record<FloatDtype, OnnxType>> = { BF16: "BFLOAT16", F16: "FLOAT16", F32: "FLOAT" };
@@ -28,17 +32,23 @@ export class Weights {
   private readonly tensors = new Map<string, StoredTensor>();
   /** What stands before the embedding and the layers: `model.` in most, `language_model.model.` in some. */
   readonly prefix: string;
+  /** The engine maps the files; else a session holds the weights it needs. */
+  readonly isMapped: boolean;
 
   constructor(
     donor: Donor,
     readonly names: TensorNames,
   ) {
+    const { source } = donor;
+    const { localPath } = source;
+    this.isMapped = localPath !== undefined;
     const foreign = new Map<string, { info: TensorInfo; shard: string }>();
     for (const shard of donor.shards) {
-      const location = externalLocation(join(donor.path, shard.file));
+      const location = localPath === undefined ? undefined : externalLocation(join(localPath, shard.file));
       for (const info of shard.tensors) {
         if (isFloatDtype(info.dtype)) {
-          this.tensors.set(info.name, { info, dtype: info.dtype, shard: shard.file, location });
+          const read = (begin: number, end: number) => readPart(source, shard.file, info, begin, end);
+          this.tensors.set(info.name, { info, dtype: info.dtype, shard: shard.file, location, read });
         } else foreign.set(info.name, { info, shard: shard.file });
       }
     }
@@ -97,6 +107,13 @@ export class Weights {
     return [...bytes].sort((a, b) => b[1] - a[1]).map(([dtype]) => dtype);
   }
 
+  /** Bytes of all float tensors, as they are stored. */
+  get byteLength(): number {
+    let sum = 0;
+    for (const { info } of this.tensors.values()) sum += info.byteLength;
+    return sum;
+  }
+
   /** Elements of all float tensors. */
   get elementCount(): number {
     let sum = 0;
@@ -107,6 +124,14 @@ export class Weights {
   layerNames(layer: number): string[] {
     const base = layerBase(this.names, this.prefix, layer);
     return [...this.tensors.keys()].filter((name) => name.startsWith(base));
+  }
+
+  /** The float tensors of a layer, by what they take. */
+  layerTensors(layer: number): { readonly dtype: FloatDtype; readonly elements: number }[] {
+    return this.layerNames(layer).map((name) => {
+      const { dtype, info } = this.tensors.get(name)!;
+      return { dtype, elements: info.byteLength / bytesPerFloat(dtype) };
+    });
   }
 
   get embedding(): string {
@@ -139,9 +164,24 @@ export class Weights {
   }
 }
 
+async function readPart(
+  source: ModelSource,
+  shard: string,
+  { byteOffset }: TensorInfo,
+  begin: number,
+  end: number,
+): Promise<Uint8Array> {
+  const file = await source.open(shard);
+  try {
+    return await file.read(byteOffset + begin, byteOffset + end);
+  } finally {
+    await file.close();
+  }
+}
+
 /**
- * Put a stored tensor, or rows `[rowStart, rowEnd)` of it, into a graph as f32; it stays in its file. Where the graph
- * is supplied with it, it is an input instead, f32 in the file's own shape.
+ * Put a stored tensor, or rows `[rowStart, rowEnd)` of it, into a graph as f32; it stays in its file where the engine
+ * can map that. Where the graph is supplied with it, it is an input instead, f32 in the file's own shape.
  */
 export function storedValue(
   graph: OnnxGraph,
@@ -158,12 +198,12 @@ export function storedValue(
   }
   const [rows = 1, ...rest] = shape;
   const rowBytes = tensor.info.byteLength / rows;
-  const value = graph.external(
-    ONNX_DTYPE[tensor.dtype],
-    [rowEnd - rowStart, ...rest],
-    tensor.location,
-    tensor.info.byteOffset + rowStart * rowBytes,
-    (rowEnd - rowStart) * rowBytes,
-  );
+  const type = ONNX_DTYPE[tensor.dtype];
+  const dims = [rowEnd - rowStart, ...rest];
+  const [begin, end] = [rowStart * rowBytes, rowEnd * rowBytes];
+  const value =
+    tensor.location === undefined || !graph.mapsFiles
+      ? graph.fromBytes(type, dims, end - begin, () => tensor.read(begin, end))
+      : graph.external(type, dims, tensor.location, tensor.info.byteOffset + begin, end - begin);
   return cast && tensor.dtype !== "F32" ? graph.op("Cast", [value], TO_FLOAT) : value;
 }

@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from "node:child_process";
-import { totalmem } from "node:os";
 import { fromPlainError, PhysariumError, type PlainError, refuseStopped } from "../../errors.js";
+import { memoryLimitBytes } from "../memory.js";
 
 /** What a confined process may take; past it the process is ended and its jobs fail. */
 export interface Limits {
@@ -57,7 +57,7 @@ export class ConfinedProcess<Job, Result> {
     private readonly signal?: AbortSignal,
     private readonly limits: Limits = DEFAULT_LIMITS,
   ) {
-    const megabytes = Math.max(64, Math.floor(Math.min(limits.heapBytes, availableBytes() / 2) / 2 ** 20));
+    const megabytes = Math.max(64, Math.floor(Math.min(limits.heapBytes, memoryLimitBytes() / 2) / 2 ** 20));
     const { NODE_OPTIONS: _, ...env } = process.env;
     this.child = fork(url, {
       serialization: "advanced",
@@ -145,8 +145,13 @@ export class ConfinedProcess<Job, Result> {
     const ended = signalName === null ? `ended with code ${code}` : `was ended by ${signalName}`;
     // Jobs are answered in order: the oldest was the one at work.
     const [oldest] = this.waiting.values();
+    const limit = memoryLimitBytes();
+    const may =
+      this.limits.heapBytes <= limit / 2
+        ? "it may take"
+        : `it may take, half of the ${Math.floor(limit / 2 ** 20)} MiB of this machine or container`;
     return this.refuse(
-      `needs more than the ${megabytes} MiB of memory it may take (its process ${ended})`,
+      `needs more than the ${megabytes} MiB of memory ${may} (its process ${ended})`,
       oldest?.job as Job | undefined,
     );
   }
@@ -157,11 +162,6 @@ export const JOB_TOO_LONG = "JOB_TOO_LONG";
 
 function tooLong(milliseconds: number): string {
   return `takes longer than the ${milliseconds / 1000} s it may take`;
-}
-
-function availableBytes(): number {
-  const constrained = process.constrainedMemory();
-  return Math.min(constrained > 0 ? constrained : Number.POSITIVE_INFINITY, totalmem());
 }
 
 /** None outlives us, whichever way we end; one whose parent was killed hears that its channel is gone. */
