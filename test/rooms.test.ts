@@ -62,7 +62,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   // A file that stands between the rooms, since it knows every kind of source.
   sources: ["checkpoint", "pack", "hub"],
   pack: ["safetensors", "checkpoint", "output", "record", "threads"],
-  export: ["safetensors", "checkpoint", "output", "record", "threads", "model"],
+  export: ["safetensors", "checkpoint", "output", "record", "threads", "model", "methods"],
   synth: ["safetensors", "checkpoint", "output", "model"],
   hub: ["safetensors", "checkpoint", "output"],
   report: ["record"],

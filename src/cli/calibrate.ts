@@ -9,6 +9,7 @@ import { openTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { toInteger } from "./arguments.js";
+import { toImatrix } from "./export-statistics.js";
 import { modelArgument } from "./model-argument.js";
 import {
   addEngineOptions,
@@ -37,7 +38,10 @@ export function registerCalibrate(program: Command): void {
     .description("collect the Gram matrix E[x xᵀ] of every projection's input into a safetensors file")
     .argument("<model>", "model folder with safetensors files")
     .requiredOption("--text <file>", "UTF-8 text to run")
-    .requiredOption("--out <file>", "the file to write")
+    .requiredOption(
+      "--out <file>",
+      "the file to write; one that ends with .gguf becomes an importance matrix (llama.cpp's)",
+    )
     .option("--norms-only", "only E[x²] of each channel: much smaller and faster")
     .option("--samples <n>", "windows or documents, chosen by --seed", toInteger, 128)
     .option("--seed <n>", "same seed, same choice", toInteger, 0);
@@ -56,14 +60,16 @@ export function registerCalibrate(program: Command): void {
         prepareText(file.read(), tokenizer, architecture.maxPositions, options),
       );
       const sequences = chooseSequences(prepared.sequences, samples, seed);
-      const kind = normsOnly ? "norms" : "gram";
+      const isImatrix = out.endsWith(".gguf");
+      const kind = normsOnly || isImatrix ? "norms" : "gram";
       const { name, window, bos, bos_each, newlines } = prepared.record;
       const onProgress = countedProgress("calibrate", flags);
       const started = performance.now();
+      const target = isImatrix ? `${resolve(out)}.grams.safetensors` : resolve(out);
       await writeGrams(
         donor.path,
         sequences,
-        resolve(out),
+        target,
         {
           modelFingerprint: await modelFingerprint(donor),
           modelName: donor.source.name,
@@ -75,12 +81,17 @@ export function registerCalibrate(program: Command): void {
         },
         {
           kind,
+          head: true,
           signal: stopSignal(),
           inputs: [resolve(text)],
           ...toEngineOptions({ device, threads, memory }),
           ...(onProgress === undefined ? {} : { onProgress }),
         },
       );
+      if (isImatrix) {
+        const about = { dataset: basename(text), chunks: sequences.length, chunkSize: sequences[0]?.length ?? 0 };
+        await toImatrix(donor.path, target, resolve(out), about, [donor.path, resolve(text)]);
+      }
       const found = {
         out: resolve(out),
         kind,

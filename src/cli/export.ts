@@ -5,6 +5,8 @@ import { type ExportRecipe, FILE_TYPE } from "../export/gguf/tensor-types.js";
 import { exportSparse, type SparseExport } from "../export/sparse/export.js";
 import { relativeError, renderGgufExport, totalMatrices } from "../report/export-summary.js";
 import type { CardForm } from "../report/model-card.js";
+import { toInteger } from "./arguments.js";
+import { openStatistics } from "./export-statistics.js";
 import { modelArgument } from "./model-argument.js";
 import { tensorProgress } from "./progress.js";
 import { addPushOptions, beginPush, type PushFlags, pushedLine, pushJson } from "./push-options.js";
@@ -14,6 +16,11 @@ interface Flags extends PushFlags {
   format: "gguf" | "compressed-tensors";
   type?: string;
   overwrite?: boolean;
+  imatrix?: string;
+  calibration?: string;
+  samples: number;
+  window?: number;
+  workers?: number;
   json?: boolean;
   quiet?: boolean;
 }
@@ -31,7 +38,15 @@ export function registerExport(program: Command): void {
         Object.keys(FILE_TYPE).map((name) => name.toLowerCase()),
       ),
     )
-    .option("--overwrite", "replace an existing GGUF file");
+    .option("--overwrite", "replace an existing GGUF file")
+    .option(
+      "--imatrix <file>",
+      "quantise with an importance matrix: calibrate --out x.gguf, or llama.cpp's, old form too",
+    )
+    .option("--calibration <file>", "round with errors passed on: a text, or the Grams that calibrate wrote")
+    .option("--samples <n>", "windows of the text, with --calibration", toInteger, 64)
+    .option("--window <n>", "tokens of a window, with --calibration (default: 512)", toInteger)
+    .option("--workers <n>", "threads (default: all processors); the bytes do not depend on it", toInteger);
   addPushOptions(command)
     .option("--json", "print the result as one JSON object, every tensor with its zeros and error")
     .option("--quiet", "no progress")
@@ -54,8 +69,10 @@ Examples:
       const pushed = (form: CardForm) => push?.finish("Upload export with physarium", { records: model, form });
       const options = { signal, ...tensorProgress("export", flags) };
       if (flags.format === "compressed-tensors") {
-        if (flags.type !== undefined || flags.overwrite) {
-          throw new PhysariumError("USAGE_ARGUMENT", "--type and --overwrite belong to --format gguf");
+        const { type, overwrite, imatrix, calibration } = flags;
+        if (type !== undefined || overwrite || imatrix !== undefined || calibration !== undefined) {
+          const which = "--type, --overwrite, --imatrix and --calibration belong to --format gguf";
+          throw new PhysariumError("USAGE_ARGUMENT", which);
         }
         const result = await exportSparse(model, output, options);
         const sent = await pushed("compressed-tensors");
@@ -65,7 +82,14 @@ Examples:
         return;
       }
       const type = (flags.type ?? "f16").toUpperCase() as ExportRecipe;
-      const result = await exportGguf(model, output, { type, overwrite: flags.overwrite ?? false, ...options });
+      const opened = await openStatistics(model, { ...flags, signal });
+      const result = await exportGguf(model, output, {
+        type,
+        overwrite: flags.overwrite ?? false,
+        ...(flags.workers === undefined ? {} : { workers: flags.workers }),
+        ...(opened === undefined ? {} : { statistics: opened.statistics }),
+        ...options,
+      }).finally(() => opened?.close());
       const sent = await pushed("gguf");
       const json = () => `${JSON.stringify({ ...ggufJson(result), ...pushJson(sent) })}\n`;
       process.stdout.write(flags.json ? json() : `${printable(renderGgufExport(result), true)}\n`);

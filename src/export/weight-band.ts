@@ -67,16 +67,7 @@ export function convertBand(
     return type === dtype ? bytes : encodeFloats(decodeFloats(bytes, dtype), "F32");
   }
   const weights = decodeFloats(bytes, dtype);
-  for (let i = 0; i < weights.length; i++) {
-    if (!Number.isFinite(weights[i])) {
-      throw new PhysariumError(
-        "DONOR_NON_FINITE",
-        `tensor "${tensor}": element ${first + i} is ${weights[i]}; ${type} cannot be made of it, export as ` +
-          `${dtype.toLowerCase()} or mend the donor`,
-        { tensor, index: first + i },
-      );
-    }
-  }
+  refuseNonFinite(weights, first, { tensor, type, dtype });
   const isFloat = type === "F16" || type === "BF16";
   const converted = isFloat
     ? encodeFloats(weights, type)
@@ -85,7 +76,25 @@ export function convertBand(
   return converted;
 }
 
-function measure(
+/** Throws `DONOR_NON_FINITE` at the first weight that is no number; `first` is the number of the band's first. */
+export function refuseNonFinite(
+  weights: Float32Array,
+  first: number,
+  { tensor, type, dtype }: { tensor: string; type: string; dtype: string },
+): void {
+  for (let i = 0; i < weights.length; i++) {
+    if (Number.isFinite(weights[i])) continue;
+    throw new PhysariumError(
+      "DONOR_NON_FINITE",
+      `tensor "${tensor}": element ${first + i} is ${weights[i]}; ${type} cannot be made of it, export as ` +
+        `${dtype.toLowerCase()} or mend the donor`,
+      { tensor, index: first + i },
+    );
+  }
+}
+
+/** Add to `tally` what became of weights, from what the written bytes decode to. Throws `DONOR_EXPORT_RANGE`. */
+export function measure(
   weights: Float32Array,
   decoded: Float32Array,
   tally: ConversionTally,

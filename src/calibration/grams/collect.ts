@@ -16,6 +16,8 @@ import { type GramEntry, GramFileWriter, type GramProvenance } from "./gram-file
 
 export interface CollectOptions extends RunnerOptions {
   readonly kind?: GramKind;
+  /** The input of the output matrix, too, as a place `head` behind the last layer. */
+  readonly head?: boolean;
   /** Tokens in one run of the engine; changes memory and speed, not the result. */
   readonly batchTokens?: number;
   /** Ends the collection soon, with `STOPPED`. */
@@ -86,10 +88,22 @@ export async function* collectGrams(
       await runner.closeLayer(layer);
       options.onProgress?.(layer + 1, runner.layerCount);
     }
+    if (options.head === true) {
+      const accumulator = new GramAccumulator(runner.architecture.hiddenSize, kind, product);
+      for (const [number, { lengths }] of batches.entries()) {
+        refuseStopped(options.signal);
+        await accumulator.add(await runner.headInput(residuals[number]), lengths);
+      }
+      const { width, tokenCount } = accumulator;
+      yield { layer: runner.layerCount, step: HEAD, width, mean: accumulator.mean(), tokenCount };
+    }
   } finally {
     await product?.close();
   }
 }
+
+/** The place of the output matrix, behind the last layer. */
+export const HEAD = "head";
 
 /** What a site inside a step sees of a batch, without its padding. */
 async function insideInputs(
@@ -126,6 +140,9 @@ export async function writeGrams(
       runner.sites(layer).map((site) => ({ layer, ...site })),
     ).flat();
     const entries = sites.map(({ layer, name, width }) => ({ layer, step: name, width }));
+    if (options.head === true) {
+      entries.push({ layer: runner.layerCount, step: HEAD, width: runner.architecture.hiddenSize });
+    }
     const experts = sites.flatMap(({ layer, step, expert }) =>
       expert !== undefined && step === "gate_up" ? [{ layer, expert }] : [],
     );

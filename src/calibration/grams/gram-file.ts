@@ -177,6 +177,12 @@ export class GramFile {
     }
   }
 
+  /** Whether a place was collected. */
+  has(layer: number, step: string): boolean {
+    const name = gramTensorName({ layer, step }, this.kind);
+    return this.header.tensors.some((tensor) => tensor.name === name);
+  }
+
   get metadata(): ReadonlyMap<string, string> {
     return this.header.metadata;
   }

@@ -5,12 +5,17 @@ import { requireDiskSpace } from "../../output/disk-space.js";
 import { type OutputFile, writeOutputFile } from "../../output/output-file.js";
 import type { FloatDtype } from "../../safetensors/dtypes.js";
 import { type RunnableJob, runJobs } from "../../threads/run-jobs.js";
+import type { CompensatedType } from "../block-levels.js";
 import { ModelFolder } from "../model-folder.js";
+import { Quantiser } from "../quantiser.js";
+import type { WeightStatistics } from "../statistics.js";
 import { addTally, type ConversionTally, type ExportType, newTally } from "../weight-band.js";
+import { type CompensatedRows, Compensation } from "./compensated.js";
 import { type ConversionJob, type ConversionResult, openConversion } from "./conversion.js";
+import type { Link } from "./links.js";
 import type { GgufModel } from "./model.js";
 import { type GgufPlan, type PlannedTensor, planGguf } from "./plan.js";
-import { segmentsOf } from "./segments.js";
+import { type Piece, segmentsOf } from "./segments.js";
 import type { ExportRecipe } from "./tensor-types.js";
 import { GGUF_MAGIC, TENSOR_TYPES, tensorBytes } from "./types.js";
 
@@ -50,6 +55,8 @@ export interface GgufExportOptions {
   readonly overwrite?: boolean;
   /** Threads; the bytes do not depend on their number. Default: as many as there are processors. */
   readonly workers?: number;
+  /** Quantise with calibration: importance of columns, or errors passed on. */
+  readonly statistics?: WeightStatistics;
   readonly files?: FileLayer;
   /** Aborted, the run stops after the bands in hand and leaves nothing. */
   readonly signal?: AbortSignal;
@@ -153,6 +160,10 @@ async function* conversionJobs(
   bands: ConversionTally[][],
   options: GgufExportOptions,
 ): AsyncGenerator<RunnableJob<ConversionJob, ConversionResult>> {
+  const compensation =
+    options.statistics?.compensation === undefined
+      ? undefined
+      : new Compensation(folder, options.statistics, new Quantiser());
   for (const [position, { spec, source }] of plan.tensors.entries()) {
     refuseStopped(options.signal);
     options.onTensor?.(spec.name, position, plan.tensors.length);
@@ -165,8 +176,16 @@ async function* conversionJobs(
       tallies.push({ ...newTally(), weights: source.values.length });
       end += length;
     } else {
-      for await (const { piece, from, to, bytes } of segmentsOf(folder, source.pieces)) {
+      const rounded = await roundPieces(source.pieces, spec.type, compensation);
+      for await (const { link, from, bytes, tally } of rounded.done) {
+        refuseStopped(options.signal);
+        tallies.push(tally);
+        await output.write(bytes, byteOffset + tensorBytes(spec.type, (link.ggufRow + from) * link.rowLength));
+        end += bytes.byteLength;
+      }
+      for await (const { piece, from, to, bytes } of segmentsOf(folder, rounded.left)) {
         const { link, located } = piece;
+        const importance = isFloatType(spec.type) ? undefined : await options.statistics?.importance(link);
         const band = tallies.push(newTally()) - 1;
         const place = byteOffset + tensorBytes(spec.type, (link.ggufRow + from) * link.rowLength);
         end += tensorBytes(spec.type, (to - from) * link.rowLength);
@@ -176,6 +195,7 @@ async function* conversionJobs(
             dtype: located.info.dtype as FloatDtype,
             type: spec.type,
             values: link.values,
+            ...(importance?.length === link.rowLength ? { importance } : {}),
             tensor: link.name,
             firstElement: from * link.rowLength,
           },
@@ -193,6 +213,24 @@ async function* conversionJobs(
     const next = plan.header.places[position + 1]?.byteOffset ?? plan.header.fileByteLength;
     if (next > end) await output.write(new Uint8Array(next - end), end);
   }
+}
+
+function isFloatType(type: ExportType): type is FloatDtype {
+  return type === "F32" || type === "F16" || type === "BF16";
+}
+
+/** Pieces that are rounded with compensation here, and those that are left for the threads. */
+async function roundPieces(pieces: readonly Piece[], type: ExportType, compensation: Compensation | undefined) {
+  async function* none(): AsyncGenerator<CompensatedRows & { readonly link: Link }> {}
+  if (compensation === undefined || isFloatType(type) || type === "IQ4_NL") return { left: pieces, done: none() };
+  for (const piece of pieces) if (!(await compensation.reaches(piece))) return { left: pieces, done: none() };
+  async function* rounded(with_: Compensation, to: CompensatedType) {
+    for (const piece of pieces) {
+      await with_.reaches(piece);
+      for await (const rows of with_.round(piece, to)) yield { ...rows, link: piece.link };
+    }
+  }
+  return { left: [], done: rounded(compensation, type) };
 }
 
 function describeTensor({ spec, source, fallback }: PlannedTensor, byteLength: number, tally: ConversionTally) {

@@ -269,6 +269,11 @@ export class LayerRunner {
     return { ...residual, width: vocabSize, data };
   }
 
+  /** residual → what the output matrix multiplies. */
+  async headInput(residual: Activations): Promise<Activations> {
+    return { ...residual, data: floats(await this.finalNorm(residual)) };
+  }
+
   /** residual → the normed activations that the output matrix multiplies, as the engine holds them. */
   async finalNorm(residual: Activations): Promise<Tensor> {
     const feeds = { residual: this.tensorOf(residual) };

@@ -1,0 +1,159 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { basename, join, resolve } from "node:path";
+import { chooseSequences, writeGrams } from "../calibration/grams/collect.js";
+import type { GramKind } from "../calibration/grams/gram.js";
+import { modelFingerprint } from "../calibration/grams/gram-file.js";
+import { isGramFile } from "../calibration/grams/stored-grams.js";
+import { TensorStatistics } from "../calibration/grams/tensor-statistics.js";
+import { readWhole } from "../checkpoint/model-source.js";
+import { openOnnxEngine } from "../engine/onnx-products.js";
+import { PhysariumError } from "../errors.js";
+import type { Link } from "../export/gguf/links.js";
+import { ggufModelOf } from "../export/gguf/model.js";
+import { type ImportanceEntry, readImatrix, writeImatrix } from "../export/imatrix.js";
+import type { WeightStatistics } from "../export/statistics.js";
+import { inspectModel } from "../probe/forward/inspect-model.js";
+import { prepareText } from "../probe/text/protocols.js";
+import { openTextFile } from "../probe/text/text-file.js";
+import { TextTokenizer } from "../probe/text/tokenizer.js";
+import { PHYSARIUM_VERSION } from "../version.js";
+
+/** What an export is told of its calibration. */
+export interface StatisticsRequest {
+  readonly imatrix?: string;
+  /** A text, or Grams that `calibrate` wrote. */
+  readonly calibration?: string;
+  readonly samples: number;
+  readonly window?: number;
+  readonly signal: AbortSignal;
+}
+
+export interface OpenedStatistics {
+  readonly statistics: WeightStatistics;
+  close(): Promise<void>;
+}
+
+/** Statistics for an export by its flags; undefined where none was asked for. */
+export async function openStatistics(model: string, request: StatisticsRequest): Promise<OpenedStatistics | undefined> {
+  const { imatrix, calibration } = request;
+  if (imatrix !== undefined && calibration !== undefined) {
+    throw new PhysariumError("USAGE_ARGUMENT", "--imatrix and --calibration are two ways to say the same: give one");
+  }
+  if (imatrix !== undefined) {
+    const matrix = await readImatrix(resolve(imatrix));
+    return { statistics: { importance: async (link) => matrix.importance(link) }, close: async () => {} };
+  }
+  if (calibration === undefined) return undefined;
+  const engine = await openOnnxEngine();
+  const grams = await openGrams(model, resolve(calibration), "gram", request);
+  return {
+    statistics: {
+      importance: (link) => grams.statistics.importance(link.name, link.matrix),
+      compensation: {
+        gram: (link) => grams.statistics.gram(link.name, link.matrix),
+        inputsOf: (link) => grams.statistics.inputsOf(link.name, link.matrix),
+        multiply: (left, right, m, k, n) => engine.multiply(left, right, m, k, n),
+      },
+    },
+    async close() {
+      await grams.close();
+      await engine.release();
+    },
+  };
+}
+
+/** Grams of a model: those of a file, or of a text that is run now into a file that goes with `close`. */
+export async function openGrams(model: string, path: string, kind: GramKind, request: StatisticsRequest) {
+  const { donor, architecture, weights } = await inspectModel(model);
+  const open = (file: string) =>
+    TensorStatistics.open(file, donor, architecture, weights.prefix, [weights.head(architecture)]);
+  if (isGramFile(path)) {
+    const statistics = await open(path);
+    return { statistics, sequences: 0, window: 0, close: () => statistics.close() };
+  }
+  const text = await openTextFile(path);
+  const window = request.window ?? Math.min(512, architecture.maxPositions);
+  const prepared = await TextTokenizer.with(donor.path, {}, (tokenizer) =>
+    prepareText(text.read(), tokenizer, architecture.maxPositions, { window }),
+  );
+  const sequences = chooseSequences(prepared.sequences, request.samples, 0);
+  const folder = await mkdtemp(join(tmpdir(), "physarium-grams-"));
+  const gone = () => rm(folder, { recursive: true, force: true });
+  try {
+    const file = join(folder, "grams.safetensors");
+    const { name, bos, bos_each, newlines } = prepared.record;
+    const about = {
+      modelFingerprint: await modelFingerprint(donor),
+      modelName: donor.source.name,
+      textName: basename(path),
+      textSha256: text.sha256,
+      protocol: JSON.stringify({ name, window, bos, bos_each, newlines }),
+      seed: 0,
+      physariumVersion: PHYSARIUM_VERSION,
+    };
+    await writeGrams(model, sequences, file, about, { kind, head: true, signal: request.signal });
+    const statistics = await open(file);
+    return {
+      statistics,
+      sequences: sequences.length,
+      window,
+      async close() {
+        await statistics.close();
+        await gone();
+      },
+    };
+  } catch (error) {
+    await gone();
+    throw error;
+  }
+}
+
+/** Make an importance matrix of a file of norms, which goes. */
+export async function toImatrix(
+  model: string,
+  norms: string,
+  path: string,
+  about: { readonly dataset: string; readonly chunks: number; readonly chunkSize: number },
+  inputs: readonly string[],
+): Promise<void> {
+  try {
+    const { donor, architecture, weights } = await inspectModel(model);
+    const heads = [weights.head(architecture)];
+    const statistics = await TensorStatistics.open(norms, donor, architecture, weights.prefix, heads);
+    try {
+      const names = donor.shards.flatMap(({ tensors }) => tensors.map(({ name }) => name));
+      const config = new TextDecoder().decode(await readWhole(donor.source, "config.json"));
+      const { links } = ggufModelOf(config, "config.json", names);
+      const entries = await importanceEntries(links, statistics);
+      await writeImatrix(path, entries, about, inputs);
+    } finally {
+      await statistics.close();
+    }
+  } finally {
+    await rm(norms, { force: true });
+  }
+}
+
+/**
+ * Importance of every matrix of a layer that the statistics know, under its name in a GGUF file. As in llama.cpp the
+ * output matrix is not among them.
+ */
+async function importanceEntries(links: readonly Link[], statistics: TensorStatistics): Promise<ImportanceEntry[]> {
+  const rows = new Map<string, Float32Array[]>();
+  for (const link of links) {
+    if (link.ggufShape.length < 2 || !/^blk\..*\.weight$/.test(link.ggufName)) continue;
+    const importance = await statistics.importance(link.name, link.matrix);
+    if (importance === undefined || importance.length !== link.rowLength) continue;
+    rows.set(link.ggufName, [...(rows.get(link.ggufName) ?? []), importance]);
+  }
+  const { tokens } = statistics;
+  return [...rows].map(([name, each]) => ({
+    name,
+    sums: Float32Array.from(
+      each.flatMap((row) => [...row]),
+      (value) => value * tokens,
+    ),
+    counts: Float32Array.from(each, () => tokens),
+  }));
+}
