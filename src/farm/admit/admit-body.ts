@@ -225,8 +225,12 @@ class AdmissionRun {
         found.loss = loss;
       });
       const threads = body.threads === "auto" ? bestThreads(speeds) : body.threads;
-      this.say(`${body.name} ${form}: load at full context`);
-      found.load = await this.withEngine({ ...spec, threads }, (child) => measureFullLoad(child, speeds));
+      // What is not let in need not be measured further.
+      const isBroken = checks.some(({ passed }) => !passed);
+      if (!isBroken) this.say(`${body.name} ${form}: load at full context`);
+      found.load = isBroken
+        ? null
+        : await this.withEngine({ ...spec, threads }, (child) => measureFullLoad(child, speeds));
     } catch (error) {
       // What the engine does to one form says nothing about the others.
       if (!isPhysariumError(error) || ["STOPPED", "USAGE_ENGINE"].includes(error.code)) throw error;
@@ -266,6 +270,7 @@ class AdmissionRun {
         limit("max_perplexity_ratio", loss.perplexity_ratio, body.maxPerplexityRatio),
       );
       checks.push(...(await checkAnchors(child, this.organs)));
+      if (checks.some(({ passed }) => !passed)) return [{ threads: 1, prompt: 0, answer: 0 }];
       this.say(`${body.name} ${spec.form}: tokens a second on ${threadCounts().join(", ")} threads`);
       return child.call<Speed[]>({ what: "speed", threads: threadCounts() });
     });

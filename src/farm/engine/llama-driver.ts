@@ -138,6 +138,11 @@ export class LlamaDriver implements Driver {
         finish = "stop";
         break;
       }
+      // The library's grammars let white space follow for as long as there is room.
+      if (grammar !== undefined && text.endsWith("\n") && isWholeJson(text)) {
+        finish = "stop";
+        break;
+      }
       if (count >= most) break;
     }
     show(decoder.end());
@@ -229,6 +234,15 @@ export class LlamaDriver implements Driver {
     const next = this.waiting.shift();
     if (next === undefined) this.free.push(sequence);
     else next(sequence);
+  }
+}
+
+function isWholeJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
   }
 }
 

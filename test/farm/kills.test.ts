@@ -1,0 +1,174 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { residentBytes } from "../../dist/farm/engine/process-memory.js";
+import { Journal, readJournal } from "../../dist/farm/state/journal.js";
+import { temporaryFolder } from "../temporary.js";
+import { admittedFolder, fakeEngine, startFarm } from "./fake-service.js";
+
+const FARM = {
+  bodies: { a: { source: "loam", context: 128, sequences: 2 } },
+  organs: [{ name: "echo", body: "a", tier: "RAM" }],
+};
+
+/** A server in a process of its own, so that it can be killed. */
+async function serverProcess(folder: string): Promise<{ child: ChildProcess; address: string }> {
+  const script = new URL("./serve-fake.mjs", import.meta.url).pathname;
+  const child = spawn(process.execPath, [script, folder], { stdio: ["ignore", "pipe", "inherit"] });
+  const address = await new Promise<string>((resolve, reject) => {
+    child.stdout!.setEncoding("utf8").once("data", (text: string) => resolve(text.trim()));
+    child.once("exit", (code) => reject(new Error(`the server ended with ${code}`)));
+  });
+  return { child, address };
+}
+
+const complete = (address: string, prompt: string) =>
+  fetch(`${address}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: "a", prompt, max_tokens: 200 }),
+  });
+
+const stateOf = (folder: string) => JSON.parse(readFileSync(join(folder, "farm-state/tier_state.json"), "utf8"));
+
+async function gone(pid: number): Promise<boolean> {
+  for (let tries = 0; tries < 300; tries++) {
+    if ((await residentBytes(pid)) === 0) return true;
+    await sleep(10);
+  }
+  return false;
+}
+
+test("kill -9 of the farm: its children end with it, every acknowledged answer is in the journal, the next farm serves", async () => {
+  const folder = admittedFolder(temporaryFolder(), FARM);
+  for (let round = 0; round < 3; round++) {
+    const { child, address } = await serverProcess(folder);
+    let acknowledged = 0;
+    const load = Array.from({ length: 6 }, async (_, at) => {
+      for (let times = 0; times < 50; times++) {
+        const response = await complete(address, `round ${round} client ${at} ${times}`).catch(() => undefined);
+        if (response?.status !== 200 || (await response.json().catch(() => undefined)) === undefined) return;
+        acknowledged++;
+      }
+    });
+    while (acknowledged < 5) await sleep(5);
+    const pids = stateOf(folder).children.map(({ pid }: { pid: number }) => pid);
+    expect(pids).toHaveLength(1);
+    const before = (await readJournal(join(folder, "farm-state/journal.jsonl"))).filter(
+      ({ event }) => event === "answer",
+    ).length;
+    expect(before).toBeGreaterThan(0);
+    child.kill("SIGKILL");
+    await Promise.all(load);
+    const answers = (await readJournal(join(folder, "farm-state/journal.jsonl"))).filter(
+      ({ event, body }) => event === "answer" && body === "a",
+    );
+    expect(answers.length).toBeGreaterThanOrEqual(acknowledged);
+    for (const pid of pids) expect(await gone(pid)).toBe(true);
+  }
+});
+
+test("kill -9 of a child in the middle: who got nothing is served by the next one, nobody waits for ever", async () => {
+  const folder = admittedFolder(temporaryFolder(), FARM);
+  const farm = await startFarm(folder, fakeEngine({ tokenMs: 3, loadMs: 100 }));
+  try {
+    await complete(farm.address, "warm");
+    const answers = Array.from({ length: 6 }, (_, at) => complete(farm.address, `${"word ".repeat(60)}${at}`));
+    await sleep(50);
+    const { pid } = farm.service.runtime.homes.get("a")!.running!;
+    process.kill(pid!, "SIGKILL");
+    const killedAt = Date.now();
+    const statuses = (await Promise.all(answers)).map(({ status }) => status);
+    // Two were half written and say so; the rest is answered by the next process.
+    expect(statuses.filter((status) => status === 200).length).toBeGreaterThanOrEqual(4);
+    expect(statuses.every((status) => status === 200 || status === 503)).toBe(true);
+    expect(Date.now() - killedAt).toBeLessThan(20_000);
+    expect(await gone(pid!)).toBe(true);
+    expect((await complete(farm.address, "after")).status).toBe(200);
+  } finally {
+    await farm.close();
+  }
+});
+
+test("an orphan of a killed farm is ended by the next one, by pid and start; a process that got its pid is let alone", async () => {
+  const folder = admittedFolder(temporaryFolder(), FARM);
+  const idle = () => spawn(process.execPath, ["-e", "setInterval(() => {}, 1000)"], { stdio: "ignore" });
+  const [orphan, stranger] = [idle(), idle()];
+  await sleep(100);
+  const startOf = (pid: number): string => {
+    const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1].split(" ");
+    return `${readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()} ${fields[19]}`;
+  };
+  const state = {
+    version: 1,
+    at: "",
+    server: null,
+    children: [
+      { body: "a", pid: orphan.pid, started: startOf(orphan.pid!) },
+      { body: "a", pid: stranger.pid, started: `${startOf(stranger.pid!)}0` },
+    ],
+    bodies: {},
+    organs: {},
+  };
+  writeFileSync(join(folder, "farm-state/tier_state.json"), JSON.stringify(state));
+  const ended = new Promise((resolve) => orphan.once("exit", (_, signal) => resolve(signal)));
+  const farm = await startFarm(folder, fakeEngine());
+  try {
+    expect(await ended).toBe("SIGKILL");
+    expect(stranger.exitCode).toBe(null);
+    expect((await readJournal(join(folder, "farm-state/journal.jsonl"))).map(({ event }) => event)).toContain(
+      "orphan_ended",
+    );
+  } finally {
+    stranger.kill();
+    await farm.close();
+  }
+});
+
+test("two servers on one farm: the second is refused", async () => {
+  const folder = admittedFolder(temporaryFolder(), FARM);
+  const farm = await startFarm(folder, fakeEngine());
+  await expect(startFarm(folder, fakeEngine())).rejects.toMatchObject({ code: "USAGE_LOCKED" });
+  await farm.close();
+});
+
+test("a form whose file was changed since its admission is not loaded", async () => {
+  const folder = admittedFolder(temporaryFolder(), FARM);
+  writeFileSync(join(folder, "farm-state/bodies/a/1/q8_0.gguf"), "another form");
+  const farm = await startFarm(folder, fakeEngine());
+  const response = await complete(farm.address, "x");
+  expect(response.status).toBe(503);
+  expect((await response.json()).error.message).toContain("admitted was");
+  await farm.close();
+});
+
+test("what is not admitted does not answer, and says what to do", async () => {
+  const folder = admittedFolder(temporaryFolder(), FARM);
+  writeFileSync(
+    join(folder, "organ_farm.json"),
+    JSON.stringify({ version: 1, ...FARM, bodies: { ...FARM.bodies, b: { source: "loam" } } }),
+  );
+  const farm = await startFarm(folder, fakeEngine());
+  const response = await fetch(`${farm.address}/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: "b", prompt: "x" }),
+  });
+  expect(response.status).toBe(503);
+  expect((await response.json()).error.message).toContain("physarium farm admit b");
+  await farm.close();
+});
+
+test("a journal that ends in half a line goes on behind it", async () => {
+  const path = join(temporaryFolder(), "journal.jsonl");
+  const first = await Journal.open(path);
+  await Promise.all([first.append("one"), first.append("two")]);
+  await first.close();
+  writeFileSync(path, `${readFileSync(path, "utf8")}{"event":"tor`);
+  const second = await Journal.open(path);
+  await second.append("three");
+  await second.close();
+  expect((await readJournal(path)).map(({ event }) => event)).toEqual(["one", "two", "three"]);
+});
