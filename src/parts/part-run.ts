@@ -48,7 +48,7 @@ export interface PartResult {
 export async function runPart(outputPath: string, part: number, options: RunPartOptions = {}): Promise<PartResult> {
   const { files = nodeFiles, onEvent = () => {}, workers, signal, heartbeat } = options;
   const folder = await partsFolder(outputPath, files);
-  const plan = await readPartsPlan(folder, files);
+  const plan = await readPartsPlan(folder, files, part);
   if (plan === undefined) {
     if ((await joinedFrom(folder, files)) === undefined) throw noParts(folder);
     return { part, state: "joined" };

@@ -51,7 +51,16 @@ export interface PartShard {
   readonly end_byte: number;
 }
 
-const Plan: v.GenericSchema<unknown, PartsPlan> = v.looseObject({
+const Part = v.looseObject({
+  part: Count,
+  byte_length: Count,
+  tensors: Count,
+  shards: v.array(v.looseObject({ file: FileName, whole: v.boolean(), first_byte: Count, end_byte: Count })),
+  line: v.tuple([Count, Count]),
+});
+
+/** Without a look at the parts: they are as many as there are runs of them, and each run wants one. */
+const Plan = v.looseObject({
   format: v.literal("physarium-parts"),
   format_version: v.literal(1),
   physarium_version: Words,
@@ -64,34 +73,38 @@ const Plan: v.GenericSchema<unknown, PartsPlan> = v.looseObject({
   overwrite: v.boolean(),
   max_parts: Count,
   part_count: Count,
-  parts: v.array(
-    v.looseObject({
-      part: Count,
-      byte_length: Count,
-      tensors: Count,
-      shards: v.array(v.looseObject({ file: FileName, whole: v.boolean(), first_byte: Count, end_byte: Count })),
-      line: v.tuple([Count, Count]),
-    }),
-  ),
+  parts: v.array(v.unknown()),
 });
 
 /** A million parts stay under this. */
 const MAX_PLAN_BYTES = 2 ** 29 - 24;
 
-/** The plan of an output in parts; `undefined` where there is none. Throws `USAGE_PARTS_DAMAGED`. */
-export async function readPartsPlan({ planPath }: PartsFolder, files: FileLayer): Promise<PartsPlan | undefined> {
+/**
+ * The plan of an output in parts; `undefined` where there is none. With `only`, that part alone is looked at, and the
+ * others are not to be touched. Throws `USAGE_PARTS_DAMAGED`.
+ */
+export async function readPartsPlan(
+  { planPath }: PartsFolder,
+  files: FileLayer,
+  only?: number,
+): Promise<PartsPlan | undefined> {
   const refuse = damaged(planPath);
-  let plan: PartsPlan;
+  let plan: v.InferOutput<typeof Plan>;
   try {
     plan = readJson(await readSmallFile(planPath, files, MAX_PLAN_BYTES), Plan, refuse);
   } catch (error) {
     if (isPhysariumError(error, "IO_NOT_FOUND")) return undefined;
     throw error;
   }
-  if (plan.parts.length !== plan.part_count || plan.parts.some(({ part }, at) => part !== at)) {
+  if (plan.parts.length !== plan.part_count) {
     throw refuse(`it names ${plan.parts.length} parts, part_count is ${plan.part_count}`);
   }
-  return plan;
+  for (const [at, row] of plan.parts.entries()) {
+    if (only !== undefined && at !== only) continue;
+    const result = v.safeParse(Part, row, { abortEarly: true });
+    if (!result.success || result.output.part !== at) throw refuse(`parts.${at} is none that prepare wrote`);
+  }
+  return plan as PartsPlan;
 }
 
 /** Refuse the plan of another version before anything is written. Throws `USAGE_PARTS_MISMATCH`. */
