@@ -121,10 +121,16 @@ export function countBytes(src: usize, n: u32, counts: usize, scratch: usize): v
     countByte(four >> 24, scratch + 3072);
   }
   for (; i < n; i++) countByte(load<u8>(src + i), scratch);
-  for (let at: usize = 0; at < 1024; at += 4) {
-    const sum =
-      load<u32>(scratch + at) + load<u32>(scratch + at, 1024) + load<u32>(scratch + at, 2048) + load<u32>(scratch + at, 3072);
-    store<u32>(counts + at, sum);
+  memory.fill(counts, 0, 1024);
+  addTables(scratch, counts);
+}
+
+/** Adds four tables of 256 counts, one behind the other, to one. */
+function addTables(tables: usize, counts: usize): void {
+  for (let at: usize = 0; at < 1024; at += 16) {
+    const a = i32x4.add(v128.load(tables + at), v128.load(tables + at, 1024));
+    const b = i32x4.add(v128.load(tables + at, 2048), v128.load(tables + at, 3072));
+    v128.store(counts + at, i32x4.add(v128.load(counts + at), i32x4.add(a, b)));
   }
 }
 
@@ -137,21 +143,50 @@ function countByte(byte: u32, counts: usize): void {
  * Pair the survivors of one block.
  *
  * nibbleOf   u8[256]: the nibble of a biased exponent, 15 where it has none of its own
+ * base       every exponent with a nibble of its own lies in base … base + 15; above 240 where they lie wider apart
  * pairs      u8[ceil(survivors / 2)]: survivor 2i in the low nibble, 2i + 1 in the high one
  * escapes    u8[survivors]: exponents of those with nibble 15
  * pairCounts u32[256], added to
+ * scratch    u32[4 × 256]
  * returns    escapes written
  */
 export function pairUp(
   exponents: usize,
   survivors: u32,
   nibbleOf: usize,
+  base: u32,
   pairs: usize,
   escapes: usize,
   pairCounts: usize,
+  scratch: usize,
 ): u32 {
   let out = escapes;
-  for (let i: u32 = 0; i < survivors; i += 2) {
+  let i: u32 = 0;
+  if (base <= 240) {
+    memory.fill(scratch, 0, 4096);
+    const table = v128.load(nibbleOf + base);
+    const first = i8x16.splat(<i8>base);
+    const escape = i8x16.splat(15);
+    for (; i + 16 <= survivors; i += 16) {
+      const place = i8x16.sub(v128.load(exponents + i), first);
+      const outside = v128.and(i8x16.gt_u(place, escape), escape);
+      const nibbles = v128.or(i8x16.swizzle(table, place), outside);
+      if (v128.any_true(i8x16.eq(nibbles, escape))) out = collectEscapes(exponents + i, nibbleOf, out);
+      const pair = v128.and(v128.or(nibbles, i16x8.shr_u(nibbles, 4)), i16x8.splat(255));
+      const eight = i64x2.extract_lane(i8x16.narrow_i16x8_u(pair, pair), 0);
+      store<u64>(pairs + (i >> 1), eight);
+      countByte(<u32>eight & 255, scratch);
+      countByte((<u32>eight >> 8) & 255, scratch + 1024);
+      countByte((<u32>eight >> 16) & 255, scratch + 2048);
+      countByte(<u32>eight >> 24, scratch + 3072);
+      countByte(<u32>(eight >> 32) & 255, scratch);
+      countByte(<u32>(eight >> 40) & 255, scratch + 1024);
+      countByte(<u32>(eight >> 48) & 255, scratch + 2048);
+      countByte(<u32>(eight >> 56) & 255, scratch + 3072);
+    }
+    addTables(scratch, pairCounts);
+  }
+  for (; i < survivors; i += 2) {
     const first: u32 = load<u8>(exponents + i);
     let pair: u32 = load<u8>(nibbleOf + first);
     if (pair == 15) {
@@ -168,10 +203,20 @@ export function pairUp(
       }
     }
     store<u8>(pairs + (i >> 1), pair);
-    const count = pairCounts + ((<usize>pair) << 2);
-    store<u32>(count, load<u32>(count) + 1);
+    countByte(pair, pairCounts);
   }
   return <u32>(out - escapes);
+}
+
+/** The exponents without a nibble of their own among sixteen; returns where the next one goes. */
+function collectEscapes(exponents: usize, nibbleOf: usize, out: usize): usize {
+  for (let lane: usize = 0; lane < 16; lane++) {
+    const exponent = load<u8>(exponents + lane);
+    if (load<u8>(nibbleOf + exponent) != 15) continue;
+    store<u8>(out, exponent);
+    out++;
+  }
+  return out;
 }
 
 /**
@@ -199,46 +244,83 @@ export function packThreeBits(src: usize, count: u32, dst: usize): void {
  *
  * codes    u32[256]: code bits, the first in bit 0, | length << 16
  * lengths  u16[4]: each stream's bytes
+ * aside    room for one stream, and 8 bytes of scratch
  * dst      the streams, then up to 8 bytes of scratch
  * returns  bytes of all four
  */
-export function encodeStreams(src: usize, count: u32, codes: usize, lengths: usize, dst: usize): u32 {
+export function encodeStreams(src: usize, count: u32, codes: usize, lengths: usize, aside: usize, dst: usize): u32 {
   const quarter = (count + 3) >> 2;
   let out = dst;
-  for (let s: u32 = 0; s < 4; s++) {
-    const begin = src + min<u32>(s * quarter, count);
-    const end = src + min<u32>((s + 1) * quarter, count);
-    const stop = encodeStream(begin, end, codes, out);
-    store<u16>(lengths + (s << 1), <u32>(stop - out));
-    out = stop;
+  for (let s: u32 = 0; s < 4; s += 2) {
+    const begin = min<u32>(s * quarter, count);
+    const middle = min<u32>((s + 1) * quarter, count);
+    const end = min<u32>((s + 2) * quarter, count);
+    encodeTwo(src + begin, src + middle, src + end, codes, out, aside);
+    store<u16>(lengths + (s << 1), <u32>firstLength);
+    store<u16>(lengths + (s << 1), <u32>secondLength, 2);
+    memory.copy(out + firstLength, aside, secondLength);
+    out += firstLength + secondLength;
   }
   return <u32>(out - dst);
 }
 
-function encodeStream(at: usize, end: usize, codes: usize, out: usize): usize {
-  let bits: u64 = 0;
-  let held: u64 = 0;
+let firstLength: usize = 0;
+let secondLength: usize = 0;
+
+/** Two streams side by side, because a code waits only for the one before it in its stream. */
+function encodeTwo(at1: usize, middle: usize, end: usize, codes: usize, dst1: usize, dst2: usize): void {
+  let at2 = middle;
+  let bits1: u64 = 0;
+  let held1: u64 = 0;
+  let out1 = dst1;
+  let bits2: u64 = 0;
+  let held2: u64 = 0;
+  let out2 = dst2;
   // Four codes of at most 12 bits beside at most 7 left over: 55 bits.
-  while (at + 4 <= end) {
-    const four = load<u32>(at);
-    at += 4;
-    const a = load<u32>(codes + ((<usize>(four & 255)) << 2));
-    const b = load<u32>(codes + ((<usize>((four >> 8) & 255)) << 2));
-    const c = load<u32>(codes + ((<usize>((four >> 16) & 255)) << 2));
-    const d = load<u32>(codes + ((<usize>(four >> 24)) << 2));
-    bits |= (<u64>(a & 0xffff)) << held;
-    held += <u64>(a >> 16);
-    bits |= (<u64>(b & 0xffff)) << held;
-    held += <u64>(b >> 16);
-    bits |= (<u64>(c & 0xffff)) << held;
-    held += <u64>(c >> 16);
-    bits |= (<u64>(d & 0xffff)) << held;
-    held += <u64>(d >> 16);
-    store<u64>(out, bits);
-    out += <usize>(held >> 3);
-    bits >>= held & ~7;
-    held &= 7;
+  while (at1 + 4 <= middle && at2 + 4 <= end) {
+    const four1 = load<u32>(at1);
+    const four2 = load<u32>(at2);
+    at1 += 4;
+    at2 += 4;
+    const a1 = load<u32>(codes + ((<usize>(four1 & 255)) << 2));
+    const a2 = load<u32>(codes + ((<usize>(four2 & 255)) << 2));
+    const b1 = load<u32>(codes + ((<usize>((four1 >> 8) & 255)) << 2));
+    const b2 = load<u32>(codes + ((<usize>((four2 >> 8) & 255)) << 2));
+    bits1 |= (<u64>(a1 & 0xffff)) << held1;
+    bits2 |= (<u64>(a2 & 0xffff)) << held2;
+    held1 += <u64>(a1 >> 16);
+    held2 += <u64>(a2 >> 16);
+    const c1 = load<u32>(codes + ((<usize>((four1 >> 16) & 255)) << 2));
+    const c2 = load<u32>(codes + ((<usize>((four2 >> 16) & 255)) << 2));
+    bits1 |= (<u64>(b1 & 0xffff)) << held1;
+    bits2 |= (<u64>(b2 & 0xffff)) << held2;
+    held1 += <u64>(b1 >> 16);
+    held2 += <u64>(b2 >> 16);
+    const d1 = load<u32>(codes + ((<usize>(four1 >> 24)) << 2));
+    const d2 = load<u32>(codes + ((<usize>(four2 >> 24)) << 2));
+    bits1 |= (<u64>(c1 & 0xffff)) << held1;
+    bits2 |= (<u64>(c2 & 0xffff)) << held2;
+    held1 += <u64>(c1 >> 16);
+    held2 += <u64>(c2 >> 16);
+    bits1 |= (<u64>(d1 & 0xffff)) << held1;
+    bits2 |= (<u64>(d2 & 0xffff)) << held2;
+    held1 += <u64>(d1 >> 16);
+    held2 += <u64>(d2 >> 16);
+    store<u64>(out1, bits1);
+    store<u64>(out2, bits2);
+    out1 += <usize>(held1 >> 3);
+    out2 += <usize>(held2 >> 3);
+    bits1 >>= held1 & ~7;
+    bits2 >>= held2 & ~7;
+    held1 &= 7;
+    held2 &= 7;
   }
+  firstLength = encodeRest(at1, middle, codes, bits1, held1, out1) - dst1;
+  secondLength = encodeRest(at2, end, codes, bits2, held2, out2) - dst2;
+}
+
+/** What is left of a stream, code by code; returns its end. */
+function encodeRest(at: usize, end: usize, codes: usize, bits: u64, held: u64, out: usize): usize {
   while (at < end) {
     const code = load<u32>(codes + ((<usize>load<u8>(at)) << 2));
     at++;

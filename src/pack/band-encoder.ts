@@ -5,6 +5,7 @@ import {
   BLOCK_ELEMENTS,
   blockCount,
   DTYPE_CODES,
+  ESCAPE_NIBBLE,
   EXPONENTS_AT,
   elementBytes,
   Flag,
@@ -33,12 +34,14 @@ interface Kernel {
     exponents: number,
     survivors: number,
     nibbleOf: number,
+    base: number,
     pairs: number,
     escapes: number,
     pairCounts: number,
+    scratch: number,
   ): number;
   packThreeBits(src: number, count: number, dst: number): void;
-  encodeStreams(src: number, count: number, codes: number, lengths: number, dst: number): number;
+  encodeStreams(src: number, count: number, codes: number, lengths: number, aside: number, dst: number): number;
 }
 
 const ELEMENTS = MAX_BAND_ELEMENTS;
@@ -59,6 +62,7 @@ const BUFFERS = {
   escapes: ELEMENTS,
   maskStreams: streamBytes(ELEMENTS / 8),
   pairStreams: streamBytes(ELEMENTS / 2 + BLOCKS),
+  aside: (BLOCK_ELEMENTS / 4) * 1.5 + 8,
   counts: 1024,
   pairCounts: 1024,
   scratch: 4096,
@@ -179,8 +183,10 @@ export class BandEncoder {
     kernel.countBytes(this.at("exponents"), survivors, this.at("pairCounts"), this.at("scratch"));
     const exponentCounts = this.arena.words("pairCounts").slice();
     const ranked = rankExponents(exponentCounts);
-    this.arena.bytes("nibbleOf").set(nibbleTable(ranked, exponentCounts));
+    const nibbles = nibbleTable(ranked, exponentCounts);
+    this.arena.bytes("nibbleOf").set(nibbles);
     this.arena.words("pairCounts").fill(0);
+    const base = windowOf(nibbles);
     let survivor = 0;
     let pair = 0;
     let escapes = 0;
@@ -191,9 +197,11 @@ export class BandEncoder {
         this.at("exponents") + survivor,
         alive,
         this.at("nibbleOf"),
+        base,
         this.at("pairs") + pair,
         this.at("escapes") + escapes,
         this.at("pairCounts"),
+        this.at("scratch"),
       );
       survivor += alive;
       pair += placed.count;
@@ -211,7 +219,8 @@ export class BandEncoder {
     let position = 0;
     const lengths = blocks.map(({ begin, count }) => {
       const out = this.at(to) + position;
-      position += this.kernel.encodeStreams(this.at(from) + begin, count, this.at("codes"), this.at("lengths"), out);
+      const [codes, stated, aside] = ["codes", "lengths", "aside"].map((name) => this.at(name));
+      position += this.kernel.encodeStreams(this.at(from) + begin, count, codes, stated, aside, out);
       return [...new Uint16Array(this.arena.memory.buffer, this.at("lengths"), 4)];
     });
     return { table, lengths, streams: this.bytes(to, position) };
@@ -245,6 +254,15 @@ export class BandEncoder {
   private bytes(name: string, byteLength: number): Uint8Array {
     return this.arena.bytes(name).subarray(0, byteLength);
   }
+}
+
+/** The first of sixteen exponents that hold all which have a nibble of their own; 255 where they lie wider apart. */
+function windowOf(nibbles: Uint8Array): number {
+  const first = Math.min(
+    240,
+    nibbles.findIndex((nibble) => nibble !== ESCAPE_NIBBLE),
+  );
+  return nibbles.findLastIndex((nibble) => nibble !== ESCAPE_NIBBLE) - first < 16 ? Math.max(0, first) : 255;
 }
 
 /** Set bits of some bytes. */
