@@ -36,23 +36,27 @@ export class Channel<Item> {
 
 /** A few things lent out in turn; whoever finds none waits. */
 export class Lending<Thing> {
-  private readonly waiting: ((thing: Thing) => void)[] = [];
+  private readonly waiting: { give(thing: Thing): void; refuse(error: unknown): void }[] = [];
+  private closed: { readonly error: unknown } | undefined;
 
   constructor(private readonly free: Thing[]) {}
 
-  take(signal: AbortSignal): Promise<Thing> {
+  take(): Promise<Thing> {
+    if (this.closed !== undefined) return Promise.reject(this.closed.error);
     const thing = this.free.pop();
     if (thing !== undefined) return Promise.resolve(thing);
-    if (signal.aborted) return Promise.reject(signal.reason);
-    return new Promise((resolve, reject) => {
-      this.waiting.push(resolve);
-      signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-    });
+    return new Promise((give, refuse) => this.waiting.push({ give, refuse }));
   }
 
   giveBack(thing: Thing): void {
     const next = this.waiting.shift();
     if (next === undefined) this.free.push(thing);
-    else next(thing);
+    else next.give(thing);
+  }
+
+  /** Whoever waits, or comes now, gets `error`. */
+  close(error: unknown): void {
+    this.closed ??= { error };
+    for (const { refuse } of this.waiting.splice(0)) refuse(error);
   }
 }

@@ -4,8 +4,8 @@ import type { FlowParams } from "../flow/params.js";
 import type { DonorHashRecord, DonorProofRecord, Ledger, LedgerRecord } from "../record/ledger.js";
 import { runJobs } from "../threads/run-jobs.js";
 import { Channel, Lending } from "./channel.js";
-import { DonorHash } from "./donor-hash.js";
 import type { FlowContext } from "./flow-run.js";
+import { createHashPool } from "./hash-pool.js";
 import { directOutputs } from "./passages.js";
 import { type PieceWork, pieceWork } from "./piece-work.js";
 import type { Plan, PlannedShard, PlannedTensor } from "./plan.js";
@@ -75,15 +75,23 @@ export class StreamFlow extends TileFlow {
     const size = largestRange(this.plan);
     const buffers = new Lending(Array.from({ length: BUFFERS }, () => new SharedArrayBuffer(size)));
     const stop = new AbortController();
+    stop.signal.addEventListener("abort", () => buffers.close(stop.signal.reason), { once: true });
     const signal = AbortSignal.any([stop.signal, ...(context.signal === undefined ? [] : [context.signal])]);
     const works = new Channel<PieceWork>();
     const proofs: ShardProof[] = [];
     const lane = async (): Promise<void> => {
-      for (let shard = queue.shift(); shard !== undefined; shard = queue.shift()) {
-        refuseStopped(signal);
-        const proof = await this.beginProof(shard, context);
-        proofs.push(proof);
-        await this.stream(shard, open.get(shard.file) ?? [], proof, { context, buffers, works, signal });
+      const hash = await createHashPool(this.plan.memory.workers);
+      try {
+        for (let shard = queue.shift(); shard !== undefined; shard = queue.shift()) {
+          refuseStopped(signal);
+          const { content } = await this.plan.model.source.identity(shard.file);
+          const saved = this.resumed.get(shard.file)?.hash;
+          const proof = await ShardProof.begin(shard, content, saved, hash, context);
+          proofs.push(proof);
+          await this.stream(shard, open.get(shard.file) ?? [], proof, { context, buffers, works, signal });
+        }
+      } finally {
+        await hash.close();
       }
     };
     const lanes = Promise.all(Array.from({ length: SHARDS_IN_FLIGHT }, lane)).then(
@@ -108,20 +116,6 @@ export class StreamFlow extends TileFlow {
     }
   }
 
-  private async beginProof(shard: PlannedShard, context: FlowContext): Promise<ShardProof> {
-    const { content } = await this.plan.model.source.identity(shard.file);
-    const saved = this.resumed.get(shard.file)?.hash;
-    const hash = await DonorHash.begin(content, shard.byteLength, saved);
-    if (saved !== undefined && hash.byteLength === 0) {
-      throw new PhysariumError(
-        "USAGE_RESUME_MISMATCH",
-        `${shard.file}: the stopped run's hash of it was saved by another version; start over with --overwrite`,
-        { shard: shard.file },
-      );
-    }
-    return new ShardProof(shard, hash, String(content), context);
-  }
-
   /** One shard from where its hash stands to its end, range by range. */
   private async stream(
     shard: PlannedShard,
@@ -137,21 +131,27 @@ export class StreamFlow extends TileFlow {
     };
     const pieces = pieceWork(plan, open, "operate", context, done);
     let next = await pieces.next();
-    for (const { begin, end, tensorEnds } of rangesOf(shard, plan.options.params.blockSize, proof.byteLength)) {
-      const buffer = await buffers.take(signal);
+    for (const range of rangesOf(shard, plan.options.params.blockSize, proof.begin)) {
+      const { begin, end } = range;
+      const buffer = await buffers.take();
       const bytes = new Uint8Array(buffer, 0, end - begin);
-      await file.readInto(bytes, begin, signal, (filled) => proof.add(bytes, begin, filled, tensorEnds));
+      await file.readInto(bytes, begin, signal, (filled) => proof.add(buffer, range, filled));
       const inRange: PieceWork[] = [];
       while (!next.done && next.value.job.byteOffset + next.value.job.byteLength <= end) {
         inRange.push(next.value);
         next = await pieces.next();
       }
-      let left = inRange.length;
-      if (left === 0) buffers.giveBack(buffer);
+      // Its hash is a user of the buffer, too.
+      let users = inRange.length + 1;
+      const leave = (): void => {
+        if (--users === 0) buffers.giveBack(buffer);
+      };
+      const hashed = proof.settled().then(leave);
+      hashed.then(() => proof.advance()).catch((error: unknown) => works.fail(error));
       for (const { job, done } of inRange) {
         const held = { buffer, firstByte: begin };
         const settle = async (result: Parameters<typeof done>[0]): Promise<void> => {
-          if (--left === 0) buffers.giveBack(buffer);
+          leave();
           await done(result);
         };
         works.push({ job: { ...job, held }, done: settle });

@@ -292,6 +292,7 @@ export class FakeHub {
       return;
     }
     const step = 1 << 20;
+    const closed = new Promise((resolve) => response.once("close", resolve));
     for (let begin = 0; begin < part.byteLength; begin += step) {
       const piece = part.subarray(begin, begin + step);
       const now = performance.now();
@@ -300,7 +301,7 @@ export class FakeHub {
       if (wait > 1) await new Promise((wake) => setTimeout(wake, wait));
       if (response.destroyed) return;
       if (!response.write(piece))
-        await new Promise((drained) => response.once("drain", drained).once("close", drained));
+        await Promise.race([new Promise((drained) => response.once("drain", drained)), closed]);
     }
     response.end();
   }
