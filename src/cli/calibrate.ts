@@ -10,7 +10,7 @@ import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { toInteger } from "./arguments.js";
 import { toImatrix } from "./export-statistics.js";
-import { modelArgument } from "./model-argument.js";
+import { fetchTexts, modelArgument } from "./model-argument.js";
 import {
   addEngineOptions,
   addProtocolOptions,
@@ -52,6 +52,7 @@ export function registerCalibrate(program: Command): void {
       "\nExample:\n  physarium calibrate ./model --text book.txt --out grams.safetensors --samples 64",
     )
     .action(async (modelPath: string, flags: CalibrateFlags) => {
+      await fetchTexts(flags, flags, "text");
       const { text, out, normsOnly, samples, seed, json, device, threads, memory, ...protocol } = flags;
       const { donor, architecture } = await inspectModel(resolve(await modelArgument(modelPath, flags)));
       const file = await openTextFile(resolve(text));

@@ -16,7 +16,7 @@ import type { ComparisonRecord } from "../record/comparison.js";
 import { comparisonCsv, methodTitle, renderComparison, targetOf } from "../report/comparison.js";
 import { comparisonPicture } from "../report/pictures/comparison.js";
 import { toInteger } from "./arguments.js";
-import { modelArgument } from "./model-argument.js";
+import { fetchTexts, modelArgument } from "./model-argument.js";
 import {
   addDeviceOptions,
   addProtocolOptions,
@@ -86,6 +86,7 @@ Example:
             "leave them out",
         );
       }
+      await fetchTexts(flags, flags, "text", "calibration");
       const donor = await modelArgument(given, flags);
       const folder = flags.out === undefined ? undefined : resolve(flags.out);
       const titles = Object.fromEntries(METHODS.map(({ name, title }) => [name, title]));

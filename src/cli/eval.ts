@@ -7,7 +7,7 @@ import type { QualitySection } from "../record/quality.js";
 import { addSections } from "../report/documents.js";
 import { openSource } from "../sources.js";
 import { leaveRoom } from "./leave-room.js";
-import { modelArgument } from "./model-argument.js";
+import { fetchTexts, modelArgument } from "./model-argument.js";
 import {
   addEngineOptions,
   addProtocolOptions,
@@ -49,6 +49,7 @@ Examples:
   physarium eval ./model --text stories.txt --protocol documents --window 256 --json`,
     )
     .action(async (modelPath: string, flags: EvalFlags) => {
+      await fetchTexts(flags, flags, "text");
       const { text, against, record, json, quiet: _, device, threads, memory, ...protocol } = flags;
       const { whole } = endOnSignal("nothing was written", json);
       const onProgress = countedProgress("eval", flags, "tokens");

@@ -5,7 +5,7 @@ import { DEFAULT_LIMITS, type GateReport, gateError, runGate } from "../probe/ga
 import { openSource } from "../sources.js";
 import { toInteger, toNumber } from "./arguments.js";
 import { leaveRoom } from "./leave-room.js";
-import { modelArgument } from "./model-argument.js";
+import { fetchTexts, modelArgument } from "./model-argument.js";
 import {
   addEngineOptions,
   addProtocolOptions,
@@ -68,6 +68,7 @@ Examples:
     || rm -r ./model-operated`,
     )
     .action(async (modelPath: string, flags: GateFlags) => {
+      await fetchTexts(flags, flags, "text");
       const { against, text, prompt, maxTokens, maxPerplexityRatio, maxKl, minSameTop, maxRepetition, json, ...rest } =
         flags;
       const { device, threads, memory, ...protocol } = rest;

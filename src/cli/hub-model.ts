@@ -1,8 +1,8 @@
 import { type Donor, openDonor } from "../checkpoint/donor.js";
-import { parseHubAddress } from "../hub/address.js";
+import { type HubAddress, parseHubAddress } from "../hub/address.js";
 import { readHubEnvironment } from "../hub/environment.js";
 import { estimateFetch, type FetchEstimate } from "../hub/fetch-estimate.js";
-import { type FetchedModel, fetchModel } from "../hub/fetch-model.js";
+import { type FetchedModel, type FetchOptions, fetchFileAt, fetchModel } from "../hub/fetch-model.js";
 import { HubClient } from "../hub/hub-client.js";
 import { HubSource } from "../hub/hub-source.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
@@ -11,6 +11,19 @@ import { createProgress, type ProgressStyle } from "./progress.js";
 
 /** Fetch the model of an address into the cache, or find it there, with progress; Ctrl-C keeps what has come. */
 export async function fetchWithProgress(text: string, style: ProgressStyle): Promise<FetchedModel> {
+  return fetching(text, style, fetchModel);
+}
+
+/** The file of an address, in the cache; the same. */
+export function fetchTextWithProgress(text: string, style: ProgressStyle): Promise<string> {
+  return fetching(text, style, fetchFileAt);
+}
+
+async function fetching<T>(
+  text: string,
+  style: ProgressStyle,
+  fetch: (address: HubAddress, options: FetchOptions) => Promise<T>,
+): Promise<T> {
   const address = parseHubAddress(text);
   const progress = createProgress(`fetching ${text}`, style);
   const stop = new AbortController();
@@ -21,7 +34,7 @@ export async function fetchWithProgress(text: string, style: ProgressStyle): Pro
       signal: stop.signal,
       onRetry: (line) => progress.note(line),
     });
-    return await fetchModel(address, {
+    return await fetch(address, {
       client,
       signal: stop.signal,
       onProgress: (done, total, file) => progress.update(done, total, file),

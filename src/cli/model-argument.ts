@@ -33,3 +33,20 @@ export async function modelArgument(given: string, style: ProgressStyle): Promis
   }
   return folder;
 }
+
+/**
+ * Where a text is an address of the Hub, `hf://datasets/org/name/file.txt`, fetch the file into the cache and put its
+ * path in the address's place. Throws `HUB_*`.
+ */
+export async function fetchTexts<Names extends string>(
+  flags: { [Name in Names]?: string | undefined },
+  style: ProgressStyle,
+  ...names: Names[]
+): Promise<void> {
+  for (const name of names) {
+    const given: string | undefined = flags[name];
+    if (given === undefined || !isHubAddress(given)) continue;
+    const { fetchTextWithProgress } = await import("./hub-model.js");
+    flags[name] = await fetchTextWithProgress(given, style);
+  }
+}

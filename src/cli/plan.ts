@@ -10,7 +10,7 @@ import type { FetchEstimate } from "../hub/fetch-estimate.js";
 import { checkOptions } from "../surgery/options.js";
 import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
 import { measureReadRate } from "../surgery/read-rate.js";
-import { folderArgument } from "./model-argument.js";
+import { fetchTexts, folderArgument } from "./model-argument.js";
 import { fetchJson, fetchLines, fetchTime } from "./plan-fetch.js";
 import { duration, type ProgressStyle } from "./progress.js";
 import { endOnSignal } from "./stop-signal.js";
@@ -34,6 +34,7 @@ Examples:
     )
     .action(async (donorPath: string, flags: SurgeryFlags & { json?: boolean }) => {
       endOnSignal("nothing was written", flags.json);
+      await fetchTexts(flags, flags, "calibration");
       const options = checkOptions(toSurgeryOptions(flags));
       const { donor, fetch } = await openForPlan(donorPath, flags);
       const plan = planSurgery(donor, options, true);

@@ -2,6 +2,7 @@ import { resolve } from "node:path";
 import { openDonor } from "../checkpoint/donor.js";
 import { PhysariumError } from "../errors.js";
 import { isHubAddress } from "../hub/address.js";
+import { isOffline } from "../hub/environment.js";
 import type { CheckedOptions } from "../surgery/options.js";
 import { type Plan, planSurgery } from "../surgery/plan.js";
 import { needsDonorTwice, planStream } from "../surgery/stream-plan.js";
@@ -29,6 +30,8 @@ export async function planFor(
   if (!isHubAddress(given)) {
     throw new PhysariumError("USAGE_STREAM", `${given}: --stream is for donors on the Hub, as hf://org/name`);
   }
+  // Nothing may be asked: the cache, or nothing.
+  if (isOffline()) return cached();
   const cacheBecause = (reason: string): Promise<Plan> => {
     note(`--stream: ${reason}, so the donor is needed twice and goes through the cache`);
     return cached();

@@ -14,6 +14,7 @@ import { shellQuote } from "../report/report-text.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
 import { createEventPrinter } from "./event-printer.js";
+import { fetchTexts } from "./model-argument.js";
 import { toDeviceOptions } from "./probe-options.js";
 import { countedProgress, type ProgressStyle } from "./progress.js";
 import { addPushOptions, beginPush, type PushFlags, pushedLine, pushJson } from "./push-options.js";
@@ -63,6 +64,7 @@ Examples:
     )
     .action(async (donorPath: string, outputPath: string, flags: Flags) => {
       const signal = stopSignal();
+      await fetchTexts(flags, flags, "eval", "calibration");
       if (flags.eval !== undefined) {
         await checkText(resolve(flags.eval));
         await openRuntime(toDeviceOptions(flags));

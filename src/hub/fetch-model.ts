@@ -39,11 +39,50 @@ const CONSOLIDATED = /(^|\/)consolidated[^/]*\.safetensors$/i;
  * Throws `HUB_*`, `IO_*`, `USAGE_DISK_SPACE`, `STOPPED`.
  */
 export async function fetchModel(address: HubAddress, options: FetchOptions = {}): Promise<FetchedModel> {
-  const { client = new HubClient(), signal, onProgress = () => {} } = options;
+  const { client = new HubClient() } = options;
   const cache = new HubCache(client.environment.cacheFolder);
   if (client.environment.offline) return offlineModel(address, cache);
   const snapshot = await client.snapshot(address);
-  const files = filesToFetch(snapshot);
+  return fetchFiles(client, cache, snapshot, filesToFetch(snapshot), options);
+}
+
+/**
+ * Fetch the one file that an address names behind its repository, a text of a dataset for one; returns where it lies in
+ * the cache. Throws `USAGE_HUB_ADDRESS` where it names none, and what `fetchModel` throws.
+ */
+export async function fetchFileAt(address: HubAddress, options: FetchOptions = {}): Promise<string> {
+  const { client = new HubClient() } = options;
+  const cache = new HubCache(client.environment.cacheFolder);
+  const path = address.subfolder;
+  const name = formatHubAddress(address);
+  if (path === "") {
+    throw new PhysariumError("USAGE_HUB_ADDRESS", `${name}: name a file of it, as ${name}/train.txt`, {
+      address: name,
+    });
+  }
+  const placeOf = (commit: string) => join(cache.snapshotFolder(address, commit), ...path.split("/"));
+  if (client.environment.offline) {
+    const commit = await cache.knownCommit(address);
+    const isThere = commit !== undefined && (await stat(placeOf(commit)).catch(() => undefined)) !== undefined;
+    if (isThere) return placeOf(commit);
+    throw new PhysariumError("HUB_OFFLINE", `${name}: HF_HUB_OFFLINE is set and the cache does not hold it`, { path });
+  }
+  const folder = path.split("/").slice(0, -1).join("/");
+  const snapshot = await client.snapshot({ ...address, subfolder: folder });
+  const file = snapshot.files.find((each) => each.path === path);
+  if (file === undefined) throw new PhysariumError("HUB_NOT_FOUND", `${name}: there is no such file`, { path });
+  await fetchFiles(client, cache, snapshot, [file], options);
+  return placeOf(snapshot.commit);
+}
+
+async function fetchFiles(
+  client: HubClient,
+  cache: HubCache,
+  snapshot: HubSnapshot,
+  files: readonly HubFile[],
+  { signal, onProgress = () => {} }: FetchOptions,
+): Promise<FetchedModel> {
+  const { address } = snapshot;
   const missing: HubFile[] = [];
   for (const file of files) if (!(await cache.has(address, file))) missing.push(file);
   const bytesTotal = files.reduce((sum, file) => sum + file.byteLength, 0);

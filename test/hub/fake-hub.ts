@@ -55,6 +55,8 @@ export class FakeHub {
   /** Every request: where it went and with what token. */
   readonly requests: FakeRequest[] = [];
   private readonly hostile = new Map<HostileMode, number>();
+  /** Signed addresses of an earlier generation have expired. */
+  generation = 0;
   /** Large files whose last byte is another, for as many answers that hold it. */
   readonly damaged = new Map<string, number>();
   pageSize = 1000;
@@ -212,7 +214,7 @@ export class FakeHub {
     }
     const expired = this.strikes("expired address") ? "&expired=1" : "";
     const query = `repository=${encodeURIComponent(name)}&commit=${commit}&path=${encodeURIComponent(path)}`;
-    const location = `${this.storageOrigin}/blob?${query}&signature=secret${expired}`;
+    const location = `${this.storageOrigin}/blob?${query}&signature=secret&generation=${this.generation}${expired}`;
     const linked = { "x-linked-size": bytes.byteLength, "x-linked-etag": `"${sha256(bytes)}"` };
     response.writeHead(302, { ...headers, ...linked, location }).end();
   }
@@ -222,7 +224,7 @@ export class FakeHub {
     this.note(request, "storage");
     const url = new URL(request.url ?? "/", this.storageOrigin);
     if (this.uploads.store(request, response, url)) return;
-    if (url.searchParams.has("expired")) {
+    if (url.searchParams.has("expired") || url.searchParams.get("generation") !== String(this.generation)) {
       response.writeHead(403).end();
       return;
     }
