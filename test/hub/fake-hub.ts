@@ -133,7 +133,7 @@ export class FakeHub {
     }
     const url = new URL(request.url ?? "/", this.endpoint);
     if (this.uploads.answer(request, response, url)) return;
-    const api = /^\/api\/(models|datasets)\/([^/]+\/[^/]+)(?:\/(revision|tree)\/([^/]+)(?:\/(.*))?)?$/.exec(
+    const api = /^\/api\/(models|datasets)\/([^/]+\/[^/]+)(?:\/(revision|tree|paths-info)\/([^/]+)(?:\/(.*))?)?$/.exec(
       url.pathname,
     );
     const resolve = /^\/(datasets\/)?([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/.exec(url.pathname);
@@ -160,6 +160,7 @@ export class FakeHub {
     }
     const files = (commit === repository.commit ? undefined : repository.history?.get(commit)) ?? repository.files;
     if (resolve !== null) this.file(request, response, name, commit, files, decodeURIComponent(resolve[4]));
+    else if (api?.[3] === "paths-info") void this.pathsInfo(request, response, files);
     else if (api?.[3] === "tree") this.tree(response, files, url, decodeURIComponent(api[5] ?? ""));
     else {
       const siblings = [...files.keys()].map((rfilename) => ({ rfilename }));
@@ -171,16 +172,25 @@ export class FakeHub {
     }
   }
 
+  private async pathsInfo(
+    request: IncomingMessage,
+    response: ServerResponse,
+    files: ReadonlyMap<string, Uint8Array>,
+  ): Promise<void> {
+    let body = "";
+    for await (const piece of request) body += piece;
+    const isJson = body.startsWith("{");
+    const asked: string[] = isJson ? [JSON.parse(body).paths].flat() : new URLSearchParams(body).getAll("paths");
+    this.json(
+      response,
+      asked.flatMap((path) => (files.has(path) ? [entryOf(path, files.get(path)!)] : [])),
+    );
+  }
+
   private tree(response: ServerResponse, files: ReadonlyMap<string, Uint8Array>, url: URL, folder: string): void {
     const entries = [...files]
       .filter(([path]) => folder === "" || path.startsWith(`${folder}/`))
-      .map(([path, bytes]) => ({
-        type: "file",
-        path,
-        size: bytes.byteLength,
-        oid: gitHash(bytes),
-        ...(bytes.byteLength < LARGE ? {} : { lfs: { oid: sha256(bytes), size: bytes.byteLength, pointerSize: 134 } }),
-      }));
+      .map(([path, bytes]) => entryOf(path, bytes));
     if (this.strikes("path escape")) entries[0] = { ...entries[0], path: "../../outside" };
     const last = entries.length - 1;
     if (last >= 0 && this.strikes("other bytes afterwards")) {
@@ -311,6 +321,13 @@ export class FakeHub {
   json(response: ServerResponse, value: unknown, headers: Record<string, string> = {}, status = 200): void {
     response.writeHead(status, { "content-type": "application/json", ...headers }).end(JSON.stringify(value));
   }
+}
+
+/** A file as a tree lists it. */
+function entryOf(path: string, bytes: Uint8Array) {
+  const { byteLength: size } = bytes;
+  const lfs = size < LARGE ? {} : { lfs: { oid: sha256(bytes), size, pointerSize: 134 } };
+  return { type: "file", path, size, oid: gitHash(bytes), ...lfs };
 }
 
 const hashes = new WeakMap<Uint8Array, { sha256?: string; git?: string }>();

@@ -23,7 +23,8 @@ export class FakeUploads {
 
   /** Answers what belongs to writing; false leaves the request to the reading half. */
   answer(request: IncomingMessage, response: ServerResponse, url: URL): boolean {
-    if (request.method !== "POST") return false;
+    // A question by POST: mirrors ask it of every file.
+    if (request.method !== "POST" || url.pathname.includes("/paths-info/")) return false;
     void bodyOf(request).then((body) => {
       if (url.pathname.startsWith("/complete/")) return this.complete(response, url, body);
       const { authorization } = request.headers;
