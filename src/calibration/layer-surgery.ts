@@ -2,6 +2,7 @@ import { availableParallelism } from "node:os";
 import type { Donor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError } from "../errors.js";
+import type { DistilOptions } from "../matching/distil.js";
 import type { MatchOptions } from "../matching/match-layer.js";
 import { ACTIVATION_DEFAULTS, type ActivationOptions, activationFlow } from "../methods/activation.js";
 import type { PruneTarget } from "../methods/method.js";
@@ -10,6 +11,7 @@ import { LayerRunner } from "../probe/forward/layer-runner.js";
 import type { ProtocolOptions } from "../probe/text/protocols.js";
 import { type Allocation, allocate } from "./allocation.js";
 import { type Calibration, openCalibration } from "./calibration-source.js";
+import { type DistilHooks, type DistilledTensor, distilModel } from "./distil.js";
 import type { StoredGrams } from "./grams/stored-grams.js";
 import {
   blockThreads,
@@ -40,6 +42,8 @@ export interface LayerSettings {
   readonly options?: Partial<ActivationOptions>;
   /** v3: each layer is matched as a whole behind v2. */
   readonly match?: MatchOptions;
+  /** v3: the whole model is distilled behind its layers. */
+  readonly distil?: DistilOptions;
   readonly threads?: number;
   /** Where the products are computed; default `cpu`. */
   readonly device?: string;
@@ -54,6 +58,8 @@ export interface LayerSurgery {
   calibrate(signal?: AbortSignal): Promise<Calibration>;
   /** Layer by layer; `stored` gives what an earlier run finished. */
   layers(calibration: Calibration, stored: StoredTensors, signal?: AbortSignal): AsyncGenerator<LayerResult>;
+  /** Distil the model whose tensors `hooks.stored` gives; where `settings.distil` asks for it. */
+  distil(calibration: Calibration, hooks: DistilHooks, signal?: AbortSignal): AsyncGenerator<DistilledTensor>;
   close(): Promise<void>;
 }
 
@@ -120,6 +126,12 @@ export async function openLayerSurgery(
         targets,
         signal: stop,
       }),
+    async *distil({ sequences }, hooks, stop) {
+      if (settings.distil === undefined) return;
+      const isTarget = (tensor: string): boolean => targets.has(tensor);
+      const own = runner.withMemory(memoryBytes * COPIES_SHARE);
+      yield* distilModel(own, sequences, isTarget, settings.distil, memoryBytes, hooks, stop);
+    },
     async close() {
       await source.close?.();
       await runner.close();

@@ -1,5 +1,6 @@
 import type { MatrixEngine } from "../engine/products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
+import { holdOut } from "../matching/lessons.js";
 import { type MatchOptions, matchLayer } from "../matching/match-layer.js";
 import { meanEnergyOf } from "../methods/algebra/damped.js";
 import type { PruneMethod, PruneResult, PruneTarget } from "../methods/method.js";
@@ -80,10 +81,16 @@ export async function* operateLayers(
   const chunks: Chunk[] = [];
   const grams = calibration instanceof StoredGrams ? calibration : undefined;
   const sequences = calibration instanceof StoredGrams ? [] : calibration;
-  for (const batch of batchesOf(sequences, ({ length }) => length, options.chunkTokens ?? CHUNK_TOKENS)) {
-    const residual = await runner.embed(batch);
-    const needsDonor = options.method.needs === "both" || options.match !== undefined;
-    chunks.push({ operated: residual, donor: needsDonor ? residual : undefined });
+  const needsDonor = options.method.needs === "both" || options.match !== undefined;
+  const { taught, heldOut } = options.match === undefined ? { taught: sequences, heldOut: [] } : holdOut(sequences);
+  for (const [part, isHeldOut] of [
+    [taught, false],
+    [heldOut, true],
+  ] as const) {
+    for (const batch of batchesOf(part, ({ length }) => length, options.chunkTokens ?? CHUNK_TOKENS)) {
+      const residual = await runner.embed(batch);
+      chunks.push({ operated: residual, donor: needsDonor ? residual : undefined, isHeldOut });
+    }
   }
   const { isTarget = () => true } = options;
   let last = runner.layerCount - 1;
@@ -149,7 +156,7 @@ class LayerWork {
       const streams = await LayerStreams.enter(
         runner,
         layer,
-        chunks.map(({ operated }) => ({ operated, donor: undefined })),
+        chunks.map((chunk) => ({ ...chunk, donor: undefined })),
         (work) => this.timed("forward", work),
       );
       for (const step of STEPS) {
@@ -162,11 +169,12 @@ class LayerWork {
       else await this.takeStored(site);
     }
     if (options.method.needs === "weights" && options.match === undefined) return;
-    for (const [at, { operated, donor }] of chunks.entries()) {
+    for (const [at, chunk] of chunks.entries()) {
+      const { operated, donor } = chunk;
       const supplied = this.supplied;
       const out = await this.timed("forward", () => runner.forwardLayer(layer, operated, { supplied }));
       const own = donor && (await this.timed("forward", () => runner.forwardLayer(layer, donor)));
-      chunks[at] = { operated: out, donor: own };
+      chunks[at] = { ...chunk, operated: out, donor: own };
     }
   }
 
@@ -179,7 +187,11 @@ class LayerWork {
     this.matched = await matchLayer(
       runner,
       layer,
-      chunks.map(({ donor }, at) => ({ residual: entered[at].operated, output: donor! })),
+      chunks.map(({ donor, isHeldOut = false }, at) => ({
+        residual: entered[at].operated,
+        output: donor!,
+        isHeldOut,
+      })),
       places.map((place) => ({ name: suppliedName(place), shape: [place.rows, place.cols] })),
       supplied,
       options,
@@ -196,10 +208,10 @@ class LayerWork {
       this.tensors[at] = { ...operated, ...stored.finish() };
     }
     this.seconds.match += (performance.now() - started) / 1000;
-    for (const [at, { donor }] of chunks.entries()) {
+    for (const [at, chunk] of chunks.entries()) {
       const { operated } = entered[at];
       const out = await this.timed("forward", () => runner.forwardLayer(layer, operated, { supplied }));
-      chunks[at] = { operated: out, donor };
+      chunks[at] = { ...chunk, operated: out };
     }
   }
 

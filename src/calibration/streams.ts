@@ -11,10 +11,19 @@ export interface Chunk {
   /** The donor's activations; absent where the method does not ask for them. */
   readonly donor: Activations | undefined;
   readonly operated: Activations;
+  /** No statistics are gathered of it: it judges what the others taught. */
+  readonly isHeldOut?: boolean;
 }
 
 /** Runs a piece of a forward pass, and knows how long it took. */
 export type Timed = <T>(work: () => Promise<T>) => Promise<T>;
+
+/** Where a chunk stands inside the layer. */
+interface State {
+  donor: LayerState | undefined;
+  operated: LayerState;
+  readonly isHeldOut: boolean;
+}
 
 /**
  * The calibration text inside one layer: what every chunk of it looks like before the next step, in the donor's stream
@@ -27,7 +36,7 @@ export class LayerStreams {
     private readonly runner: LayerRunner,
     private readonly layer: number,
     private readonly timed: Timed,
-    private readonly states: { donor: LayerState | undefined; operated: LayerState }[],
+    private readonly states: State[],
   ) {
     this.inner = new InnerInputs(runner, layer);
   }
@@ -39,13 +48,17 @@ export class LayerStreams {
     chunks: readonly Chunk[],
     timed: Timed,
   ): Promise<LayerStreams> {
-    const states: { donor: LayerState | undefined; operated: LayerState }[] = [];
-    for (const { donor, operated } of chunks) {
+    const states: State[] = [];
+    for (const { donor, operated, isHeldOut = false } of chunks) {
       const operatedState = await timed(() => runner.begin(layer, operated));
       // In the first layer both streams are one.
       const isSame = donor === operated;
       const donorState = donor === undefined || isSame ? undefined : await timed(() => runner.begin(layer, donor));
-      states.push({ operated: operatedState, donor: donor === undefined ? undefined : (donorState ?? operatedState) });
+      states.push({
+        operated: operatedState,
+        donor: donor === undefined ? undefined : (donorState ?? operatedState),
+        isHeldOut,
+      });
     }
     return new LayerStreams(runner, layer, timed, states);
   }
@@ -56,11 +69,11 @@ export class LayerStreams {
   }
 
   /**
-   * What a site's projections see, with `supplied` weights in what lies before it; the donor's part only once the
+   * What a site's projections see, of all chunks that are not held out, with `supplied` weights in what lies before it; the donor's part only once the
    * streams have parted. `weighTokens`: how much each token counts, too.
    */
   async inputs(site: Site, supplied: SuppliedWeights, weighTokens: boolean): Promise<InputChunk[]> {
-    const { states } = this;
+    const states = this.states.filter(({ isHeldOut }) => !isHeldOut);
     const { step } = site;
     const havePartedWays = states.some(({ donor, operated }) => donor !== undefined && donor !== operated);
     // Where a norm stands between projection and residual stream, its output is not what is added.
@@ -107,7 +120,11 @@ export class LayerStreams {
 
   /** What the next layer is entered with. */
   leave(): Chunk[] {
-    return this.states.map(({ donor, operated }) => ({ operated: operated.residual, donor: donor?.residual }));
+    return this.states.map(({ donor, operated, isHeldOut }) => ({
+      operated: operated.residual,
+      donor: donor?.residual,
+      isHeldOut,
+    }));
   }
 
   /**

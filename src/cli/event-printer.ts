@@ -53,6 +53,12 @@ export function createEventPrinter(flags: ProgressStyle & { readonly flow?: stri
               matchWords(event.match);
         const more = layer + 1 < layers ? `, about ${left} left` : "";
         progress.note(`layer ${layer + 1} of ${layers}: ${losses}${more}`);
+      } else if (event.event === "distilled") {
+        const { step, steps, divergence, seconds_left } = event;
+        left = duration(seconds_left);
+        progress.note(
+          `distilled ${step} of ${steps} steps: KL from the donor ${divergence.toFixed(4)}, about ${left} left`,
+        );
       } else if (event.event === "searched") {
         const expected = (100 * event.expected_sparsity).toFixed(3);
         progress.note(

@@ -30,6 +30,7 @@ export interface SurgeryFlags {
   device?: string;
   threads?: number;
   matchRounds?: number;
+  distil?: number;
   protocol?: string;
   bos?: boolean | string;
   rows?: boolean;
@@ -84,16 +85,21 @@ export function addSurgeryOptions(command: Command): Command {
       toThreads,
     )
     .option("--no-heal", "activation: survivors keep the donor's bits")
-    .option("--match-rounds <n>", "matched: rounds through the calibration in which a layer is matched", toNumber);
+    .option("--match-rounds <n>", "matched: rounds through the calibration in which a layer is matched", toNumber)
+    .option(
+      "--distil <steps>",
+      "matched: afterwards move the survivors of the whole model towards the donor's probabilities, so many steps",
+      toInteger,
+    );
 }
 
 export function toSurgeryOptions(flags: SurgeryFlags): SurgeryOptions {
   const { flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite } = flags;
-  const { pattern, calibration, samples, window, seed, heal, allocation, gram, memory, matchRounds } = flags;
+  const { pattern, calibration, samples, window, seed, heal, allocation, gram, memory, matchRounds, distil } = flags;
   const protocol = calibrationProtocol(flags);
   return {
     ...{ flow, blockSize, nIter, beta, survival, targetSparsity, include, exclude, workers, allowNonFinite },
-    ...{ pattern, calibration, samples, window, seed, heal, allocation, gram, matchRounds },
+    ...{ pattern, calibration, samples, window, seed, heal, allocation, gram, matchRounds, distil },
     ...(protocol === undefined ? {} : { protocol }),
     ...toDeviceOptions(flags),
     ...(memory === undefined ? {} : { memoryBytes: memory * 2 ** 30 }),

@@ -53,6 +53,17 @@ export class Adam {
     }
   }
 
+  /** Take over the means of an earlier run. */
+  restore({ first, second }: { readonly first: Float32Array; readonly second: Float32Array }): void {
+    this.first.set(first);
+    this.second.set(second);
+  }
+
+  /** The means are those behind so many steps. */
+  resumeAt(steps: number): void {
+    this.steps = steps;
+  }
+
   /** Forget all steps: what comes next begins anew from the weights as they are. */
   reset(): void {
     this.first.fill(0);

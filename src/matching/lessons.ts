@@ -14,33 +14,47 @@ export interface LessonChunk {
   readonly residual: Activations;
   /** What leaves it, in the donor. */
   readonly output: Activations;
+  readonly isHeldOut: boolean;
 }
 
-/** Of the lessons this share is held out: what they say decides when a layer has learnt enough. */
-const HELD_OUT = 1 / 8;
+/** Every so many sequences one is held out: what it says decides when a layer has learnt enough. */
+const HELD_OUT_OF = 8;
 
 /**
- * Cut a calibration into lessons of about `tokens` tokens, whole sequences each, without copying.
- *
- * Every eighth lesson is held out, one at least; where there is only one sequence it teaches and tests.
+ * Which sequences of a calibration teach and which judge: every eighth, one at least. A judge that had a part in what is
+ * judged would see over-fitting as gain, so nothing is gathered of those either. One sequence alone teaches only.
+ */
+export function holdOut<T>(sequences: readonly T[]): { taught: T[]; heldOut: T[] } {
+  const every = Math.min(HELD_OUT_OF, sequences.length);
+  const isHeldOut = (at: number): boolean => every > 1 && at % every === every - 1;
+  return {
+    taught: sequences.filter((_, at) => !isHeldOut(at)),
+    heldOut: sequences.filter((_, at) => isHeldOut(at)),
+  };
+}
+
+/**
+ * Cut a calibration into lessons of about `tokens` tokens, whole sequences each, without copying. Where nothing was held
+ * out, what taught judges, too.
  */
 export function lessonsOf(chunks: readonly LessonChunk[], tokens: number): { taught: Lesson[]; heldOut: Lesson[] } {
-  const total = chunks.reduce((sum, { residual }) => sum + residual.batch * residual.tokens, 0);
-  // Few tokens make small lessons: there must be some to hold out.
-  const size = Math.min(tokens, Math.ceil(total * HELD_OUT));
-  const lessons: Lesson[] = [];
-  for (const chunk of chunks) {
-    const { batch } = chunk.residual;
-    const rows = Math.max(1, Math.min(batch, Math.round(size / chunk.residual.tokens)));
-    for (let row = 0; row < batch; row += rows) lessons.push(lessonOf(chunk, row, Math.min(row + rows, batch)));
-  }
-  if (lessons.length === 1) return { taught: lessons, heldOut: lessons };
-  const every = Math.min(Math.round(1 / HELD_OUT), lessons.length);
-  const isHeldOut = (at: number): boolean => at % every === every - 1;
-  return {
-    taught: lessons.filter((_, at) => !isHeldOut(at)),
-    heldOut: lessons.filter((_, at) => isHeldOut(at)),
+  const tokensOf = ({ residual }: LessonChunk): number => residual.batch * residual.tokens;
+  const total = chunks.reduce((sum, chunk) => sum + tokensOf(chunk), 0);
+  // Few tokens make small lessons: a round has some.
+  const size = Math.min(tokens, Math.ceil(total / HELD_OUT_OF));
+  const cut = (isHeldOut: boolean): Lesson[] => {
+    const lessons: Lesson[] = [];
+    for (const chunk of chunks) {
+      if (chunk.isHeldOut !== isHeldOut) continue;
+      const { batch, tokens: length } = chunk.residual;
+      const rows = Math.max(1, Math.min(batch, Math.round(size / length)));
+      for (let row = 0; row < batch; row += rows) lessons.push(lessonOf(chunk, row, Math.min(row + rows, batch)));
+    }
+    return lessons;
   };
+  const taught = cut(false);
+  const heldOut = cut(true);
+  return { taught, heldOut: heldOut.length === 0 ? taught : heldOut };
 }
 
 function lessonOf({ residual, output }: LessonChunk, rowStart: number, rowEnd: number): Lesson {
@@ -78,4 +92,12 @@ export function* rounds<T>(lessons: readonly T[], seed: number): Generator<T> {
     }
     yield* order;
   }
+}
+
+/**
+ * Share of the rate at a step: up over the first sixth, for Adam's first steps are as long whether the gradient says
+ * much or little, then down to nothing, so that the last ones settle what the first ones stirred up.
+ */
+export function paceAt(step: number, steps: number): number {
+  return Math.min(1, (6 * (step + 1)) / steps) * (1 - step / steps);
 }

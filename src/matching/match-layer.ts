@@ -4,7 +4,7 @@ import { LayerGradients } from "../probe/forward/layer-gradients.js";
 import type { LayerRunner, SuppliedWeights } from "../probe/forward/layer-runner.js";
 import type { MatchRecord } from "../record/matching.js";
 import { Adam, livingPlaces } from "./adam.js";
-import { type Lesson, type LessonChunk, lessonsOf, rounds } from "./lessons.js";
+import { type Lesson, type LessonChunk, lessonsOf, paceAt, rounds } from "./lessons.js";
 
 export interface MatchOptions {
   /** Rounds through the calibration, what is held out aside. */
@@ -17,7 +17,8 @@ export interface MatchOptions {
   readonly seed: number;
   /** Rate that is tried first; the search goes on from the one that the layer before took. */
   readonly firstRate: number;
-  /** Steps that each rate is tried for. */
+  /** Steps that each rate is tried for: this share of all steps, and at least so many. */
+  readonly trialShare: number;
   readonly trialSteps: number;
 }
 
@@ -27,6 +28,7 @@ export const MATCH_DEFAULTS: MatchOptions = {
   looks: 8,
   seed: 0,
   firstRate: 0.016,
+  trialShare: 1 / 4,
   trialSteps: 10,
 };
 
@@ -101,13 +103,12 @@ class LayerMatch {
     const before = await this.lossOf(this.heldOut);
     const lossBefore = await this.lossOf(taught);
     const rate = await this.search(before);
-    const steps = Math.max(options.looks, Math.round(options.rounds * taught.length));
+    const { steps } = this;
     const best = { loss: before, step: 0, weights: copies(this.start) };
     const order = rounds(taught, options.seed);
     for (let look = 1, step = 0; look <= options.looks; look++) {
       for (const end = Math.round((look / options.looks) * steps); step < end; step++) {
-        // Down to nothing: the last steps settle what the first ones stirred up.
-        await this.step(order.next().value!, rate * (1 - step / steps));
+        await this.step(order.next().value!, rate * paceAt(step, steps));
       }
       const loss = await this.lossOf(this.heldOut);
       if (!(loss < best.loss)) continue;
@@ -124,6 +125,10 @@ class LayerMatch {
       held_out_before: before,
       held_out_after: best.loss,
     };
+  }
+
+  private get steps(): number {
+    return Math.max(this.options.looks, Math.round(this.options.rounds * this.taught.length));
   }
 
   async close(): Promise<void> {
@@ -153,8 +158,9 @@ class LayerMatch {
   private async trial(rate: number, before: number): Promise<number> {
     const { options, taught } = this;
     const order = rounds(taught, options.seed);
-    for (let step = 0; step < options.trialSteps; step++) {
-      const loss = await this.step(order.next().value!, rate * (1 - step / options.trialSteps));
+    const steps = Math.max(options.trialSteps, Math.round(this.steps * options.trialShare));
+    for (let step = 0; step < steps; step++) {
+      const loss = await this.step(order.next().value!, rate * paceAt(step, steps));
       if (!(loss < 100 * before)) break;
     }
     const loss = await this.lossOf(this.heldOut);

@@ -3,7 +3,7 @@ import { FLOWS } from "../flow/flows.js";
 import { PARAM_LIMITS } from "../flow/params.js";
 import type { LedgerRecord } from "./ledger.js";
 import { Count, Digest, FileName, Finite, Fraction, NotNegative, Time, Words } from "./read-json.js";
-import { FiguresSchema, MatchSchema } from "./report-schema.js";
+import { DistilSchema, FiguresSchema, MatchSchema } from "./report-schema.js";
 
 /**
  * What a line of the ledger may hold, by its kind. Parameters keep to the limits of the command line: a ledger cannot
@@ -126,6 +126,8 @@ const Tensor = v.looseObject({
     }),
   ),
   match: v.optional(MatchSchema),
+  trained: v.optional(v.literal(true)),
+  distil: v.optional(DistilSchema),
   stages: v.optional(v.array(v.looseObject({ stage: Words, relative_error: RelativeError, seconds: NotNegative }))),
 });
 

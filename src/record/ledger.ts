@@ -7,6 +7,7 @@ import {
   type OpenFile,
   writeFully,
 } from "../checkpoint/file-layer.js";
+import type { DistilRecord } from "./distilling.js";
 import type { ModifiedTimes, RecordedIdentity } from "./donor-identity.js";
 import type { Evidence } from "./evidence.js";
 import type { MatchRecord } from "./matching.js";
@@ -56,6 +57,8 @@ export interface ActivationFingerprint {
   readonly heal: boolean;
   readonly allocation: string;
   readonly gram: string;
+  /** v3: how the whole model is distilled behind that. */
+  readonly distil?: { readonly [option: string]: number };
   /** v3: how layers are matched. */
   readonly match?: { readonly [option: string]: number };
   /** Decides between whole and tiled Grams where `gram` is `auto`. */
@@ -124,6 +127,9 @@ export interface ActivationRecord {
   readonly expert_tokens?: readonly number[];
   /** Relative output error after each stage, as `StageRecord` defines it. */
   readonly stages: readonly { readonly stage: string; readonly relative_error?: number; readonly seconds: number }[];
+  /** Its weights moved by the whole model's likelihoods: a class of its own in all tables. */
+  readonly trained?: true;
+  readonly distil?: DistilRecord;
   /** v3: what matching its layer gained; the same in every tensor of the layer. */
   readonly match?: MatchRecord;
   /** What ties the healed weights to the donor's; absent in ledgers of before. */

@@ -46,6 +46,14 @@ const Integrity = v.looseObject({
   }),
 });
 
+/** What distilling the model gained, as ledger and report hold it. */
+export const DistilSchema = v.looseObject({
+  steps: Count,
+  rate: NotNegative,
+  held_out_before: NotNegative,
+  held_out_after: NotNegative,
+});
+
 /** What matching a layer gained, as ledger and report hold it. */
 export const MatchSchema = v.looseObject({
   steps: Count,
@@ -67,6 +75,8 @@ const Activation = v.looseObject({
       grams: v.optional(Words),
     }),
   ),
+  trained: v.optional(v.literal(true)),
+  distil: v.optional(DistilSchema),
   tensors: v.array(
     v.looseObject({
       name: v.string(),

@@ -73,7 +73,9 @@ function proofOf({ header, donorProofs }: Ledger): Pick<SurgeryReport["donor"], 
 
 function activationSection(ledger: Ledger): ActivationSection {
   const { calibration } = ledger;
+  const distil = targetRecords(ledger).find((record) => record.distil !== undefined)?.distil;
   return {
+    ...(distil === undefined ? {} : { trained: true, distil }),
     ...(calibration === undefined
       ? {}
       : {

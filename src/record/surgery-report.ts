@@ -1,4 +1,5 @@
 import type { DecoderCoverage } from "./decoder-coverage.js";
+import type { DistilRecord } from "./distilling.js";
 import type { MatchRecord } from "./matching.js";
 
 /**
@@ -65,6 +66,9 @@ export interface FlowParamsRecord {
 }
 
 export interface ActivationSection {
+  /** The whole model was distilled behind the layers: a class of its own in all tables. */
+  trained?: true;
+  distil?: DistilRecord;
   /** Absent in a run that has not come to it. */
   calibration?: {
     /** File name; null for text the donor wrote itself. */

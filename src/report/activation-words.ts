@@ -1,3 +1,4 @@
+import type { DistilRecord } from "../record/distilling.js";
 import type { MatchRecord } from "../record/matching.js";
 import type { ActivationSection } from "../record/surgery-report.js";
 import { expertBlocks } from "./experts-section.js";
@@ -7,7 +8,7 @@ import { type Block, code, paragraph, say, type Text } from "./report-text.js";
 type TensorStages = ActivationSection["tensors"][number];
 
 /** What v2 did: its calibration, and what each of its stages left of the error, by projection. */
-export function activationBlocks({ calibration, tensors }: ActivationSection): Block[] {
+export function activationBlocks({ calibration, tensors, distil }: ActivationSection): Block[] {
   const keepsBits = tensors.some((tensor) => tensor.stages.some(({ stage }) => stage === "donor's bits"));
   const end = keepsBits
     ? "the mask is chosen as if the survivors healed by least squares, but they keep the donor's bits (--no-heal), " +
@@ -39,7 +40,7 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
           ]),
     );
   }
-  blocks.push(...matchBlocks(tensors));
+  blocks.push(...matchBlocks(tensors), ...distilBlocks(distil));
   const inTiles = tensors.filter(({ gram }) => gram === "tiles").length;
   if (inTiles > 0) {
     blocks.push(
@@ -80,6 +81,20 @@ export function activationBlocks({ calibration, tensors }: ActivationSection): B
       tensors. Sprouted and healed are shares of the living weights. Every tensor's own stand in surgery.json.`,
   });
   return blocks;
+}
+
+/** v3: what distilling the whole model gained. */
+function distilBlocks(distil: DistilRecord | undefined): Block[] {
+  if (distil === undefined) return [];
+  const [before, after] = [distil.held_out_before, distil.held_out_after].map((loss): Text => [significant(loss, 4)]);
+  return [
+    paragraph(
+      say`Last the survivors of the whole model were trained: in ${counted(distil.steps, "step")} they moved, by
+        gradient, towards the donor's next-token probabilities on the calibration text. On the part of it that was held
+        out the mean divergence from the donor fell from ${before} to ${after} nats a token. Such an output is in a class
+        of its own: it must not be compared with one-shot pruning as if nothing had been trained.`,
+    ),
+  ];
 }
 
 /** v3: what matching each layer gained. All tensors of a layer bear one record. */

@@ -50,6 +50,15 @@ export type SurgeryEvent =
       /** Where there were none: whether an earlier run had done them, or the layer has no target. */
       readonly is_done?: boolean;
     }
+  | {
+      readonly event: "distilled";
+      /** Steps made, of so many. */
+      readonly step: number;
+      readonly steps: number;
+      /** Mean KL from the donor of the step's tokens before it, nats. */
+      readonly divergence: number;
+      readonly seconds_left: number;
+    }
   | { readonly event: "finishing"; readonly step: string };
 
 export interface Progress {

@@ -60,6 +60,7 @@ async function activationFingerprint(
     memoryBytes,
     device,
     match,
+    distil,
   } = settings;
   return {
     target: { ...target },
@@ -72,6 +73,7 @@ async function activationFingerprint(
     allocation,
     gram,
     ...(match === undefined ? {} : { match: { ...match } }),
+    ...(distil === undefined ? {} : { distil: { ...distil } }),
     // Another device rounds otherwise; the usual one goes without saying, as it did before there was a choice.
     ...(device === undefined || device === "cpu" ? {} : { device }),
     // The budget decides between whole Grams and tiles, so another machine's default would be another operation.

@@ -35,6 +35,8 @@ export interface FlowContext {
   append(record: LedgerRecord): Promise<void>;
   /** Record a tensor all of whose bytes are written. */
   finish(progress: TensorProgress, more?: ActivationRecord): Promise<void>;
+  /** Record a tensor anew that was recorded before: its bytes are others now. Absent where each is written once. */
+  renew?(progress: TensorProgress, more: ActivationRecord): Promise<void>;
 }
 
 /**

@@ -1,4 +1,6 @@
 import { join } from "node:path";
+import type { Calibration } from "../calibration/calibration-source.js";
+import type { DistilHooks } from "../calibration/distil.js";
 import { type LayerSettings, type LayerSurgery, openLayerSurgery } from "../calibration/layer-surgery.js";
 import type { OperatedTensor } from "../calibration/operated-tensor.js";
 import type { LayerResult } from "../calibration/pipeline.js";
@@ -6,9 +8,11 @@ import { attempt, closeWritten, type FileLayer, FileSource, nodeFiles, writeFull
 import { PhysariumError, refuseStopped } from "../errors.js";
 import type { FlowParams } from "../flow/params.js";
 import type { StageRecord } from "../methods/method.js";
-import type { CalibrationRecord } from "../record/ledger.js";
+import type { DistilRecord } from "../record/distilling.js";
+import type { ActivationRecord, CalibrationRecord } from "../record/ledger.js";
 import type { MatchRecord } from "../record/matching.js";
 import { runJobs } from "../threads/run-jobs.js";
+import { loadDistilState, removeDistilState, saveDistilState } from "./distil-state.js";
 import { refuseNonFinite } from "./finite-scan.js";
 import type { FlowContext, FlowRun } from "./flow-run.js";
 import { directShards } from "./passages.js";
@@ -90,7 +94,17 @@ export class LayerFlow implements FlowRun {
       pieceWork(this.plan, carried(), "operate", context, (progress) => context.finish(progress)),
       context,
     );
-    if (isAnyOpen) await this.operateLayers(context);
+    const { folder, records, signal } = context;
+    const { distil } = this.plan.options.activation ?? {};
+    const isDistilling = distil !== undefined && (await loadDistilState(folder, this.files)) !== undefined;
+    const isTrained = [...this.targets.keys()].every((name) => records.get(name)?.trained);
+    if ((isAnyOpen && !isDistilling) || (distil !== undefined && !isTrained)) {
+      const calibration = await this.surgery.calibrate(signal);
+      // A distillation that was begun holds all that the layers gave.
+      if (isAnyOpen && !isDistilling) await this.operateLayers(calibration, context);
+      if (distil !== undefined) await this.distil(calibration, context);
+    }
+    await removeDistilState(folder, this.files);
   }
 
   close(): Promise<void> {
@@ -106,11 +120,51 @@ export class LayerFlow implements FlowRun {
     }
   }
 
-  private async operateLayers(context: FlowContext): Promise<void> {
+  /** Move the whole model's survivors, and write and record every target anew where that helped. */
+  private async distil(calibration: Calibration, context: FlowContext): Promise<void> {
+    const { surgery, targets, files } = this;
+    const { folder, records, onEvent, signal } = context;
+    const hooks: DistilHooks = {
+      load: () => loadDistilState(folder, files),
+      save: (state) => saveDistilState(folder, state, files),
+      stored: (name) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files),
+      onStep: ({ made, steps, divergence, secondsLeft }) =>
+        onEvent({ event: "distilled", step: made, steps, divergence, seconds_left: secondsLeft }),
+    };
+    let moved: DistilRecord | undefined;
+    for await (const { name, distil, bytes, evidence, ...counts } of surgery.distil(calibration, hooks, signal)) {
+      moved = distil;
+      const record = records.get(name);
+      const progress = await this.writeBytes({ name, bytes, zerosBefore: counts.zerosBefore }, context);
+      const more: ActivationRecord = {
+        survivors_changed: counts.survivorsChanged,
+        revived: counts.revived,
+        exchanged_share: record?.exchanged_share ?? 0,
+        gram: record?.gram ?? "whole",
+        ...(record?.match === undefined ? {} : { match: record.match }),
+        ...(record?.expert_tokens === undefined ? {} : { expert_tokens: record.expert_tokens }),
+        trained: true,
+        distil,
+        evidence,
+        stages: record?.stages ?? [],
+      };
+      await (record === undefined ? context.finish(progress, more) : context.renew!(progress, more));
+    }
+    const words = (loss: number): string => loss.toPrecision(4);
+    onEvent({
+      event: "note",
+      message:
+        moved === undefined
+          ? "distilling did not bring the held-out part of the calibration nearer to the donor; nothing of it is kept"
+          : `distilled: KL from the donor on what was held out ${words(moved.held_out_before)} → ` +
+            `${words(moved.held_out_after)} nats a token`,
+    });
+  }
+
+  private async operateLayers(calibration: Calibration, context: FlowContext): Promise<void> {
     const { surgery, targets, files } = this;
     const { folder, records, onEvent, signal } = context;
     const layers = 1 + [...targets.values()].reduce((last, tensor) => Math.max(last, tensor.layer), 0);
-    const calibration = await surgery.calibrate(signal);
     const { record } = calibration;
     const source = record.text ?? "text the donor wrote itself";
     const message = `calibrating on ${record.samples} samples, ${record.tokens} tokens of ${source}`;
@@ -149,24 +203,11 @@ export class LayerFlow implements FlowRun {
   }
 
   /** Write a tensor whole into its shard, and record it. */
-  private async write(
-    operated: OperatedTensor,
-    { folder, digester, progress: tally, finish }: FlowContext,
-    match: MatchRecord | undefined,
-  ): Promise<void> {
-    const { bytes, stages, gram, exchangedShare = 0, zerosBefore, survivorsChanged, revived, evidence } = operated;
-    const { expertTokens } = operated;
-    const tensor = this.targets.get(operated.name)!;
-    const { blockSize } = this.plan.options.params;
-    const progress = new TensorProgress(tensor, blockSize);
-    progress.addZeros(zerosBefore);
-    let index = 0;
-    for (const result of countPieces(tensor, bytes, blockSize, (piece) => digester.digest(piece))) {
-      progress.add(index++, result);
-    }
-    await writeTensor(join(folder, tensor.shard), tensor, bytes, this.files);
-    tally.addBytes(tensor.byteLength);
-    await finish(progress, {
+  private async write(operated: OperatedTensor, context: FlowContext, match: MatchRecord | undefined): Promise<void> {
+    const { stages, gram, exchangedShare = 0, survivorsChanged, revived, evidence, expertTokens } = operated;
+    const progress = await this.writeBytes(operated, context);
+    context.progress.addBytes(operated.bytes.byteLength);
+    await context.finish(progress, {
       survivors_changed: survivorsChanged,
       revived,
       exchanged_share: exchangedShare,
@@ -180,6 +221,23 @@ export class LayerFlow implements FlowRun {
         seconds,
       })),
     });
+  }
+
+  /** Put a tensor's bytes in their place, and count them. */
+  private async writeBytes(
+    { name, bytes, zerosBefore }: Pick<OperatedTensor, "name" | "bytes" | "zerosBefore">,
+    { folder, digester }: FlowContext,
+  ): Promise<TensorProgress> {
+    const tensor = this.targets.get(name)!;
+    const { blockSize } = this.plan.options.params;
+    const progress = new TensorProgress(tensor, blockSize);
+    progress.addZeros(zerosBefore);
+    let index = 0;
+    for (const result of countPieces(tensor, bytes, blockSize, (piece) => digester.digest(piece))) {
+      progress.add(index++, result);
+    }
+    await writeTensor(join(folder, tensor.shard), tensor, bytes, this.files);
+    return progress;
   }
 
   private async recordCalibration(calibration: CalibrationRecord, context: FlowContext): Promise<void> {

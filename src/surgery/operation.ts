@@ -158,6 +158,11 @@ class Operation {
       signal: this.options.signal,
       append: (record) => this.ledger.append(record),
       finish: (progress, more) => this.finishTensor(progress, more),
+      renew: async (progress, more) => {
+        const record = progress.record(digester, more);
+        records.set(record.name, record);
+        await this.ledger.append(record);
+      },
     };
   }
 

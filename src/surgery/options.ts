@@ -6,6 +6,7 @@ import { PhysariumError } from "../errors.js";
 import { FLOWS, findFlow } from "../flow/flows.js";
 import { checkParams, DEFAULT_PARAMS, type FlowParams } from "../flow/params.js";
 import type { DataFreeFlow } from "../flow/reference.js";
+import { DISTIL_DEFAULTS, type DistilOptions } from "../matching/distil.js";
 import { MATCH_DEFAULTS, type MatchOptions } from "../matching/match-layer.js";
 import type { PruneTarget } from "../methods/method.js";
 import { parsePattern } from "../methods/stages/select.js";
@@ -49,6 +50,8 @@ export interface SurgeryOptions {
   readonly threads?: number;
   /** v3: rounds through the calibration in which a layer is matched (default 8). */
   readonly matchRounds?: number;
+  /** v3: steps in which the whole model is distilled behind the layers (default 0). */
+  readonly distil?: number;
   /** Worker threads; 0 works in this thread. Default: the processors, as memory allows. */
   readonly workers?: number;
 }
@@ -141,6 +144,7 @@ function activationSettings(options: SurgeryOptions, params: FlowParams, isMatch
   }
   if (isGramFile(calibration)) refuseWithGrams(options, isMatched);
   const match = isMatched ? matchSettings(options, seed) : refuseMatchOptions(options);
+  const distil = options.distil === undefined ? undefined : distilSettings(options.distil, seed);
   if (memoryBytes !== undefined && !(memoryBytes > 0)) {
     throw new PhysariumError("USAGE_PARAM", `--memory is ${memoryBytes / 2 ** 30}, expected more than 0 GiB`);
   }
@@ -173,6 +177,7 @@ function activationSettings(options: SurgeryOptions, params: FlowParams, isMatch
     ...(threads === undefined ? {} : { threads }),
     ...(device === undefined ? {} : { device }),
     ...(match === undefined ? {} : { match }),
+    ...(distil === undefined ? {} : { distil }),
     options: { heal, beta: params.beta, iterations: params.nIter, tileWidth: params.blockSize },
   };
 }
@@ -191,9 +196,18 @@ function matchSettings({ heal, matchRounds = MATCH_DEFAULTS.rounds }: SurgeryOpt
   return { ...MATCH_DEFAULTS, rounds: matchRounds, seed };
 }
 
-function refuseMatchOptions({ matchRounds }: SurgeryOptions): undefined {
-  if (matchRounds === undefined) return undefined;
-  throw new PhysariumError("USAGE_PARAM", "--match-rounds belongs to --flow matched; add that, or leave it out");
+function distilSettings(steps: number, seed: number): DistilOptions {
+  if (!Number.isSafeInteger(steps) || steps < 1 || steps > 1_000_000) {
+    throw new PhysariumError("USAGE_PARAM", `--distil is ${steps}, expected a whole number of steps from 1 to 1000000`);
+  }
+  return { ...DISTIL_DEFAULTS, steps, seed };
+}
+
+/** Both move weights by gradient: that is v3's. */
+function refuseMatchOptions({ matchRounds, distil }: SurgeryOptions): undefined {
+  const said = matchRounds !== undefined ? "--match-rounds" : distil !== undefined ? "--distil" : undefined;
+  if (said === undefined) return undefined;
+  throw new PhysariumError("USAGE_PARAM", `${said} belongs to --flow matched; add that, or leave it out`);
 }
 
 /** A file of Grams says how it was collected, and nothing is run any more. */

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
@@ -102,6 +102,41 @@ describe.skipIf(!hasEngine)("surgery --flow matched", () => {
     expect(filesOf(output)).toEqual(filesOf(whole));
   });
 
+  test("--distil brings the whole model nearer to the donor, resumes by step, and is a class of its own", async () => {
+    const options = { ...OPTIONS, distil: 6 };
+    const [output, stopped] = [join(folder, "distilled"), join(folder, "distil stopped")];
+    const steps: number[] = [];
+    const { report } = await operateOn(LOAM, output, options, {
+      onEvent: (event) => void (event.event === "distilled" && steps.push(event.step)),
+    });
+    expect(steps).toEqual([1, 2, 3, 4, 5, 6]);
+    const { trained, distil } = report.activation!;
+    expect(trained).toBe(true);
+    expect(distil!.held_out_after).toBeLessThan(distil!.held_out_before);
+    expect((await verify(output, { donorPath: LOAM, workers: 0 })).differences).toEqual([]);
+    expect(readdirSync(join(output, "physarium"))).not.toContain("distil.state");
+    expect(renderMarkdown(report)).toMatch(/trained/);
+    for (const { trained: isTrained, sparsity } of recordsOf(output).slice(-8)) {
+      expect(isTrained).toBe(true);
+      expect(sparsity).toBe(0.5);
+    }
+
+    const controller = new AbortController();
+    const onEvent = (event: SurgeryEvent) =>
+      void (event.event === "distilled" && event.step === 3 && controller.abort());
+    await expect(operateOn(LOAM, stopped, options, { onEvent, signal: controller.signal })).rejects.toMatchObject({
+      code: "STOPPED",
+    });
+    expect(readdirSync(join(`${stopped}.partial`, "physarium"))).toContain("distil.state");
+    const later: number[] = [];
+    await operateOn(LOAM, stopped, options, {
+      resume: true,
+      onEvent: (event) => void (event.event === "distilled" && later.push(event.step)),
+    });
+    expect(later).toEqual([4, 5, 6]);
+    expect(filesOf(stopped)).toEqual(filesOf(output));
+  });
+
   test("other rounds are another operation", async () => {
     await expect(operateOn(LOAM, whole, { ...OPTIONS, matchRounds: 3 }, { resume: true })).rejects.toMatchObject({
       code: "USAGE_RESUME_MISMATCH",
@@ -114,6 +149,8 @@ test.each<[SurgeryOptions, RegExp]>([
   [{ flow: "matched", heal: false }, /--no-heal keeps survivors' bits/],
   [{ flow: "matched", calibration: "grams.safetensors" }, /a file of Grams, which holds none/],
   [{ flow: "activation", matchRounds: 3 }, /--match-rounds belongs to --flow matched/],
+  [{ flow: "activation", distil: 3 }, /--distil belongs to --flow matched/],
+  [{ flow: "matched", distil: 0 }, /--distil is 0/],
   [{ flow: "magnitude", matchRounds: 3 }, /--match-rounds belongs to --flow matched/],
   [{ flow: "matched", matchRounds: 0 }, /--match-rounds is 0/],
 ])("%j is refused", (options, words) => {

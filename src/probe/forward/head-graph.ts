@@ -61,14 +61,13 @@ export function finalNormGraph({ architecture, weights }: HeadOf): OnnxGraph {
   const graph = new OnnxGraph();
   const dims = ["batch", "tokens", architecture.hiddenSize];
   const residual = graph.input("residual", "FLOAT", dims);
-  const name = weights.named(architecture.names.finalNorm);
-  graph.output(
-    "normed",
-    norm(graph, architecture.norm, weights, residual, name, architecture.hiddenSize),
-    "FLOAT",
-    dims,
-  );
+  graph.output("normed", finalNormOf(graph, { architecture, weights }, residual), "FLOAT", dims);
   return graph;
+}
+
+export function finalNormOf(graph: OnnxGraph, { architecture, weights }: HeadOf, residual: Value): Value {
+  const name = weights.named(architecture.names.finalNorm);
+  return norm(graph, architecture.norm, weights, residual, name, architecture.hiddenSize);
 }
 
 /** normed_0 (batch, tokens, hidden) → logits of the vocabulary's rows `[start, end)`. */
@@ -127,14 +126,25 @@ export function vocabularyChunks({ vocabSize }: Architecture): VocabularyChunk[]
 
 function chunkLogits(
   graph: OnnxGraph,
-  { architecture, weights }: HeadOf,
+  head: HeadOf,
   model: number,
   rowStart: number,
   rowEnd: number,
   portable: boolean,
 ): Value {
+  const dims = ["batch", "tokens", head.architecture.hiddenSize];
+  return logitsOf(graph, head, graph.input(`normed_${model}`, "FLOAT", dims), [rowStart, rowEnd], portable);
+}
+
+/** normed (batch, tokens, hidden) → logits of the vocabulary's rows `[start, end)`. */
+export function logitsOf(
+  graph: OnnxGraph,
+  { architecture, weights }: HeadOf,
+  normed: Value,
+  [rowStart, rowEnd]: VocabularyChunk,
+  portable: boolean,
+): Value {
   const { vocabSize, hiddenSize, logitScale, logitSoftcap } = architecture;
-  const normed = graph.input(`normed_${model}`, "FLOAT", ["batch", "tokens", hiddenSize]);
   const name = weights.head(architecture);
   const matrix = storedValue(graph, weights.get(name, [vocabSize, hiddenSize]), rowStart, rowEnd);
   let logits = multiply(graph, normed, matrix, rowEnd - rowStart, hiddenSize, portable);

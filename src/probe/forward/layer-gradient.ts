@@ -19,8 +19,15 @@ export function gradientOutput(tensor: string): string {
 export type Judgement =
   /** Its error against a target; with `gradients` those of the trained tensors, too. */
   | { readonly kind: "match"; readonly gradients: boolean }
+  /** Nothing yet: the output itself is wanted. */
+  | { readonly kind: "forward" }
   /** A gradient that comes from behind: handed on to the trained tensors and to the layer's input. */
   | { readonly kind: "pull back" };
+
+/** Whether it asks for gradients. */
+export function movesWeights(judgement: Judgement): boolean {
+  return judgement.kind === "pull back" || (judgement.kind === "match" && judgement.gradients);
+}
 
 /**
  * One decoder layer with its error or its gradients.
@@ -29,7 +36,7 @@ export type Judgement =
  *          to match: target (batch, tokens, hidden), importance (batch, tokens, 1); to pull back: residual_gradient
  *          (batch, tokens, hidden)
  * outputs  to match: loss = Σ importance · |out − target|², one number; the gradients of trained tensors under
- *          `gradientOutput`; to pull back: residual_in_gradient (batch, tokens, hidden) beside them
+ *          `gradientOutput`; to pull back: residual_in_gradient (batch, tokens, hidden) beside them; forward: residual
  */
 export function layerGradientGraph(
   architecture: Architecture,
@@ -41,7 +48,7 @@ export function layerGradientGraph(
 ): OnnxGraph {
   const supplied = new Set(trained.map(({ name }) => name));
   const graph = new OnnxGraph("", supplied);
-  const isBackward = judgement.kind === "pull back" || judgement.gradients;
+  const isBackward = movesWeights(judgement);
   const layer = new LayerBuilder(graph, architecture, weights, layerIndex, {
     ...options,
     supplied,
@@ -52,6 +59,10 @@ export function layerGradientGraph(
   const mid = layer.addAttention(layer.attend(layer.begin(residual)), residual);
   const out = layer.addMlp(layer.gate(layer.enterMlp(residual, mid)), mid);
 
+  if (judgement.kind === "forward") {
+    graph.output("residual", out, "FLOAT", dims);
+    return graph;
+  }
   let seed: Value;
   if (judgement.kind === "match") {
     const error = graph.op("Sub", [out, graph.input("target", "FLOAT", dims)]);

@@ -1,6 +1,12 @@
 import { type Feeds, floats, type Session, type Tensor } from "../../engine/session.js";
 import type { Activations, SuppliedWeights } from "./activations.js";
-import { gradientOutput, type Judgement, layerGradientGraph, type TrainedTensor } from "./layer-gradient.js";
+import {
+  gradientOutput,
+  type Judgement,
+  layerGradientGraph,
+  movesWeights,
+  type TrainedTensor,
+} from "./layer-gradient.js";
 import type { LayerRunner } from "./layer-runner.js";
 
 /** What a layer's output should be, and how much each token's error counts. */
@@ -27,8 +33,7 @@ export class LayerGradients {
     private readonly trained: readonly TrainedTensor[],
     private readonly judgement: Judgement,
   ) {
-    const isBackward = judgement.kind === "pull back" || judgement.gradients;
-    if (!isBackward) return;
+    if (!movesWeights(judgement)) return;
     for (const { name, shape } of trained) {
       const data = new Float32Array(shape.reduce((product, size) => product * size, 1));
       this.gradients.set(name, data);
@@ -61,6 +66,12 @@ export class LayerGradients {
     return { loss: floats(loss)[0], gradients: this.gradients };
   }
 
+  /** The layer's output. */
+  async forward(residual: Activations, weights: SuppliedWeights): Promise<Activations> {
+    const found = await this.session.run(this.feeds(residual, weights));
+    return { ...residual, data: floats(found.residual) };
+  }
+
   /** From the gradient of the output to those of the tensors and of the input. */
   async pullBack(
     residual: Activations,
@@ -80,10 +91,9 @@ export class LayerGradients {
   private feeds(residual: Activations, weights: SuppliedWeights): Feeds {
     const { runner, judgement, trained } = this;
     const { batch, tokens } = residual;
-    const isBackward = judgement.kind === "pull back" || judgement.gradients;
     const feeds: Feeds = {
       residual_in: runner.tensorOf(residual),
-      ...runner.placeFeeds(batch, tokens, isBackward),
+      ...runner.placeFeeds(batch, tokens, movesWeights(judgement)),
     };
     for (const { name, shape } of trained) feeds[name] = runner.engine.f32(weights.get(name)!, shape);
     return feeds;

@@ -1,0 +1,157 @@
+import { refuseStopped } from "../errors.js";
+import type { Activations } from "../probe/forward/activations.js";
+import { DivergenceGradient } from "../probe/forward/divergence-gradient.js";
+import type { Judgement, TrainedTensor } from "../probe/forward/layer-gradient.js";
+import { LayerGradients } from "../probe/forward/layer-gradients.js";
+import type { LayerRunner, SuppliedWeights } from "../probe/forward/layer-runner.js";
+import { batchesOf } from "../probe/text/batches.js";
+import { Adam, livingPlaces } from "./adam.js";
+import { holdOut, paceAt, rounds } from "./lessons.js";
+
+export interface DistilOptions {
+  readonly steps: number;
+  /** Tokens of a step. */
+  readonly lessonTokens: number;
+  /** Of the size of a tensor's weights, the share that a step moves them at most. */
+  readonly rate: number;
+  readonly seed: number;
+}
+
+export const DISTIL_DEFAULTS: Omit<DistilOptions, "steps"> = { lessonTokens: 1024, rate: 0.004, seed: 0 };
+
+/** What moves in one layer, by the names that its weights are supplied by. */
+export type TrainedLayer = readonly TrainedTensor[];
+
+/**
+ * Let the living weights of the whole model move, until its next-token probabilities are as near as they get to the
+ * donor's: Adam on the mean KL(donor ‖ operated), dead weights dead.
+ *
+ * A step runs the layers forward, keeping what enters each, then backward one by one, each recomputed inside its own
+ * gradient graph: of the layers' activations only one layer's are ever in memory. A layer's weights move as soon as its
+ * gradient is there.
+ */
+export class Distiller {
+  readonly adams = new Map<string, Adam>();
+  /** Steps made. */
+  made = 0;
+  private readonly lessons: readonly (readonly (readonly number[])[])[];
+  private readonly judges: readonly (readonly (readonly number[])[])[];
+  private order: Generator<readonly (readonly number[])[]>;
+
+  private constructor(
+    private readonly runner: LayerRunner,
+    private readonly divergence: DivergenceGradient,
+    private readonly layers: readonly TrainedLayer[],
+    private readonly weights: SuppliedWeights,
+    sequences: readonly (readonly number[])[],
+    readonly options: DistilOptions,
+    private readonly signal: AbortSignal | undefined,
+  ) {
+    const { taught, heldOut } = holdOut(sequences);
+    const cut = (part: readonly (readonly number[])[]) => batchesOf(part, ({ length }) => length, options.lessonTokens);
+    this.lessons = cut(taught);
+    this.judges = cut(heldOut.length === 0 ? taught : heldOut);
+    this.order = rounds(this.lessons, options.seed);
+    for (const { name } of layers.flat()) {
+      const own = weights.get(name)!;
+      this.adams.set(name, new Adam(own, livingPlaces(own)));
+    }
+  }
+
+  /**
+   * layers   what moves in each layer of the model; none in a layer that stays
+   * weights  the operated weights by name, f32; changed in place
+   */
+  static async open(
+    runner: LayerRunner,
+    layers: readonly TrainedLayer[],
+    weights: SuppliedWeights,
+    sequences: readonly (readonly number[])[],
+    options: DistilOptions,
+    signal?: AbortSignal,
+  ): Promise<Distiller> {
+    const divergence = await DivergenceGradient.open(runner);
+    return new Distiller(runner, divergence, layers, weights, sequences, options, signal);
+  }
+
+  /** Go on behind `made` steps of an earlier run, whose state the Adams hold already. */
+  resumeAt(made: number): void {
+    for (const adam of this.adams.values()) adam.resumeAt(made);
+    for (; this.made < made; this.made++) this.order.next();
+  }
+
+  get isDone(): boolean {
+    return this.made >= this.options.steps;
+  }
+
+  /** One step; returns the mean KL of its tokens before it. What a stop cuts off is as it was before the step. */
+  async step(): Promise<number> {
+    const { layers, options, signal, adams, weights } = this;
+    refuseStopped(signal);
+    const { donor, entered, last } = await this.forward(this.order.next().value!);
+    const { divergence, gradient } = await this.divergence.of(donor, last);
+    refuseStopped(signal);
+    const rate = options.rate * paceAt(this.made, options.steps);
+    let behind = gradient;
+    // From here to the end of the step nothing stops it: layers must not be a step apart.
+    for (let layer = layers.length - 1; layer >= 0; layer--) {
+      const found = await this.inLayer(layer, { kind: "pull back" }, (session) =>
+        session.pullBack(entered[layer], behind, weights),
+      );
+      behind = found.residual;
+      for (const { name } of layers[layer]) adams.get(name)!.step(found.gradients.get(name)!, rate);
+    }
+    this.made++;
+    return divergence;
+  }
+
+  /** Mean KL over the part of the calibration that is held out, nats. */
+  async judge(): Promise<number> {
+    let sum = 0;
+    let places = 0;
+    for (const batch of this.judges) {
+      refuseStopped(this.signal);
+      const { donor, last } = await this.forward(batch);
+      const count = last.batch * last.tokens;
+      sum += count * (await this.divergence.of(donor, last)).divergence;
+      places += count;
+    }
+    return sum / places;
+  }
+
+  close(): Promise<void> {
+    return this.divergence.close();
+  }
+
+  /** What enters each layer of the operated model, and both models' last residual streams. */
+  private async forward(
+    batch: readonly (readonly number[])[],
+  ): Promise<{ donor: Activations; entered: Activations[]; last: Activations }> {
+    const { runner, layers, weights } = this;
+    const embedded = await runner.embed(batch);
+    const donor = await runner.forward(embedded);
+    const entered: Activations[] = [];
+    let last = embedded;
+    for (let layer = 0; layer < layers.length; layer++) {
+      refuseStopped(this.signal);
+      entered.push(last);
+      const residual = last;
+      last = await this.inLayer(layer, { kind: "forward" }, (session) => session.forward(residual, weights));
+    }
+    return { donor, entered, last };
+  }
+
+  /** A layer's session lives as long as it is in work: its activations are the only ones there are. */
+  private async inLayer<T>(
+    layer: number,
+    judgement: Judgement,
+    work: (session: LayerGradients) => Promise<T>,
+  ): Promise<T> {
+    const session = await LayerGradients.open(this.runner, layer, this.layers[layer], judgement);
+    try {
+      return await work(session);
+    } finally {
+      await session.close();
+    }
+  }
+}
