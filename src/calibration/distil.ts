@@ -78,6 +78,42 @@ export async function* distilModel(
   }
 }
 
+/**
+ * Distil weights held in memory, all of a model's: `weights` are changed in place, to what their files would hold; they
+ * stay where the held-out part says that it did not help.
+ */
+export async function distilWeights(
+  runner: LayerRunner,
+  sequences: readonly (readonly number[])[],
+  weights: Map<string, Float32Array>,
+  options: DistilOptions,
+  onStep?: (made: number) => void,
+  signal?: AbortSignal,
+): Promise<void> {
+  const places = placesOf(runner, () => true);
+  const layers = places.map(
+    (layer): TrainedLayer => layer.map((place) => ({ name: suppliedName(place), shape: [place.rows, place.cols] })),
+  );
+  const before = new Map([...weights].map(([name, values]) => [name, values.slice()]));
+  const distiller = await Distiller.open(runner, layers, weights, sequences, options, signal);
+  try {
+    const first = await distiller.judge();
+    while (!distiller.isDone) {
+      await distiller.step();
+      onStep?.(distiller.made);
+    }
+    const isBetter = (await distiller.judge()) < first;
+    for (const place of places.flat()) {
+      const name = suppliedName(place);
+      const bytes = new TensorBytes({ ...place, stack: undefined }, runner.stored(place).dtype, true);
+      const old = before.get(name)!;
+      weights.set(name, isBetter ? bytes.take({ ...place, stack: undefined }, old, weights.get(name)!) : old);
+    }
+  } finally {
+    await distiller.close();
+  }
+}
+
 async function runSteps(distiller: Distiller, save: () => Promise<void>, hooks: DistilHooks): Promise<void> {
   const { steps } = distiller.options;
   const started = performance.now();

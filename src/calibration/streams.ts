@@ -69,8 +69,8 @@ export class LayerStreams {
   }
 
   /**
-   * What a site's projections see, of all chunks that are not held out, with `supplied` weights in what lies before it; the donor's part only once the
-   * streams have parted. `weighTokens`: how much each token counts, too.
+   * What a site's projections see, of all chunks that are not held out, with `supplied` weights in what lies before
+   * it; the donor's part only once the streams have parted. `weighTokens`: how much each token counts, too.
    */
   async inputs(site: Site, supplied: SuppliedWeights, weighTokens: boolean): Promise<InputChunk[]> {
     const states = this.states.filter(({ isHeldOut }) => !isHeldOut);

@@ -35,6 +35,7 @@ interface Flags extends ProtocolFlags, DeviceFlags {
   pattern?: string;
   methods: string;
   then?: string;
+  distil?: number;
   samples: number;
   seed: number;
   minTokens?: number;
@@ -62,6 +63,11 @@ export function registerCompare(program: Command): void {
     .option(
       "--then <name>",
       "matched: beside every method's row one whose layers were matched to the donor's afterwards",
+    )
+    .option(
+      "--distil <steps>",
+      "beside every method's row one distilled in so many steps (trained: a class of its own)",
+      toInteger,
     )
     .option("--samples <n>", "sequences that calibrate", toInteger, 128)
     .option("--seed <n>", "0 takes samples in the order of the text, another number draws them", toInteger, 0);
@@ -99,6 +105,7 @@ Example:
         ...(flags.calibration === undefined ? {} : { calibration: resolve(flags.calibration) }),
         methods: chooseMethods(listOf(flags.methods)),
         targets: targetsOf(flags),
+        ...(flags.distil === undefined ? {} : { distil: positive("--distil", flags.distil) }),
         ...(flags.then === undefined ? {} : { thenMatched: isThenMatched(flags.then) }),
         protocol: toProtocolOptions(protocolOf(flags)),
         samples: positive("--samples", flags.samples),

@@ -2,6 +2,7 @@ import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { sha256 } from "hash-wasm";
 import { type Allocation, allocate } from "../calibration/allocation.js";
+import { distilWeights } from "../calibration/distil.js";
 import { isGramFile, StoredGrams } from "../calibration/grams/stored-grams.js";
 import { blockThreads, defaultMemoryBytes } from "../calibration/memory.js";
 import { suppliedOf } from "../calibration/operated-tensor.js";
@@ -9,6 +10,7 @@ import { operateLayers, type PipelineOptions } from "../calibration/pipeline.js"
 import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
+import { DISTIL_DEFAULTS } from "../matching/distil.js";
 import { MATCH_DEFAULTS, type MatchOptions } from "../matching/match-layer.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
@@ -51,6 +53,8 @@ export interface ComparisonOptions {
   readonly allocation?: Allocation;
   /** Beside every method's row one whose layers were matched afterwards. */
   readonly thenMatched?: boolean;
+  /** Beside every method's row one that was distilled afterwards, in so many steps. */
+  readonly distil?: number;
   /** For experiments: another way of matching. */
   readonly match?: Partial<MatchOptions>;
   /** For experiments: other ways of the pipeline. */
@@ -163,7 +167,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       let zeros = 0;
       let weights = 0;
       const heldOut: number[] = [];
-      const isMatched = method.matches || then !== undefined;
+      const isMatched = method.matches || then === "matched";
       for await (const { layer, tensors, match } of operateLayers(runner, grams ?? sequences, {
         ...options.pipeline,
         method: grams === undefined ? method : (method.withOneStream?.() ?? method),
@@ -185,12 +189,18 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
           weights += tensor.matrixCount * tensor.rows * tensor.cols;
         }
       }
+      if (then === "distilled") {
+        const { distil: steps = 0, seed, onProgress, signal } = options;
+        const told = (made: number) => onProgress?.(`${method.name}, distilled: step ${made} of ${steps}`);
+        await distilWeights(runner, sequences, supplied, { ...DISTIL_DEFAULTS, steps, seed }, told, signal);
+      }
       const seconds = (performance.now() - started) / 1000;
       const peak = peakMemory();
       const score = await scorer!.score(supplied);
       return {
         method: method.name,
         ...(then === undefined ? {} : { then }),
+        ...(then === "distilled" ? { trained: true as const } : {}),
         ...(target.kind === "pattern"
           ? { pattern: `${target.pattern.keep}:${target.pattern.of}` }
           : { sparsity: target.kind === "sparsity" ? target.sparsity : 0 }),
@@ -231,8 +241,9 @@ function refuseOtherWeights(earlier: ComparisonRecord | undefined, dense: { read
 }
 
 /** What is done behind a method: nothing, and matching where it is asked for and is not the method's own part. */
-function thensOf({ matches }: PruneMethod, { thenMatched }: ComparisonOptions): ComparisonRow["then"][] {
-  return thenMatched && !matches ? [undefined, "matched"] : [undefined];
+function thensOf({ matches }: PruneMethod, { thenMatched, distil }: ComparisonOptions): ComparisonRow["then"][] {
+  const matched = thenMatched && !matches ? (["matched"] as const) : [];
+  return [undefined, ...matched, ...(distil === undefined ? [] : (["distilled"] as const))];
 }
 
 function matchWords(match: MatchRecord | undefined): string {
@@ -246,9 +257,11 @@ async function openGrams(path: string, donor: Donor, options: ComparisonOptions)
   if (options.allocation !== undefined) {
     throw new PhysariumError("USAGE_CALIBRATION", `${path}: an allocation runs a text, and a file of Grams holds none`);
   }
-  const matching = options.thenMatched
-    ? ["--then matched"]
-    : options.methods.filter((m) => m.matches).map((m) => m.name);
+  const matching = options.distil
+    ? ["--distil"]
+    : options.thenMatched
+      ? ["--then matched"]
+      : options.methods.filter((m) => m.matches).map((m) => m.name);
   if (matching.length > 0) {
     throw new PhysariumError(
       "USAGE_CALIBRATION",

@@ -21,8 +21,8 @@ export interface LessonChunk {
 const HELD_OUT_OF = 8;
 
 /**
- * Which sequences of a calibration teach and which judge: every eighth, one at least. A judge that had a part in what is
- * judged would see over-fitting as gain, so nothing is gathered of those either. One sequence alone teaches only.
+ * Which sequences of a calibration teach and which judge: every eighth, one at least. A judge that had a part in what
+ * is judged would see over-fitting as gain, so nothing is gathered of those either. One sequence alone teaches only.
  */
 export function holdOut<T>(sequences: readonly T[]): { taught: T[]; heldOut: T[] } {
   const every = Math.min(HELD_OUT_OF, sequences.length);
@@ -34,8 +34,8 @@ export function holdOut<T>(sequences: readonly T[]): { taught: T[]; heldOut: T[]
 }
 
 /**
- * Cut a calibration into lessons of about `tokens` tokens, whole sequences each, without copying. Where nothing was held
- * out, what taught judges, too.
+ * Cut a calibration into lessons of about `tokens` tokens, whole sequences each, without copying. Where nothing was
+ * held out, what taught judges, too.
  */
 export function lessonsOf(chunks: readonly LessonChunk[], tokens: number): { taught: Lesson[]; heldOut: Lesson[] } {
   const tokensOf = ({ residual }: LessonChunk): number => residual.batch * residual.tokens;

@@ -33,8 +33,10 @@ export interface ScoreRecord {
 
 export interface ComparisonRow extends ScoreRecord {
   method: string;
-  /** What was done to the method's output before it was scored: its layers matched to the donor's. */
-  then?: "matched";
+  /** What was done to the method's output before it was scored: its layers matched, or the whole model distilled. */
+  then?: "matched" | "distilled";
+  /** The whole model's likelihoods moved it: in a class of its own. */
+  trained?: true;
   /** Where layers were matched: mean over them of |out − donor's|² / |donor's|² on calibration that was held out. */
   held_out_loss?: number;
   /** Fraction asked for; absent where a pattern was. */

@@ -10,8 +10,8 @@ export interface ComparisonTitles {
 const HEADS = ["target", "method", "perplexity", "damage", "KL", "same top", "zeros", "time", "peak memory"];
 
 /** How the method of a row is written, with what was done behind it. */
-export function methodTitle({ method, then }: ComparisonRow, titles: ComparisonTitles): string {
-  return `${titles[method] ?? method}${then === undefined ? "" : `, then ${then}`}`;
+export function methodTitle({ method, then, trained }: ComparisonRow, titles: ComparisonTitles): string {
+  return `${titles[method] ?? method}${then === undefined ? "" : `, then ${then}${trained ? " (trained)" : ""}`}`;
 }
 
 /** The table of `physarium compare`, with what it was measured on above it. */
@@ -54,6 +54,7 @@ export function comparisonCsv(record: ComparisonRecord): string {
   const fields = [
     "method",
     "then",
+    "trained",
     "sparsity",
     "pattern",
     "perplexity",

@@ -61,22 +61,14 @@ describe.skipIf(!hasEngine)("surgery --flow matched", () => {
     expect(renderMarkdown(report)).toMatch(/moved together.*held-out error/s);
   });
 
-  test("what v2 leaves for dead is dead, and the others moved", async () => {
-    const v2 = join(folder, "v2");
-    const { matchRounds, ...options } = OPTIONS;
-    expect(matchRounds).toBeDefined();
-    await operateOn(LOAM, v2, { ...options, flow: "activation" });
-    // Of the first layer alone: behind it v2 sees other inputs.
-    for (const name of ["model.layers.0.self_attn.v_proj.weight", "model.layers.0.self_attn.o_proj.weight"]) {
-      const [flow, matched] = await Promise.all(
-        [v2, whole].map(async (path) => (await readTensor(await openDonor(path), name)).values),
-      );
-      let moved = 0;
-      for (let at = 0; at < flow.length; at++) {
-        if ((flow[at] === 0) !== (matched[at] === 0)) expect(at).toBe("as dead as v2 left it");
-        if (flow[at] !== matched[at]) moved++;
+  test("of every four inputs two live, as many as v2 chose, moved or not", async () => {
+    const donor = await openDonor(whole);
+    for (const { name } of recordsOf(whole)) {
+      const { values } = await readTensor(donor, name);
+      for (let at = 0; at < values.length; at += 4) {
+        const living = values.subarray(at, at + 4).reduce((sum, weight) => sum + Number(weight !== 0), 0);
+        if (living !== 2) expect(`${name} at ${at}: ${living}`).toBe("2 of 4");
       }
-      expect(moved).toBeGreaterThan(flow.length / 4);
     }
   });
 
@@ -102,8 +94,9 @@ describe.skipIf(!hasEngine)("surgery --flow matched", () => {
     expect(filesOf(output)).toEqual(filesOf(whole));
   });
 
-  test("--distil brings the whole model nearer to the donor, resumes by step, and is a class of its own", async () => {
-    const options = { ...OPTIONS, distil: 6 };
+  test("--distil brings the whole model nearer to the donor, resumes by step, and is a class of its own", { timeout: 300_000 }, async () => {
+    // So few that there is something to win back.
+    const options = { ...OPTIONS, pattern: "1:8", distil: 6 };
     const [output, stopped] = [join(folder, "distilled"), join(folder, "distil stopped")];
     const steps: number[] = [];
     const { report } = await operateOn(LOAM, output, options, {
@@ -118,7 +111,7 @@ describe.skipIf(!hasEngine)("surgery --flow matched", () => {
     expect(renderMarkdown(report)).toMatch(/trained/);
     for (const { trained: isTrained, sparsity } of recordsOf(output).slice(-8)) {
       expect(isTrained).toBe(true);
-      expect(sparsity).toBe(0.5);
+      expect(sparsity).toBe(7 / 8);
     }
 
     const controller = new AbortController();
