@@ -1,4 +1,5 @@
 import { PhysariumError } from "../errors.js";
+import type { Adam } from "../matching/adam.js";
 import { Distiller, type DistilOptions, type TrainedLayer } from "../matching/distil.js";
 import { type Projection, suppliedName } from "../model/steps.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
@@ -10,7 +11,7 @@ export interface DistilState {
   readonly made: number;
   readonly heldOutBefore: number;
   /** By the names that weights are supplied by: f32 masters, 0 where dead, and Adam's two means of the living. */
-  readonly tensors: ReadonlyMap<string, { weights: Float32Array; first: Float32Array; second: Float32Array }>;
+  readonly tensors: ReadonlyMap<string, Pick<Adam, "weights" | "first" | "second" | "size">>;
 }
 
 export interface DistilHooks {

@@ -22,7 +22,8 @@ export const ADAM: AdamSettings = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 };
 export class Adam {
   readonly first: Float32Array;
   readonly second: Float32Array;
-  private readonly size: number;
+  /** Root mean square of the living as they came: what rates are shares of. */
+  size: number;
   private steps = 0;
 
   constructor(
@@ -54,7 +55,8 @@ export class Adam {
   }
 
   /** Take over the means of an earlier run. */
-  restore({ first, second }: { readonly first: Float32Array; readonly second: Float32Array }): void {
+  restore({ first, second, size }: Pick<Adam, "first" | "second" | "size">): void {
+    this.size = size;
     this.first.set(first);
     this.second.set(second);
   }

@@ -13,7 +13,12 @@ const FILE = "distil.state";
 interface Header {
   readonly made: number;
   readonly held_out_before: number;
-  readonly tensors: readonly { readonly name: string; readonly weights: number; readonly living: number }[];
+  readonly tensors: readonly {
+    readonly name: string;
+    readonly weights: number;
+    readonly living: number;
+    readonly size: number;
+  }[];
 }
 
 /** Written beside, flushed and renamed: a run killed meanwhile goes on from the one before. */
@@ -24,10 +29,11 @@ export async function saveDistilState(folder: string, state: DistilState, files:
   const header: Header = {
     made: state.made,
     held_out_before: state.heldOutBefore,
-    tensors: [...state.tensors].map(([name, { weights }]) => ({
+    tensors: [...state.tensors].map(([name, { weights, size }]) => ({
       name,
       weights: weights.length,
       living: living.get(name)!,
+      size,
     })),
   };
   const words = new TextEncoder().encode(JSON.stringify(header));
@@ -74,12 +80,15 @@ export async function loadDistilState(folder: string, files: FileLayer): Promise
     };
     const [length] = new Float64Array((await take(8)).buffer);
     const header = JSON.parse(new TextDecoder().decode(await take(length))) as Header;
-    const tensors = new Map<string, { weights: Float32Array; first: Float32Array; second: Float32Array }>();
+    const tensors = new Map<
+      string,
+      { weights: Float32Array; first: Float32Array; second: Float32Array; size: number }
+    >();
     const floatsOf = async (count: number): Promise<Float32Array> => new Float32Array((await take(4 * count)).buffer);
-    for (const { name, weights: count, living } of header.tensors) {
+    for (const { name, weights: count, living, size } of header.tensors) {
       const mask = await take(Math.ceil(count / 8));
       const weights = unpackLiving(mask, await floatsOf(living), count);
-      tensors.set(name, { weights, first: await floatsOf(living), second: await floatsOf(living) });
+      tensors.set(name, { weights, first: await floatsOf(living), second: await floatsOf(living), size });
     }
     return { made: header.made, heldOutBefore: header.held_out_before, tensors };
   } finally {

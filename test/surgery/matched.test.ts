@@ -94,7 +94,9 @@ describe.skipIf(!hasEngine)("surgery --flow matched", () => {
     expect(filesOf(output)).toEqual(filesOf(whole));
   });
 
-  test("--distil brings the whole model nearer to the donor, resumes by step, and is a class of its own", { timeout: 300_000 }, async () => {
+  test("--distil brings the whole model nearer to the donor, resumes by step, and is a class of its own", {
+    timeout: 300_000,
+  }, async () => {
     // So few that there is something to win back.
     const options = { ...OPTIONS, pattern: "1:8", distil: 6 };
     const [output, stopped] = [join(folder, "distilled"), join(folder, "distil stopped")];
