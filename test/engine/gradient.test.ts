@@ -272,7 +272,10 @@ describe("gradients of every operator", () => {
 /** Every float tensor that a layer is made of, as runs supply it. */
 function tensorsOf(runner: LayerRunner, layer: number): TrainedTensor[] {
   const { architecture, weights } = runner;
-  const projections = new Map(runner.projections(layer).map((each) => [each.tensor, each]));
+  const projections = new Map(
+    // A stack of experts is supplied whole here.
+    runner.projections(layer).flatMap((each) => (each.stack === undefined ? [[each.tensor, each] as const] : [])),
+  );
   return [...layerTensors(architecture, layer)].flatMap((path) => {
     const name = weights.layerNames(layer).find((each) => each.endsWith(`.${layer}.${path}`));
     if (name === undefined) return [];
@@ -283,7 +286,7 @@ function tensorsOf(runner: LayerRunner, layer: number): TrainedTensor[] {
 }
 
 async function valuesOf(runner: LayerRunner, layer: number, { name, shape }: TrainedTensor): Promise<Float32Array> {
-  const place = runner.projections(layer).find(({ tensor }) => tensor === name);
+  const place = runner.projections(layer).find(({ tensor, stack }) => tensor === name && stack === undefined);
   if (place !== undefined) return runner.weight(place);
   const graph = new OnnxGraph();
   graph.output("weight", storedValue(graph, runner.weights.get(name, shape)), "FLOAT", shape);
