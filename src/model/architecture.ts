@@ -53,6 +53,10 @@ export interface Architecture {
   readonly bidirectional: boolean;
   /** Every layer is told something of its own about each token, in so many channels (Gemma 3n and 4). */
   readonly perLayerInputs: PerLayerInputs | undefined;
+  /** The residual stream has so many copies that layers predict and correct (Gemma 3n); `undefined` for one. */
+  readonly altUp:
+    | { readonly copies: number; readonly laurelRank: number; readonly scalesCorrected: boolean }
+    | undefined;
   /** Whether the output matrix may be missing from the file, the embedding standing in for it. */
   readonly tiedEmbeddings: boolean;
   /** Matrices lie as (inputs, outputs) in the file: GPT-2's Conv1D. */
@@ -137,6 +141,8 @@ export interface LayerTraits {
   /** Keys and values are those that an earlier layer kept under this name; or are kept under it for later layers. */
   readonly takesKeys?: string;
   readonly keepsKeys?: string;
+  /** Of the gate only what stands out by so many deviations is heard, as if gates were normally distributed. */
+  readonly gateCutoff?: number;
   /** A mixture of experts in the place of the MLP. */
   readonly experts?: Experts;
   /** What stands in the place of plain softmax attention. */

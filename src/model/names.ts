@@ -15,6 +15,13 @@ export interface TensorNames {
     readonly out: string;
     readonly outNorm: string;
   };
+  /** Of the copies of the residual stream: a layer's part for them, its detour of low rank, and the products around. */
+  readonly altUp?: {
+    readonly layer: string;
+    readonly laurel: string;
+    readonly enter: string;
+    readonly leave: string;
+  };
   /** A number that a layer's output is multiplied by. */
   readonly layerScalar?: string;
   /** The table of learned positions. */

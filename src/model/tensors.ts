@@ -35,6 +35,13 @@ export function layerTensors(architecture: Architecture, layer: number): Set<str
   if (names.perLayer !== undefined) {
     for (const path of [names.perLayer.gate, names.perLayer.out, names.perLayer.outNorm]) known.add(`${path}.weight`);
   }
+  if (names.altUp !== undefined) {
+    const { layer: altUp, laurel } = names.altUp;
+    known.add(`${altUp}.correct_output_scale`).add(`${laurel}.post_laurel_norm.weight`);
+    for (const path of ["correction_coefs", "prediction_coefs", "modality_router", "router_norm"])
+      known.add(`${altUp}.${path}.weight`);
+    for (const path of ["linear_left", "linear_right"]) known.add(`${laurel}.${path}.weight`);
+  }
   if (names.layerScalar !== undefined) known.add(names.layerScalar);
   // A layer that takes another's keys and values may have its own in the file, unused.
   if (takesKeys !== undefined) {

@@ -99,12 +99,11 @@ function layersOf(config: ModelConfig): LayerTraits[] {
   const wide = config.flag("use_double_wide_mlp", false) ? 2 * config.count("intermediate_size") : undefined;
   return types.map((type, layer): LayerTraits => {
     const isFull = type === "full_attention";
-    const takes = layer >= firstShared;
-    const keeps = firstShared < layerCount && !takes && types.lastIndexOf(type, firstShared - 1) === layer;
+    const keys = sharedKeys(types, layer, firstShared);
     const sizes = {
       ...(isFull && headDims.full !== headDims.sliding ? { headDim: headDims.full } : {}),
       ...(isFull && fullHeads !== heads ? { kvHeadCount: fullHeads } : {}),
-      ...(takes && wide !== undefined ? { intermediateSize: wide } : {}),
+      ...(layer >= firstShared && wide !== undefined ? { intermediateSize: wide } : {}),
     };
     return {
       rope: isFull ? full : sliding,
@@ -112,10 +111,23 @@ function layersOf(config: ModelConfig): LayerTraits[] {
       unitValues: true,
       ...(isFull && valuesAreKeys ? { valuesAreKeys } : {}),
       ...(Object.keys(sizes).length === 0 ? {} : { sizes }),
-      ...(takes ? { takesKeys: type } : {}),
-      ...(keeps ? { keepsKeys: type } : {}),
+      ...keys,
     };
   });
+}
+
+/**
+ * From layer `firstShared` on keys and values are those of the last layer of the same type before it, which keeps them.
+ */
+export function sharedKeys(
+  types: readonly string[],
+  layer: number,
+  firstShared: number,
+): Pick<LayerTraits, "takesKeys" | "keepsKeys"> {
+  const type = types[layer];
+  if (layer >= firstShared) return { takesKeys: type };
+  const isLast = firstShared < types.length && types.lastIndexOf(type, firstShared - 1) === layer;
+  return isLast ? { keepsKeys: type } : {};
 }
 
 /** A size in layers of full attention: as `per_layer_config` says, or a field of its own, or as everywhere. */

@@ -11,6 +11,7 @@ import { ernie } from "./ernie.js";
 import { exaone } from "./exaone.js";
 import { falcon } from "./falcon.js";
 import { gemma } from "./gemma.js";
+import { gemma3n } from "./gemma3n.js";
 import { gemma4 } from "./gemma4.js";
 import { glm } from "./glm.js";
 import { gptNeox } from "./gpt-neox.js";
@@ -44,6 +45,7 @@ export const FAMILIES: readonly Family[] = [
   qwen,
   phi3,
   gemma,
+  gemma3n,
   gemma4,
   apertus,
   arcee,
@@ -95,7 +97,10 @@ export function architectureOf(wholeConfig: ModelConfig): Architecture {
   const common: Omit<Architecture, "attentionScale"> = {
     modelType: config.text("model_type"),
     hiddenSize,
-    intermediateSize: config.count("intermediate_size", 4 * hiddenSize),
+    // A family whose layers differ says so itself.
+    intermediateSize: Array.isArray(config.raw("intermediate_size"))
+      ? hiddenSize
+      : config.count("intermediate_size", 4 * hiddenSize),
     layerCount: config.count("num_hidden_layers"),
     headCount,
     kvHeadCount: config.count("num_key_value_heads", headCount),
@@ -119,6 +124,7 @@ export function architectureOf(wholeConfig: ModelConfig): Architecture {
     gatedQueries: false,
     bidirectional: false,
     perLayerInputs: undefined,
+    altUp: undefined,
     tiedEmbeddings: config.flag("tie_word_embeddings", false),
     transposed: false,
     names: LLAMA_NAMES,

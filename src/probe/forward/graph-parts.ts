@@ -62,6 +62,14 @@ export function norm(
   return graph.op("LayerNormalization", inputs, attributes);
 }
 
+/** What stands out of x by `cutoff` deviations over the last axis: relu(x − mean − cutoff · deviation). */
+export function standingOut(graph: OnnxGraph, x: Value, cutoff: number): Value {
+  const mean = (of: Value): Value => graph.op("ReduceMean", [of, graph.integers(-1)], { keepdims: 1 });
+  const centred = graph.op("Sub", [x, mean(x)]);
+  const deviation = graph.op("Sqrt", [mean(graph.op("Mul", [centred, centred]))]);
+  return graph.op("Relu", [graph.op("Sub", [centred, graph.op("Mul", [deviation, graph.scalar(cutoff)])])]);
+}
+
 /** Activation functions without numbers of their own. */
 export function activate(graph: OnnxGraph, activation: Exclude<Activation, "xielu">, x: Value): Value {
   switch (activation) {

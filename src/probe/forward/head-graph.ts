@@ -1,5 +1,6 @@
 import { ONNX_TYPE, OnnxGraph, type Value } from "../../engine/onnx-graph.js";
 import type { Architecture } from "../../model/architecture.js";
+import { keepCopies } from "./alt-up.js";
 import { CarriedValues } from "./carried.js";
 import { multiply, norm, POSITION_INPUTS } from "./graph-parts.js";
 import { keepPerLayerInputs } from "./per-layer-inputs.js";
@@ -47,6 +48,7 @@ export function embeddingGraph({ architecture, weights }: HeadOf): OnnxGraph {
   const carried = new CarriedValues(graph);
   const table = (name: string, shape: readonly number[], picked: Value): Value =>
     rowsOf(weights.get(name, shape), picked);
+  keepCopies(graph, { architecture, weights }, rows, carried);
   keepPerLayerInputs(graph, { architecture, weights }, ids, rows, table, carried);
   carried.emit();
   if (names.embeddingNorm !== undefined) {

@@ -5,11 +5,21 @@ import type { Rope } from "../../model/rope.js";
 import { projectionsOf } from "../../model/sites.js";
 import { type Projection, type Step, storedShape, suppliedName } from "../../model/steps.js";
 import { headNormPaths } from "../../model/tensors.js";
+import { AltUp } from "./alt-up.js";
 import { fusedAttention, plainAttention } from "./attention.js";
 import { CarriedValues } from "./carried.js";
 import { attendByDeltaRule } from "./delta-rule.js";
 import { mixExperts } from "./expert-mix.js";
-import { activate, attendsPlainly, multiply, norm, POSITION_INPUTS, ropesOf, xielu } from "./graph-parts.js";
+import {
+  activate,
+  attendsPlainly,
+  multiply,
+  norm,
+  POSITION_INPUTS,
+  ropesOf,
+  standingOut,
+  xielu,
+} from "./graph-parts.js";
 import { attendThroughLatent } from "./latent-attention.js";
 import type { LayerParts, MatrixShape } from "./layer-parts.js";
 import { perLayerHidden } from "./per-layer-inputs.js";
@@ -39,6 +49,7 @@ export class LayerBuilder implements LayerParts {
   readonly base: string;
 
   readonly architecture: Architecture;
+  private readonly altUp: AltUp | undefined;
 
   constructor(
     readonly graph: OnnxGraph,
@@ -49,18 +60,22 @@ export class LayerBuilder implements LayerParts {
     readonly carried = new CarriedValues(graph),
   ) {
     this.architecture = sizedFor(architecture, index);
+    this.altUp = architecture.altUp === undefined ? undefined : new AltUp(this, { architecture, weights }, carried);
     this.base = layerBase(architecture.names, weights.prefix, index);
   }
 
   /** residual → input of q, k, v. */
   begin(residual: Value): Value {
-    return this.residualNorm(residual, this.architecture.block.attentionIn);
+    return this.residualNorm(this.altUp?.active(residual) ?? residual, this.architecture.block.attentionIn);
   }
 
   /** Input of o, residual → residual. */
   addAttention(x: Value, residual: Value): Value {
     const [o] = this.projections("o");
-    return this.add(residual, this.residualNorm(this.product(x, o), this.architecture.block.attentionOut));
+    const given = this.residualNorm(this.product(x, o), this.architecture.block.attentionOut);
+    if (this.altUp === undefined) return this.add(residual, given);
+    const attended = this.add(this.altUp.active(residual), given);
+    return this.altUp.addDetour(residual, this.begin(residual), attended);
   }
 
   /** The residual streams before and behind attention → input of gate, up. */
@@ -82,12 +97,13 @@ export class LayerBuilder implements LayerParts {
   private leave(residual: Value): Value {
     const { graph, architecture, weights, base, index, carried } = this;
     const { names, perLayerInputs, hiddenSize } = architecture;
-    let out = residual;
-    if (perLayerInputs !== undefined) {
-      const hidden = perLayerHidden(this, architecture, index, carried, residual);
-      const product = this.linear(hidden, names.perLayer!.out, hiddenSize, perLayerInputs.width);
-      out = graph.op("Add", [residual, this.residualNorm(product, names.perLayer!.outNorm)]);
-    }
+    const told = (stream: Value): Value => {
+      const hidden = perLayerHidden(this, architecture, index, carried, stream);
+      const product = this.linear(hidden, names.perLayer!.out, hiddenSize, perLayerInputs!.width);
+      return this.residualNorm(product, names.perLayer!.outNorm);
+    };
+    if (this.altUp !== undefined) return this.altUp.leave(residual, index === architecture.layerCount - 1, told);
+    const out = perLayerInputs === undefined ? residual : graph.op("Add", [residual, told(residual)]);
     const scalar = `${base}${names.layerScalar}`;
     return weights.has(scalar) ? graph.op("Mul", [out, storedValue(graph, weights.anyOf(scalar, 1))]) : out;
   }
@@ -261,6 +277,8 @@ export class LayerBuilder implements LayerParts {
     const { graph } = this;
     const { intermediateSize, mlp } = this.architecture;
     const parts = this.projections("gate_up").map((projection) => this.product(x, projection));
+    const { gateCutoff } = this.architecture.layers[this.index];
+    if (gateCutoff !== undefined) parts[0] = standingOut(graph, parts[0], gateCutoff);
     if (mlp !== "gated_rows") return [parts[0], parts[1]];
     const sizes = graph.integers(intermediateSize, intermediateSize);
     const [gate, up] = graph.ops("Split", [parts[0], sizes], 2, { axis: -1 });

@@ -179,7 +179,8 @@ export class LayerRunner {
   /** Enter a layer: its first norm. */
   async begin(layer: number, residual: Activations): Promise<LayerState> {
     const build = () => stepGraph(this.architecture, this.weights, layer, true, [], { portable: this.engine.portable });
-    const outputs = await this.shelf.run(`${layer}: begin`, build, { residual_in: this.tensorOf(residual) });
+    const feeds = { residual_in: this.tensorOf(residual), ...carriedFeeds(residual, this.engine) };
+    const outputs = await this.shelf.run(`${layer}: begin`, build, feeds);
     return { residual, input: { ...residual, data: floats(outputs.input_qkv) } };
   }
 
