@@ -68,6 +68,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   report: ["record"],
   parts: ["safetensors", "checkpoint", "output", "record", "threads", "surgery", "report"],
   farm: ["safetensors", "checkpoint", "output", "record", "probe", "export", "audit", "sources"],
+  diff: ["safetensors", "checkpoint", "record"],
 };
 /** Single files above the rooms. */
 const LEAVES = ["errors", "wasm", "version"];

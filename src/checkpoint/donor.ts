@@ -79,6 +79,7 @@ const WEIGHT_FILE = /\.(safetensors|bin|pth?|ckpt|gguf|ggml|h5|msgpack|onnx|onnx
  * Nothing is written. Throws `DONOR_*` for what is wrong with the model and `IO_*` for what the system refuses.
  */
 export async function openDonor(model: Model, files: FileLayer = nodeFiles): Promise<Donor> {
+  // A source may have shards of its own; only a donor has their structure.
   if (typeof model === "object" && "structure" in model) return model;
   const source = sourceOf(typeof model === "string" ? await modelFolder(model, files) : model, files);
   const path = source.place;

@@ -29,6 +29,7 @@ interface CalibrateFlags extends EngineFlags, ProtocolFlags {
   samples: number;
   seed: number;
   json?: boolean;
+  quiet?: boolean;
 }
 
 /** `physarium calibrate <model> --text FILE --out FILE` */
@@ -64,7 +65,7 @@ export function registerCalibrate(program: Command): void {
       const isImatrix = out.endsWith(".gguf");
       const kind = normsOnly || isImatrix ? "norms" : "gram";
       const { name, window, bos, bos_each, newlines } = prepared.record;
-      const onProgress = countedProgress("calibrate", flags);
+      const onProgress = countedProgress("calibrate", flags, "tokens");
       const started = performance.now();
       const target = isImatrix ? `${resolve(out)}.grams.safetensors` : resolve(out);
       await writeGrams(
@@ -105,6 +106,6 @@ export function registerCalibrate(program: Command): void {
       const words =
         `${found.out}: ${kind} of ${found.layers} layers from ${found.tokens} tokens in ${found.sequences} ` +
         `sequences, ${found.seconds.toFixed(1)} s, peak memory ${(found.peak_rss_bytes / 2 ** 20).toFixed(0)} MiB`;
-      process.stdout.write(`${json ? JSON.stringify(found) : printable(words)}\n`);
+      if (json || !flags.quiet) process.stdout.write(`${json ? JSON.stringify(found) : printable(words)}\n`);
     });
 }

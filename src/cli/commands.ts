@@ -3,6 +3,8 @@ import { registerCalibrate } from "./calibrate.js";
 import { registerChat } from "./chat.js";
 import { registerCompare } from "./compare.js";
 import { registerCompletion } from "./completion.js";
+import { registerDiff } from "./diff.js";
+import { registerDoctor } from "./doctor.js";
 import { registerEval } from "./eval.js";
 import { registerExport } from "./export.js";
 import { registerFarm } from "./farm.js";
@@ -27,6 +29,7 @@ export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerSurgery,
   registerPlan,
   registerVerify,
+  registerDiff,
   registerSign,
   registerReport,
   registerEval,
@@ -44,6 +47,7 @@ export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerParts,
   registerFarm,
   registerPush,
+  registerDoctor,
   registerCompletion,
   registerMan,
 ];

@@ -1,9 +1,10 @@
 import { resolve } from "node:path";
 import type { Command } from "commander";
-import { printable } from "../errors.js";
+import { PhysariumError, printable } from "../errors.js";
 import { type Evaluation, evaluate } from "../probe/evaluate.js";
 import { isOperated } from "../record/open-record.js";
 import type { QualitySection } from "../record/quality.js";
+import { verdictOf } from "../record/verdict.js";
 import { addSections } from "../report/documents.js";
 import { openSource } from "../sources.js";
 import { leaveRoom } from "./leave-room.js";
@@ -24,6 +25,7 @@ interface EvalFlags extends EngineFlags, ProtocolFlags {
   against?: string;
   batchTokens?: number;
   record: boolean;
+  layers?: boolean;
   json?: boolean;
   quiet?: boolean;
 }
@@ -37,6 +39,7 @@ export function registerEval(program: Command): void {
     .requiredOption("--text <file>", "UTF-8 text to predict")
     .option("--against <donor>", "the donor: both models see the same tokens");
   addEngineOptions(addProtocolOptions(command))
+    .option("--layers", "with --against: what each layer costs alone, too (half the layers squared, on 1,024 tokens)")
     .option("--no-record", "with --against: do not add the numbers to the report of a folder that surgery wrote")
     .option("--json", "the numbers as one JSON object")
     .option("--quiet", "no progress on stderr")
@@ -52,7 +55,11 @@ Examples:
       await fetchTexts(flags, flags, "text");
       const { text, against, record, json, quiet: _, device, threads, memory, ...protocol } = flags;
       const { whole } = endOnSignal("nothing was written", json);
+      if (flags.layers && against === undefined) {
+        throw new PhysariumError("USAGE_ARGUMENT", "--layers needs --against: damage is damage to a donor");
+      }
       const onProgress = countedProgress("eval", flags, "tokens");
+      const onLayer = countedProgress("layers", flags, "layers");
       const folder = resolve(await modelArgument(modelPath, flags));
       const donor = against === undefined ? undefined : resolve(await modelArgument(against, flags));
       const model = await openSource(folder);
@@ -62,6 +69,8 @@ Examples:
         ...toProtocolOptions(protocol),
         ...toEngineOptions({ device, threads, memory }),
         ...(other === undefined ? {} : { against: other }),
+        ...(flags.layers ? { layers: true } : {}),
+        ...(onLayer === undefined ? {} : { onLayer }),
         ...(onProgress === undefined ? {} : { onProgress }),
       });
       await model.close();
@@ -106,7 +115,11 @@ function toJson({ quality, unknownTokens, hints }: Evaluation) {
     engine: quality.engine,
     model: quality.model,
     ...(quality.donor === null ? {} : { donor: quality.donor }),
-    ...(quality.divergence === null ? {} : { divergence: quality.divergence, kl_histogram: quality.kl_histogram }),
+    ...(quality.divergence === null
+      ? {}
+      : { divergence: quality.divergence, verdict: verdictOf(quality.divergence), kl_histogram: quality.kl_histogram }),
+    ...(quality.changed_tokens === undefined ? {} : { changed_tokens: quality.changed_tokens }),
+    ...(quality.layer_damage === undefined ? {} : { layer_damage: quality.layer_damage }),
     nll_curve: quality.nll_curve,
   };
 }
@@ -124,6 +137,7 @@ function describe({ quality, unknownTokens, hints }: Evaluation): string {
   ];
   const lines = [
     quality.summary,
+    ...(quality.divergence === null ? [] : [`verdict    ${verdictOf(quality.divergence).sentence}`]),
     "",
     `text       ${text.name}, ${text.bytes.toLocaleString("en")} bytes, sha256 ${text.sha256.slice(0, 16)}…`,
     `protocol   ${how.join(", ")}`,
@@ -134,10 +148,16 @@ function describe({ quality, unknownTokens, hints }: Evaluation): string {
     "",
     modelLines(quality),
     ...(quality.divergence === null ? [] : ["", divergenceLines(quality)]),
+    ...(quality.layer_damage === undefined ? [] : ["", ...layerLines(quality.layer_damage)]),
   ];
-  if (hints.length > 0) lines.splice(2, 0, ...hints.map((hint) => `hint       ${hint}`));
+  const head = quality.divergence === null ? 2 : 3;
+  if (hints.length > 0) lines.splice(head, 0, ...hints.map((hint) => `hint       ${hint}`));
   if (unknownTokens > 0)
-    lines.splice(2, 0, `warning    ${unknownTokens} tokens of the text are unknown to the vocabulary`);
+    lines.splice(
+      head,
+      0,
+      `warning    ${unknownTokens.toLocaleString("en")} tokens of the text are unknown to the vocabulary`,
+    );
   return lines.map((line) => printable(line, true)).join("\n");
 }
 
@@ -153,6 +173,13 @@ function modelLines({ model, donor, protocol }: QualitySection): string {
       quality.bits_per_byte === null ? "" : `, ${quality.bits_per_byte.toFixed(4)} bits a byte`
     }, ${protocol.tokens.toLocaleString("en")} tokens`;
   return [...(donor === null ? [] : [row("donor", donor)]), row("model", model)].join("\n");
+}
+
+/** The layers that cost most alone. */
+function layerLines(damage: NonNullable<QualitySection["layer_damage"]>): string[] {
+  const worst = [...damage].sort((a, b) => b.kl_mean - a.kl_mean).slice(0, 5);
+  const words = worst.map(({ layer, kl_mean }) => `layer ${layer} ${kl_mean.toPrecision(3)}`);
+  return [`layers     mean KL with one layer put in alone, most first: ${words.join(", ")}`];
 }
 
 function divergenceLines({ divergence }: QualitySection): string {

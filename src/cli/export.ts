@@ -77,7 +77,8 @@ Examples:
         const result = await exportSparse(model, output, options);
         const sent = await pushed("compressed-tensors");
         const json = () => `${JSON.stringify({ ...sparseJson(result), ...pushJson(sent) })}\n`;
-        process.stdout.write(flags.json ? json() : renderSparse(result));
+        if (flags.json) process.stdout.write(json());
+        else if (!flags.quiet) process.stdout.write(renderSparse(result));
         if (sent !== undefined && !flags.json) process.stdout.write(pushedLine(sent));
         return;
       }
@@ -92,7 +93,8 @@ Examples:
       }).finally(() => opened?.close());
       const sent = await pushed("gguf");
       const json = () => `${JSON.stringify({ ...ggufJson(result), ...pushJson(sent) })}\n`;
-      process.stdout.write(flags.json ? json() : `${printable(renderGgufExport(result), true)}\n`);
+      if (flags.json) process.stdout.write(json());
+      else if (!flags.quiet) process.stdout.write(`${printable(renderGgufExport(result), true)}\n`);
       if (sent !== undefined && !flags.json) process.stdout.write(pushedLine(sent));
     });
 }

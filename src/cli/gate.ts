@@ -2,6 +2,9 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import { printable } from "../errors.js";
 import { DEFAULT_LIMITS, type GateReport, gateError, runGate } from "../probe/gate.js";
+import { isOperated } from "../record/open-record.js";
+import type { SpeechNumbers } from "../record/report-input.js";
+import { addSections } from "../report/documents.js";
 import { openSource } from "../sources.js";
 import { toInteger, toNumber } from "./arguments.js";
 import { leaveRoom } from "./leave-room.js";
@@ -25,6 +28,7 @@ interface GateFlags extends EngineFlags, ProtocolFlags {
   maxKl?: number;
   minSameTop?: number;
   maxRepetition?: number;
+  record: boolean;
   json?: boolean;
   quiet?: boolean;
 }
@@ -53,6 +57,7 @@ export function registerGate(program: Command): void {
     )
     .option("--max-tokens <n>", "tokens of each continuation (default: 48)", toInteger);
   addEngineOptions(addProtocolOptions(command))
+    .option("--no-record", "do not add the texts to the report of a folder that surgery wrote")
     .option("--json", "the finding as one JSON object")
     .addHelpText(
       "after",
@@ -69,11 +74,23 @@ Examples:
     )
     .action(async (modelPath: string, flags: GateFlags) => {
       await fetchTexts(flags, flags, "text");
-      const { against, text, prompt, maxTokens, maxPerplexityRatio, maxKl, minSameTop, maxRepetition, json, ...rest } =
-        flags;
+      const {
+        against,
+        text,
+        prompt,
+        maxTokens,
+        maxPerplexityRatio,
+        maxKl,
+        minSameTop,
+        maxRepetition,
+        record,
+        json,
+        ...rest
+      } = flags;
       const { device, threads, memory, ...protocol } = rest;
-      endOnSignal("nothing was written", json);
-      const model = await openSource(resolve(await modelArgument(modelPath, flags)));
+      const { whole } = endOnSignal("nothing was written", json);
+      const folder = resolve(await modelArgument(modelPath, flags));
+      const model = await openSource(folder);
       const donor = await openSource(resolve(await modelArgument(against, flags)));
       await leaveRoom([model, donor]);
       const report = await runGate(model, {
@@ -90,9 +107,26 @@ Examples:
       });
       await model.close();
       await donor.close();
+      if (record && (await isOperated(folder)) && model.localPath !== undefined) {
+        await whole(() => addSections(folder, { speech: speechOf(report) }));
+      }
       process.stdout.write(json ? `${JSON.stringify(report)}\n` : `${describe(report)}\n`);
       if (!report.accepted) throw gateError(report);
     });
+}
+
+/** What the report shows of it. */
+function speechOf({ accepted, prompts }: GateReport): SpeechNumbers {
+  const said = ({ text, repetition }: GateReport["prompts"][number]["model"]) => ({ text, repetition });
+  return {
+    accepted,
+    prompts: prompts.map(({ prompt, same_prefix_tokens, donor, model }) => ({
+      prompt,
+      same_prefix_tokens,
+      donor: said(donor),
+      model: said(model),
+    })),
+  };
 }
 
 function describe(report: GateReport): string {

@@ -45,6 +45,7 @@ Example:
           throw new PhysariumError("USAGE_ARGUMENT", "--dtype is for GGUF files; a folder keeps its dtypes");
         }
         const result = await importSparse(model, folder, options);
+        if (flags.quiet && !flags.json) return;
         process.stdout.write(
           flags.json
             ? `${JSON.stringify({ output: result.path, files: result.files, decompressed: result.decompressed })}\n`
@@ -54,7 +55,8 @@ Example:
       }
       const dtype = (flags.dtype ?? "bf16").toUpperCase() as FloatDtype;
       const result = await importGguf(model, folder, { dtype, ...options });
-      process.stdout.write(flags.json ? `${JSON.stringify(toJson(result))}\n` : printable(render(result), true));
+      if (flags.json) process.stdout.write(`${JSON.stringify(toJson(result))}\n`);
+      else if (!flags.quiet) process.stdout.write(printable(render(result), true));
     });
 }
 

@@ -68,7 +68,7 @@ Example:
         );
         return;
       }
-      if (sayFinished(result)) {
+      if (flags.quiet || sayFinished(result)) {
         if (pushed !== undefined) process.stdout.write(pushedLine(pushed));
         return;
       }

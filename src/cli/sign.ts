@@ -11,6 +11,7 @@ interface Flags {
   key?: string;
   generateKey?: string;
   json?: boolean;
+  quiet?: boolean;
 }
 
 /** `physarium sign <output>` */
@@ -50,6 +51,7 @@ Examples:
           `${output}: this is a packed model; sign the output before it is packed, the signature goes along`,
         );
       const signed = await signOutput(resolve(output), key, { signal: stopSignal() });
+      if (flags.quiet && !flags.json) return;
       process.stdout.write(
         flags.json
           ? jsonLine(signed)

@@ -10,6 +10,7 @@ import { openTextFile } from "../probe/text/text-file.js";
 import type { ReportInput } from "../record/report-input.js";
 import { addSections, renderDocuments } from "../report/documents.js";
 import { renderSummary } from "../report/index.js";
+import { nextCommands } from "../report/next-commands.js";
 import { shellQuote } from "../report/report-text.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
@@ -122,7 +123,7 @@ Examples:
             process.stdout.write(
               `${printable(result.outputPath)}: the operation is finished already; nothing was done\n`,
             );
-          process.stdout.write(`${renderSummary(report)}\n`);
+          process.stdout.write(`${renderSummary(report)}${ending(report)}`);
           if (pushed !== undefined) process.stdout.write(pushedLine(pushed));
         }
         if (unpushed !== undefined) throw unpushed;
@@ -135,6 +136,20 @@ Examples:
 
 function consumesActivations(flow: string): boolean {
   return findFlow(flow)?.consumesActivations ?? false;
+}
+
+/** Where the report is, and what to type next. */
+function ending(report: ReportInput): string {
+  const [first, second] = nextCommands(report);
+  const path = join(report.output.path, "physarium", "report.html");
+  const v1 =
+    report.flow === "magnitude"
+      ? ["note      v1 looks at magnitudes alone; v2 (physarium operate) loses less at the same zeros"]
+      : [];
+  return printable(
+    [`report    ${path}`, `next      ${first.command}`, `          ${second.command}`, ...v1, ""].join("\n"),
+    true,
+  );
 }
 
 /** Device and threads of other flows are those of `--eval` alone. */

@@ -2,7 +2,8 @@ import { type Command, InvalidArgumentError } from "commander";
 import { jsonLine, printable } from "../errors.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { DISTRIBUTIONS, type Distribution } from "../synth/distribution.js";
-import { type SynthProgress, synthesize } from "../synth/synth.js";
+import { synthesize } from "../synth/synth.js";
+import { createProgress } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
 
 interface Flags {
@@ -38,6 +39,7 @@ Example:
   physarium synth ./Qwen2.5-7B-config ./random-7b --scale 0.13    four of 28 layers, about 2 GB`,
     )
     .action(async (source: string, output: string, flags: Flags) => {
+      const progress = createProgress("synth", flags);
       const result = await synthesize(source, output, {
         seed: flags.seed,
         distribution: flags.distribution as Distribution,
@@ -45,8 +47,8 @@ Example:
         scale: flags.scale,
         overwrite: flags.overwrite ?? false,
         signal: stopSignal(),
-        ...(flags.quiet || flags.json ? {} : { onProgress: progressLines() }),
-      });
+        onProgress: ({ bytesDone, bytesTotal, shard }) => progress.update(bytesDone, bytesTotal, shard),
+      }).finally(() => progress.stop());
       const { plan, seconds } = result;
       if (flags.json) {
         const { seed, distribution, dtype, scale } = plan;
@@ -65,6 +67,7 @@ Example:
         );
         return;
       }
+      if (flags.quiet) return;
       const size = `${result.totalSize.toLocaleString("en-US")} bytes`;
       const rate = (result.totalSize / 1e9 / seconds).toFixed(2);
       process.stdout.write(
@@ -73,22 +76,6 @@ Example:
           `${printable(plan.seed)} (${seconds.toFixed(1)} s, ${rate} GB/s)\n`,
       );
     });
-}
-
-/** A line on stderr for every tenth of the way; a donor that is done at once prints none. */
-function progressLines(): (progress: SynthProgress) => void {
-  const started = performance.now();
-  let next = 0.1;
-  return ({ bytesDone, bytesTotal, shard }) => {
-    const share = bytesDone / bytesTotal;
-    if (share < next || performance.now() - started < 1000) return;
-    next = Math.floor(share * 10 + 1) / 10;
-    const rate = bytesDone / 1e6 / (performance.now() - started);
-    process.stderr.write(
-      `synth ${Math.floor(share * 100)} %  ${(bytesDone / 1e9).toFixed(2)} of ${(bytesTotal / 1e9).toFixed(2)} GB  ` +
-        `${rate.toFixed(2)} GB/s  ${printable(shard)}\n`,
-    );
-  };
 }
 
 function toNumber(text: string): number {

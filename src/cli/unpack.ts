@@ -56,7 +56,7 @@ Example:
         );
         return;
       }
-      if (sayFinished(result)) return;
+      if (flags.quiet || sayFinished(result)) return;
       const { originalBytes, packedBytes, seconds } = result;
       process.stdout.write(
         `${printable(result.output)}: ${bytes(originalBytes)} from ${bytes(packedBytes)}, every band checked ` +

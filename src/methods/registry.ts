@@ -5,6 +5,7 @@ import { balanced } from "./baselines/balanced.js";
 import { magnitudePerRow, magnitudePerTensor } from "./baselines/magnitude.js";
 import { relativeImportanceOnly, ria } from "./baselines/ria.js";
 import { sparsegpt } from "./baselines/sparsegpt.js";
+import { tileMagnitude } from "./baselines/tile-magnitude.js";
 import { wanda } from "./baselines/wanda.js";
 import type { PruneMethod } from "./method.js";
 
@@ -12,6 +13,7 @@ import type { PruneMethod } from "./method.js";
 export const METHODS: readonly PruneMethod[] = [
   magnitudePerTensor,
   magnitudePerRow,
+  tileMagnitude,
   balanced,
   wanda,
   relativeImportanceOnly,

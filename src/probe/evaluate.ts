@@ -5,9 +5,11 @@ import { Engine } from "../engine/session.js";
 import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
 import { readDocuments } from "../record/open-record.js";
 import type { ModelQuality, QualitySection } from "../record/quality.js";
+import { changedTokens } from "./changed-tokens.js";
 import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
 import { type InspectedModel, inspectModel } from "./forward/inspect-model.js";
 import { type Activations, LayerRunner, type RunnerOptions } from "./forward/layer-runner.js";
+import { type LayerDamageOptions, layerDamage } from "./layer-damage.js";
 import { defaultMemoryBytes, memoryLimitBytes } from "./memory.js";
 import { sizesThatFit } from "./memory-plan.js";
 import { Scorer } from "./scorer.js";
@@ -24,6 +26,9 @@ export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
    */
   readonly batchTokens?: number;
   readonly onProgress?: (done: number, total: number) => void;
+  /** With `against`: what each layer costs alone, too (`layerDamage`). */
+  readonly layers?: boolean;
+  readonly onLayer?: (done: number, total: number) => void;
   /** Ends the run between two batches, with `STOPPED`. */
   readonly signal?: AbortSignal;
 }
@@ -72,6 +77,7 @@ export async function evaluate(given: Model, textPath: string, options: Evaluate
     divergence: donor === undefined || run.kl === undefined ? null : divergenceOf(donor, model, run.kl),
     nll_curve: nllCurveOf(model.nll, donor?.nll),
     kl_histogram: run.kl === undefined ? null : klHistogramOf(run.kl),
+    ...(await changesOf(models, prepared, { model, donor, kl: run.kl }, options)),
   };
   const killed = await killedFraction(inspected.donor);
   return {
@@ -92,6 +98,27 @@ function embeddingHints({ architecture }: InspectedModel): string[] {
           "model; its numbers compare it with itself, and are no likelihood of a text",
       ]
     : [];
+}
+
+/** Where the models differ: places of the text, and with `layers` the layers. */
+async function changesOf(
+  models: readonly Donor[],
+  { sequences }: PreparedText,
+  { model, donor, kl }: { model: Trace; donor: Trace | undefined; kl: Float64Array | undefined },
+  options: EvaluateOptions,
+): Promise<Pick<QualitySection, "changed_tokens" | "layer_damage">> {
+  if (donor === undefined || kl === undefined) return {};
+  const { signal, layers, onLayer } = options;
+  const changed = await TextTokenizer.with(models[1].source, { signal }, (tokenizer) =>
+    changedTokens(sequences, { donor, model, kl }, tokenizer),
+  );
+  if (!layers) return { changed_tokens: changed };
+  const watch = onLayer === undefined ? {} : { onProgress: onLayer };
+  const layerOptions = { ...options, onProgress: undefined, ...watch } as LayerDamageOptions;
+  return {
+    changed_tokens: changed,
+    layer_damage: await layerDamage(models[0], models[1], sequences, layerOptions),
+  };
 }
 
 /** What is to be said of a head that the file holds although the configuration ties it to the embedding. */

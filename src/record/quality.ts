@@ -21,6 +21,36 @@ export interface QualitySection {
   readonly nll_curve: readonly NllPoint[];
   /** How the places of the text spread over KL divergence; `null` where `donor` is. */
   readonly kl_histogram: KlHistogram | null;
+  /** The places of the largest KL divergence, largest first; absent where `donor` is `null`. */
+  readonly changed_tokens?: readonly ChangedToken[];
+  /** With `eval --layers`: what each layer costs alone. */
+  readonly layer_damage?: readonly LayerDamageRecord[];
+}
+
+/** A place of the text where the models differ. */
+export interface ChangedToken {
+  /** Position among the predictions, in the order of the text. */
+  readonly position: number;
+  /** The text before it, a dozen tokens of it. */
+  readonly before: string;
+  /** The token that stands there. */
+  readonly token: string;
+  /** KL(donor ‖ model), nats. */
+  readonly kl: number;
+  /** What each model gave the token that stands there, 0–1. */
+  readonly p_donor: number;
+  readonly p_model: number;
+  /** Each model's most likely token. */
+  readonly top_donor: string;
+  readonly top_model: string;
+}
+
+/** Mean KL divergence (nats a token) of the donor with one layer of the operated model put in. */
+export interface LayerDamageRecord {
+  readonly layer: number;
+  readonly kl_mean: number;
+  /** Predictions it is the mean of. */
+  readonly tokens: number;
 }
 
 export interface TextSource {

@@ -1,4 +1,5 @@
 import type { PartsNumbers } from "./parts.js";
+import type { ChangedToken, LayerDamageRecord } from "./quality.js";
 import type { SurgeryReport } from "./surgery-report.js";
 
 /**
@@ -9,7 +10,20 @@ export type ReportInput = SurgeryReport & {
   readonly quality?: QualityNumbers | null;
   readonly worth?: WorthNumbers | null;
   readonly parts?: PartsNumbers | null;
+  /** Written by `gate`. */
+  readonly speech?: SpeechNumbers | null;
 };
+
+/** What the gate heard: both models' greedy texts, and whether it accepted. */
+export interface SpeechNumbers {
+  readonly accepted: boolean;
+  readonly prompts: readonly {
+    readonly prompt: string;
+    readonly same_prefix_tokens: number;
+    readonly donor: { readonly text: string; readonly repetition: number };
+    readonly model: { readonly text: string; readonly repetition: number };
+  }[];
+}
 
 /** The part of the probe's `QualitySection` that the report shows; see there for units. */
 export interface QualityNumbers {
@@ -58,6 +72,8 @@ export interface QualityNumbers {
     readonly underflow: number;
     readonly overflow: number;
   } | null;
+  readonly changed_tokens?: readonly ChangedToken[];
+  readonly layer_damage?: readonly LayerDamageRecord[];
 }
 
 export interface ModelNumbers {

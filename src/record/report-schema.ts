@@ -150,6 +150,28 @@ const Quality = v.looseObject({
   kl_histogram: v.nullable(
     v.looseObject({ log10_edges: v.array(Finite), counts: v.array(Count), underflow: Count, overflow: Count }),
   ),
+  changed_tokens: v.optional(
+    v.array(
+      v.looseObject({
+        position: Count,
+        before: v.string(),
+        token: v.string(),
+        kl: Finite,
+        p_donor: Fraction,
+        p_model: Fraction,
+        top_donor: v.string(),
+        top_model: v.string(),
+      }),
+    ),
+  ),
+  layer_damage: v.optional(v.array(v.looseObject({ layer: Count, kl_mean: Finite, tokens: Count }))),
+});
+
+const Spoken = v.looseObject({ text: v.string(), repetition: Fraction });
+
+const Speech = v.looseObject({
+  accepted: v.boolean(),
+  prompts: v.array(v.looseObject({ prompt: v.string(), same_prefix_tokens: Count, donor: Spoken, model: Spoken })),
 });
 
 const Worth = v.looseObject({
@@ -289,6 +311,7 @@ export const ReportSchema: v.GenericSchema<unknown, ReportInput> = v.looseObject
   quality: v.nullish(Quality),
   worth: v.nullish(Worth),
   parts: v.nullish(Parts),
+  speech: v.nullish(Speech),
   wall_seconds: NotNegative,
   peak_rss_bytes: NotNegative,
 });

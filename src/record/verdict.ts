@@ -48,7 +48,7 @@ const MEANING: Record<VerdictWord, string> = {
  * The verdict on a divergence: the worst word of three measures. A measure is "intact" only where it is so with its
  * error added twice, and "broken" only where it is so with the error taken off twice; in between it is "noticeable".
  */
-export function verdictOf(divergence: DivergenceRecord): Verdict {
+export function verdictOf(divergence: Judged): Verdict {
   const { kl_mean, kl_mean_stderr, same_top, same_top_stderr, perplexity_ratio, ln_ratio_stderr } = divergence;
   const basis = [
     judge("kl_mean", kl_mean, kl_mean_stderr, 1),
@@ -62,6 +62,11 @@ export function verdictOf(divergence: DivergenceRecord): Verdict {
     `${perplexity_ratio.toFixed(3)} ± ${(perplexity_ratio * ln_ratio_stderr).toFixed(3)}`;
   return { word, sentence: `${word}: ${MEANING[word]} (${figures})`, basis };
 }
+
+type Judged = Pick<
+  DivergenceRecord,
+  "kl_mean" | "kl_mean_stderr" | "same_top" | "same_top_stderr" | "perplexity_ratio" | "ln_ratio_stderr"
+>;
 
 /** `direction` 1 where more is worse, −1 where less is. */
 function judge(measure: VerdictBasis["measure"], value: number, stderr: number, direction: 1 | -1): VerdictBasis {
@@ -81,7 +86,7 @@ function judge(measure: VerdictBasis["measure"], value: number, stderr: number, 
 }
 
 function figure(value: number): string {
-  return `${Number(value.toPrecision(2))}`;
+  return `${Number(value.toPrecision(3))}`;
 }
 
 /** Tokens of a run that counts as a repetition when it comes again. */

@@ -1,7 +1,10 @@
 import type { ReportInput } from "../record/report-input.js";
+import { layerDamage } from "./damage-section.js";
 import { escapeHtml } from "./escape-html.js";
 import { type LayerGrid, layerGrid, shortProjection, zerosOf } from "./layer-grid.js";
 import { count, percent, percentRange, share } from "./number-words.js";
+import { headHtml } from "./page.js";
+import { layerDamageBars } from "./pictures/damage.js";
 import { depthPanels } from "./pictures/depth.js";
 import { distribution } from "./pictures/distribution.js";
 import { drives } from "./pictures/drives.js";
@@ -26,11 +29,12 @@ import {
   type Text,
 } from "./report-text.js";
 import { reportDocument } from "./sections.js";
-import { STYLE } from "./style.js";
+import { SORT_SCRIPT } from "./sortable.js";
 
 /**
- * report.html: one file without scripts and without anything from a network; a content security policy in it forbids
- * both. Light, dark and print; readable by keyboard; every picture has a text alternative and its numbers in a table.
+ * report.html: one file without anything from a network, and with no script but the one that sorts its tables; a
+ * content security policy in it holds it to both. Light, dark and print; readable by keyboard; every picture has a text
+ * alternative and its numbers in a table.
  */
 export function renderHtml(report: ReportInput): string {
   const grid = layerGrid(report.per_tensor);
@@ -41,6 +45,7 @@ export function renderHtml(report: ReportInput): string {
     depth: () => depthPanels(grid, remarks),
     distribution: () => distribution(report.per_tensor),
     drives: () => drives(report.figures?.drive_histogram),
+    damage: () => layerDamageBars(layerDamage(report)),
     stages: () => stageErrors(report.activation),
     tiles: () => tileMaps(report.figures?.tile_maps ?? []),
     timeline: () => timeline(report.shards),
@@ -55,13 +60,7 @@ export function renderHtml(report: ReportInput): string {
   return `<!doctype html>
 <html lang="en">
 <head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="referrer" content="no-referrer">
-<title>${escapeHtml(plain([foreign(donorName)]))} · Physarium surgery report</title>
-<style>${STYLE}</style>
+${headHtml(`${plain([foreign(donorName)])} · Physarium surgery report`)}
 </head>
 <body>
 <a class="skip" href="#main">Skip to the report</a>
@@ -82,6 +81,7 @@ ${sections.map((section) => sectionHtml(section, draw)).join("\n")}
 <footer><p>Written by physarium ${html(foreign(report.physarium_version))} from <code>physarium/surgery.json</code>,
 which has every number unrounded. Rates in this report name their denominator; GB are 10⁹ bytes.
 This file loads nothing from a network.</p></footer>
+<script>${SORT_SCRIPT}</script>
 </body>
 </html>
 `;
@@ -138,10 +138,11 @@ function tableHtml(table: Table, section: string, title: string): string {
   const long = rows.length > 40 ? " tall" : "";
   const label = escapeHtml(`${caption} (table)`);
   const hidden = folded || caption === title ? ` class="hidden"` : "";
+  const sortable = rows.length > 12 ? ` class="sortable"` : "";
   const under = note === undefined ? "" : `<p class="note">${htmlText(note)}</p>`;
   const whole =
     `<div class="scroll${long}" role="region" aria-label="${label}" ` +
-    `tabindex="0"><table><caption${hidden}>${escapeHtml(caption)}</caption>` +
+    `tabindex="0"><table${sortable}><caption${hidden}>${escapeHtml(caption)}</caption>` +
     `<thead><tr>${head}</tr></thead><tbody>${body}</tbody></table></div>${under}`;
   return folded
     ? "<details " +

@@ -107,3 +107,11 @@ export function shortProjection(projection: string): string {
     .replace(/_proj$/, "");
   return clip(printable(short === "" ? projection : short), 22);
 }
+
+/** Sparsities that differ by less are one number in every plot. */
+const UNIFORM = 0.0005;
+
+/** Whether all cells are as sparse as each other: plots of where zeros lie would show one colour. */
+export function isUniform(grid: LayerGrid): boolean {
+  return grid.layers.length > 1 && grid.max - grid.min < UNIFORM;
+}

@@ -1,5 +1,5 @@
 import type { ReportInput } from "../record/report-input.js";
-import type { LayerGrid } from "./layer-grid.js";
+import { isUniform, type LayerGrid } from "./layer-grid.js";
 import { count, counted, percent, percentRange, points, share } from "./number-words.js";
 import type { Remarks } from "./remarks.js";
 import {
@@ -20,7 +20,11 @@ import { limited, table } from "./table.js";
 /** Where along depth and projections the zeros lie, and what stands out. */
 export function layersSection(report: ReportInput, grid: LayerGrid, remarks: Remarks): Section {
   const blocks: Block[] = [{ kind: "list", items: remarkTexts(remarks).map((text) => ({ text })) }];
-  if (grid.layers.length > 0) {
+  if (isUniform(grid)) {
+    const everywhere = say`Every projection of every layer has ${percent(grid.max)} zeros, as was asked for: where zeros
+      lie says nothing here, what they cost does (damage by layer).`;
+    blocks.push(paragraph(everywhere));
+  } else if (grid.layers.length > 0) {
     blocks.push({
       kind: "picture",
       picture: "layer-map",

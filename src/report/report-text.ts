@@ -62,6 +62,7 @@ export interface Picture {
 
 export type PictureName =
   | "stages"
+  | "damage"
   | "layer-map"
   | "depth"
   | "distribution"

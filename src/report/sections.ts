@@ -1,11 +1,13 @@
 import type { ReportInput } from "../record/report-input.js";
+import { damageSection } from "./damage-section.js";
 import { decoderBlocks } from "./decoder-section.js";
 import { flowBlocks } from "./flow-words.js";
 import { assessment, notInThisReport } from "./honest-words.js";
 import { integritySection } from "./integrity-section.js";
-import { type LayerGrid, layerGrid, sortProjections, zerosOf } from "./layer-grid.js";
+import { isUniform, type LayerGrid, layerGrid, sortProjections, zerosOf } from "./layer-grid.js";
 import { layersSection } from "./layers-section.js";
 import { filesSection, tensorsSection } from "./listing-sections.js";
+import { nextSection } from "./next-commands.js";
 import { byteSize, count, counted, percent, share, significant, timestamp } from "./number-words.js";
 import { qualitySection } from "./quality-section.js";
 import { type Remarks, remarksOf } from "./remarks.js";
@@ -21,10 +23,15 @@ import {
   type Text,
 } from "./report-text.js";
 import { limited, table } from "./table.js";
+import { textsSection } from "./texts-section.js";
 import { timeSection } from "./time-section.js";
+import { verdictSection } from "./verdict-section.js";
 import { worthSection } from "./worth-section.js";
 
-/** The whole report as data, in the order of the seed's report and with what it said was missing. */
+/**
+ * The whole report as data: the verdict and what to do next, what it cost, then what happened, as the seed's report has
+ * it, and with what it said was missing.
+ */
 export function reportDocument(
   report: ReportInput,
   grid: LayerGrid = layerGrid(report.per_tensor),
@@ -34,21 +41,25 @@ export function reportDocument(
     donorName: report.donor.name,
     lede: ledeOf(report),
     sections: [
-      inputs(report),
-      aggregate(report),
+      verdictSection(report),
+      { id: "assessment", title: "Honest assessment", blocks: [assessment(report)] },
+      nextSection(report),
+      qualitySection(report),
+      textsSection(report),
+      damageSection(report),
+      aggregate(report, grid),
       projections(report),
       layersSection(report, grid, remarks),
       flow(report),
-      tiles(report),
+      tiles(report, grid),
       integritySection(report),
-      qualitySection(report),
       worthSection(report),
       timeSection(report),
+      inputs(report),
       tensorsSection(report),
       filesSection(report),
       { id: "missing", title: "What is not in this report", blocks: [notInThisReport(report)] },
-      { id: "assessment", title: "Honest assessment", blocks: [assessment(report)] },
-    ],
+    ].filter((section): section is Section => section !== undefined),
   };
 }
 
@@ -118,7 +129,7 @@ function flatten(params: object, prefix = ""): [name: string, value: string][] {
   });
 }
 
-function aggregate(report: ReportInput): Section {
+function aggregate(report: ReportInput, grid: LayerGrid): Section {
   const { totals } = report;
   const zeros = zerosOf(report.per_tensor);
   const revived = totals.killed + totals.already_zero - zeros;
@@ -147,12 +158,14 @@ function aggregate(report: ReportInput): Section {
           its weights, those that were zero before included.`,
       ),
       table("Aggregate sparsity", ["Metric", "Value"], rows, [1]),
-      {
-        kind: "picture",
-        picture: "distribution",
-        title: "How sparse each tensor became",
-        caption: say`Each tick is a target tensor, by projection; above, their number at each sparsity.`,
-      },
+      isUniform(grid)
+        ? paragraph(say`Every target tensor is equally sparse, so there is no picture of how they spread.`)
+        : {
+            kind: "picture",
+            picture: "distribution",
+            title: "How sparse each tensor became",
+            caption: say`Each tick is a target tensor, by projection; above, their number at each sparsity.`,
+          },
     ],
   };
 }
@@ -241,7 +254,7 @@ export function starvedShare(histogram: {
   return share(below, all);
 }
 
-function tiles(report: ReportInput): Section {
+function tiles(report: ReportInput, grid: LayerGrid): Section {
   const { coverage } = report;
   const maps = report.figures?.tile_maps ?? [];
   const blocks: Block[] = [
@@ -252,7 +265,7 @@ function tiles(report: ReportInput): Section {
     ),
     ...decoderBlocks(report),
   ];
-  if (maps.length > 0) {
+  if (maps.length > 0 && !isUniform(grid)) {
     blocks.push({
       kind: "picture",
       picture: "tiles",

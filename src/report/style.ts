@@ -107,6 +107,12 @@ caption{text-align:left;font-weight:600;padding:0 0 .6rem}
 th,td{text-align:left;vertical-align:top;padding:.42rem 1.5rem .42rem 0;border-bottom:1px solid var(--rule);
   font-weight:400}
 thead th{font-weight:600;color:var(--soft);vertical-align:bottom;border-bottom-color:var(--soft)}
+.sortable th button{all:unset;cursor:pointer;font:inherit}
+.sortable th button:focus-visible{outline:2px solid currentColor}
+.sortable th[aria-sort=ascending] button::after{content:" ▲"}
+.sortable th[aria-sort=descending] button::after{content:" ▼"}
+.filter{font:inherit;color:inherit;background:transparent;border:1px solid currentColor;border-radius:.2rem}
+.filter{padding:.2rem .5rem;max-width:100%}
 .tall thead th{position:sticky;top:0;background:var(--paper)}
 tbody tr:hover{background:var(--band)}
 tbody th code{white-space:nowrap}
@@ -137,6 +143,7 @@ footer p{border-top:1px solid var(--rule);padding-top:1.3rem;font:.86rem/1.55 va
 @media (max-width:34rem){.marks li{grid-template-columns:1fr}.keys{gap:1.2rem}.keys dd{font-size:1.35rem}
   th,td{padding-right:1rem}}
 @media print{
+.filter{display:none}
 @page{margin:16mm 15mm}
 :root{--paper:#fff;--band:#f6f4ec}
 body{font-size:10pt;line-height:1.45;print-color-adjust:exact;-webkit-print-color-adjust:exact}

@@ -1,6 +1,7 @@
 import type { ReportInput } from "../record/report-input.js";
 import { decoderLines } from "./decoder-section.js";
 import { expertLines } from "./experts-section.js";
+import { zerosOf } from "./layer-grid.js";
 import { byteSize, count, counted, duration, percent, percentRange, share } from "./number-words.js";
 import { qualitySentence } from "./quality-section.js";
 import { remarksOf } from "./remarks.js";
@@ -27,7 +28,7 @@ export function renderSummary(report: ReportInput): string {
       `${report.activation !== undefined ? "" : `block ${params.block_size}, `}${params.n_iter} iterations, beta ` +
       `${params.beta}, ${aimOf(report)}`,
   ]);
-  rows.push(["killed", `${count(totals.killed)} weights`]);
+  rows.push(["killed", `${count(totals.killed)} weights: not zero before, zero now`]);
   rows.push([
     "",
     `${percent(share(totals.killed, totals.target_weights))} of ${count(totals.target_weights)} target projection ` +
@@ -38,9 +39,10 @@ export function renderSummary(report: ReportInput): string {
     `${percent(share(totals.killed, totals.model_weights))} of ${count(totals.model_weights)} weights of the full ` +
       "model",
   ]);
+  rows.push(["zeros", zerosNow(report)]);
   rows.push([
     "tensors",
-    `${count(totals.tensors)}, sparsity ${percentRange(totals.min_sparsity, totals.max_sparsity)}, mean ` +
+    `${count(totals.tensors)}, zeros ${percentRange(totals.min_sparsity, totals.max_sparsity)}, mean ` +
       `${percent(totals.mean_sparsity)}${totals.failed_tensors > 0 ? `, ${count(totals.failed_tensors)} FAILED` : ""}`,
   ]);
   if (remarks.standOut.length > 0) {
@@ -75,6 +77,20 @@ export function renderSummary(report: ReportInput): string {
   if (report.warnings.length > 0) rows.push(["warnings", `${count(report.warnings.length)}, listed in the report`]);
   const width = Math.max(...rows.map(([label]) => label.length));
   return `${rows.map(([label, text]) => `${label.padEnd(width)}  ${text}`).join("\n")}\n`;
+}
+
+/** All zeros of the targets, and where they come from: what was killed is not all of them where some were there before. */
+function zerosNow({ per_tensor, totals }: ReportInput): string {
+  const zeros = zerosOf(per_tensor);
+  const { killed, already_zero, target_weights } = totals;
+  const revived = killed + already_zero - zeros;
+  const parts = [
+    `${count(killed)} killed`,
+    ...(already_zero > 0 ? [`${count(already_zero)} zero before`] : []),
+    ...(revived > 0 ? [`${count(revived)} of these alive again`] : []),
+  ];
+  const all = `${percent(share(zeros, target_weights))} of the target weights`;
+  return parts.length === 1 ? `${all}; none was zero before` : `${all}: ${parts.join(", ")}`;
 }
 
 /** What the flow was told to reach. */

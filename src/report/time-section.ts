@@ -32,14 +32,17 @@ export function timeSection(report: ReportInput): Section {
     ),
   ];
   if (report.parts != null) blocks.push(...hostsBlocks(report.parts));
+  // One shard is no course of events.
+  if (shards.length > 1) {
+    blocks.push({
+      kind: "picture",
+      picture: "timeline",
+      title: "Shards and kills over time",
+      caption: say`Weights killed since the start at the end of each shard, in the order of the run.`,
+    });
+  }
   if (shards.length > 0) {
     blocks.push(
-      {
-        kind: "picture",
-        picture: "timeline",
-        title: "Shards and kills over time",
-        caption: say`Weights killed since the start at the end of each shard, in the order of the run.`,
-      },
       limited(
         table(
           "Wall clock by shard",

@@ -34,6 +34,9 @@ export function worthSection(report: ReportInput): Section {
   const sampled = worth.sampled_weights < worth.weights ? `${count(worth.sampled_weights)} sampled` : "all";
   const left = `memories with ${percent(worth.reserved_fraction, 0)} left free for the rest of the engine`;
   const dashed = memoriesInSight(worth).length > 0 ? `; the dashed lines are ${left}` : "";
+  const fits = worth.formats.map(({ format }) => smallestMemory(worth, format));
+  // The same words in every row say nothing.
+  const fitSays = new Set(fits).size > 1;
   const blocks: Block[] = [
     paragraph(
       say`${percent(worth.sparsity)} of all ${count(worth.weights)} weights are zero. Packed without loss, the tensors
@@ -61,7 +64,7 @@ export function worthSection(report: ReportInput): Section {
         { name: "Bits a weight", numeric: true },
         { name: "Weights" },
         { name: "Zeros" },
-        { name: "Fits in" },
+        ...(fitSays ? [{ name: "Fits in" }] : []),
       ],
       rows: worth.formats.map((format): Text[] => [
         say`${foreign(formatName(format.format))}`,
@@ -69,9 +72,10 @@ export function worthSection(report: ReportInput): Section {
         say`${fixed(format.bits_per_weight, 2)}`,
         say`${format.lossy ? "rounded" : "bit for bit"}`,
         say`${format.holds_exact_zeros ? "stay zero" : "may not stay zero"}`,
-        say`${smallestMemory(worth, format.format)}`,
+        ...(fitSays ? [say`${smallestMemory(worth, format.format)}`] : []),
       ]),
-      note: say`A memory of “8 GB” is 8 × 2³⁰ bytes, as makers of cards count; sizes are in GB of 10⁹ bytes.`,
+      note: say`${fitSays ? "" : `Each of them fits in ${fits[0]}. `}A memory of “8 GB” is 8 × 2³⁰ bytes, as makers of
+        cards count; sizes are in GB of 10⁹ bytes.`,
     },
     {
       kind: "table",

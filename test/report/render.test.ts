@@ -1,6 +1,8 @@
+import { createHash } from "node:crypto";
 import { parseHTML } from "linkedom";
 import { describe, expect, test } from "vitest";
 import { renderHtml, renderLogLine, renderMarkdown, renderSummary } from "../../dist/report/index.js";
+import { nextCommands } from "../../dist/report/next-commands.js";
 import {
   luminance,
   oklchToHex,
@@ -12,8 +14,10 @@ import {
 } from "../../dist/report/pictures/ramp.js";
 import { qualitySentence } from "../../dist/report/quality-section.js";
 import { plain } from "../../dist/report/report-text.js";
+import { reportDocument } from "../../dist/report/sections.js";
+import { SORT_SCRIPT } from "../../dist/report/sortable.js";
 import type { QualitySection } from "../../src/record/quality.js";
-import type { QualityNumbers, WorthNumbers } from "../../src/record/report-input.js";
+import type { QualityNumbers, ReportInput, WorthNumbers } from "../../src/record/report-input.js";
 import type { SurgeryReport } from "../../src/record/surgery-report.js";
 import type { ZerosWorth } from "../../src/record/worth.js";
 import { integrity, loamLike, moeLike, qualityNumbers, qwenLike, worthNumbers } from "./fixtures.js";
@@ -171,9 +175,16 @@ describe.each([
     expect(summary).not.toMatch(numbersGone);
   });
 
-  test("one file, no script, nothing from a network", () => {
+  test("one file, nothing from a network, no script but the one that sorts tables, allowed by its hash", () => {
     const { document } = parseHTML(html);
-    expect(document.querySelectorAll("script, link, img, iframe, object, embed, base, form").length).toBe(0);
+    const scripts = [...document.querySelectorAll("script")];
+    expect(scripts.map(({ textContent }) => textContent)).toEqual([SORT_SCRIPT]);
+    const hash = createHash("sha256").update(SORT_SCRIPT).digest("base64");
+    expect(document.querySelector("meta[http-equiv]")?.getAttribute("content")).toContain(
+      `script-src 'sha256-${hash}'`,
+    );
+    expect(/fetch|XMLHttp|import|innerHTML|eval|Storage|cookie/.test(SORT_SCRIPT)).toBe(false);
+    expect(document.querySelectorAll("link, img, iframe, object, embed, base, form").length).toBe(0);
     expect(/https?:\/\/(?!www\.w3\.org\/)/.test(html)).toBe(false);
     expect(/url\(|@import/.test(html)).toBe(false);
     expect(document.querySelector("meta[http-equiv]")?.getAttribute("content")).toContain("default-src 'none'");
@@ -409,7 +420,7 @@ describe("v2", () => {
 
 describe("foreign text", () => {
   test("is text and nothing else in HTML", () => {
-    const html = renderHtml(hostile() as unknown as SurgeryReport);
+    const html = renderHtml(hostile() as unknown as SurgeryReport).replace(`<script>${SORT_SCRIPT}</script>`, "");
     for (const raw of ["<script", "\u001b", "\u202e"]) expect(html.indexOf(raw), raw).toBe(-1);
     const { document } = parseHTML(html);
     expect(document.querySelectorAll("script, [onload]").length).toBe(0);
@@ -485,3 +496,91 @@ describe("colours", () => {
     expect(oklchToHex([0, 0, 0])).toBe("#000000");
   });
 });
+
+describe("what comes first", () => {
+  const measured = withQuality(0.02, 0.9, 1.05);
+
+  test("verdict, assessment, next commands, then what happened", () => {
+    const ids = reportDocument(measured).sections.map(({ id }) => id);
+    expect(ids.slice(0, 4)).toEqual(["verdict", "assessment", "next", "quality"]);
+    expect(renderMarkdown(measured)).toContain("**noticeable**");
+    expect(renderMarkdown(loamLike() as unknown as ReportInput)).toContain("**Not measured.**");
+  });
+
+  test("next commands: what was not proven and measured, quoted for a shell", () => {
+    const report = { ...loamLike(), output: { path: "a b/out" } } as unknown as ReportInput;
+    const lines = nextCommands(report).map(({ command }) => command);
+    expect(lines[0]).toMatch(/^physarium verify models\/loam 'a b\/out'$/);
+    expect(lines.some((line) => line.startsWith("physarium operate models/loam"))).toBe(true);
+    const proven = nextCommands({ ...measured, output: { path: "out" } }).map(({ command }) => command);
+    expect(proven.some((line) => line.startsWith("physarium eval"))).toBe(false);
+  });
+
+  test("what is equally sparse everywhere is said in a sentence, not drawn; damage by layer is", () => {
+    const even = {
+      ...measured,
+      per_tensor: measured.per_tensor.map((row) => ({ ...row, sparsity: 0.5, killed: row.weights / 2 })),
+      quality: {
+        ...measured.quality!,
+        layer_damage: [0, 1, 2].map((layer) => ({ layer, kl_mean: layer / 9, tokens: 5 })),
+      },
+    };
+    const html = renderHtml(even);
+    expect(html).not.toContain("How sparse each tensor became");
+    expect(html).toContain("Every target tensor is equally sparse");
+    expect(html).toMatch(/KL of its swap of 3 layers, most in layer 2/);
+  });
+
+  test("texts side by side with a mark where they part, and the most changed tokens", () => {
+    const said = (text: string, repetition: number) => ({ text, repetition });
+    const report = {
+      ...measured,
+      quality: {
+        ...measured.quality!,
+        changed_tokens: [
+          {
+            position: 1,
+            before: "Once upon a",
+            token: " time",
+            kl: 2,
+            p_donor: 0.9,
+            p_model: 0.1,
+            top_donor: " time",
+            top_model: " day",
+          },
+        ],
+      },
+      speech: {
+        accepted: false,
+        prompts: [
+          {
+            prompt: "Hi",
+            same_prefix_tokens: 2,
+            donor: said(" there friend", 0),
+            model: said(" there there there", 0.5),
+          },
+        ],
+      },
+    };
+    const markdown = renderMarkdown(report);
+    expect(markdown).toContain(" there **▸**there there");
+    expect(markdown).toContain("…Once upon a**▸** time");
+    expect(renderHtml(report)).toContain("did not accept");
+  });
+});
+
+/** A report that was measured, with these numbers. */
+function withQuality(kl: number, top: number, ratio: number): ReportInput {
+  const { divergence, ...quality } = qualityNumbers();
+  const numbers = {
+    kl_mean: kl,
+    kl_mean_stderr: kl / 50,
+    same_top: top,
+    same_top_stderr: 0.001,
+    perplexity_ratio: ratio,
+  };
+  return {
+    ...loamLike(),
+    quality: { ...quality, divergence: { ...divergence!, ...numbers } },
+  } as unknown as ReportInput;
+}

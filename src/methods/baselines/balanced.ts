@@ -12,7 +12,7 @@ const BLOCK_SIZE = 256;
  */
 export const balanced: PruneMethod = {
   name: "balanced",
-  title: "balanced flow (v1, data-free)",
+  title: "balanced flow (data-free)",
   reference: "https://doi.org/10.2140/pjm.1967.21.343",
   needs: "weights",
   steps: "layer",

@@ -2,7 +2,7 @@ import * as Plot from "@observablehq/plot";
 import type { ComparisonRecord } from "../../record/comparison.js";
 import { type ComparisonTitles, methodTitle, targetOf } from "../comparison.js";
 import { fixed } from "../number-words.js";
-import { svgPlot } from "./svg-plot.js";
+import { standalone, svgPlot } from "./svg-plot.js";
 
 /** The methods this picture is about; the others stand back. */
 const OURS = ["activation", "matched"];
@@ -18,23 +18,23 @@ export function comparisonPicture(record: ComparisonRecord, titles: ComparisonTi
       target: targetOf(row),
       method: methodTitle(row, titles),
       damage: row.damage,
-      colour: OURS.includes(row.method) ? "#b8860b" : "#5b6770",
+      colour: OURS.includes(row.method) ? "var(--ours)" : "var(--others)",
     }));
   if (points.length === 0) return "";
   const targets = [...new Set(points.map(({ target }) => target))];
   const methods = [...new Set(points.map(({ method }) => method))];
   const svg = svgPlot(
     {
-      width: 860,
+      width: 900,
       height: 40 + targets.length * (methods.length * 18 + 30),
-      marginLeft: 190,
-      marginRight: 60,
+      marginLeft: 275,
+      marginRight: 90,
       marginBottom: 40,
       x: { type: "log", label: "damage: ln perplexity − ln dense perplexity", grid: true, tickFormat: (n) => `${n}` },
       y: { domain: methods, label: null, tickSize: 0 },
       fy: { domain: targets, label: null },
       marks: [
-        Plot.frame({ stroke: "#d8dcdf" }),
+        Plot.frame({ stroke: "var(--rule)" }),
         Plot.dot(points, { x: "damage", y: "method", fy: "target", fill: "colour", r: 4.5 }),
         Plot.text(points, {
           x: "damage",
@@ -49,5 +49,5 @@ export function comparisonPicture(record: ComparisonRecord, titles: ComparisonTi
     },
     { alt: `Damage of ${methods.length} methods at ${targets.join(", ")} on ${record.donor}` },
   );
-  return svg.replace(/^<svg /, '<svg xmlns="http://www.w3.org/2000/svg" fill="#22282c" ');
+  return standalone(svg);
 }

@@ -42,6 +42,44 @@ export function svgPlot(options: Plot.PlotOptions, { alt, minWidth }: SvgWords):
   return printable(svg.outerHTML, true).replace("<svg", `<svg role="img" aria-label="${escapeHtml(printable(alt))}"`);
 }
 
+/**
+ * The same as a file of its own: valid XML, with colours that follow the reader's, and a background, because what shows
+ * the file may put any behind it.
+ */
+export function standalone(svg: string): string {
+  const root = svgDocument(svg);
+  root.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  root.setAttribute("fill", "currentColor");
+  root.setAttribute("font-family", "system-ui, sans-serif");
+  root.removeAttribute("style");
+  root.removeAttribute("class");
+  const style =
+    "svg{--ours:#9a6a00;--others:#52606b;--rule:#d8dcdf;color:#22282c;background:#fff}" +
+    "@media (prefers-color-scheme:dark){" +
+    "svg{--ours:#e5b54a;--others:#a9b4bc;--rule:#3c454b;color:#e8eaec;background:#171b1e}}";
+  // The serialiser of HTML leaves "<" and bare ampersands in attributes, which XML refuses.
+  return `${xmlOf(root).replace(/^(<svg[^>]*>)/, `$1<style>${style}</style>`)}\n`;
+}
+
+function svgDocument(svg: string): Element {
+  const holder = document.createElement("div");
+  holder.innerHTML = svg;
+  return holder.firstElementChild!;
+}
+
+function xmlOf(element: Element): string {
+  const attributes = [...element.attributes]
+    .filter(({ name }, at, all) => all.findIndex((other) => other.name === name) === at)
+    .map(({ name, value }) => ` ${name}="${escapeHtml(value)}"`)
+    .join("");
+  const inside = [...element.childNodes].map((node) =>
+    node.nodeType === ELEMENT ? xmlOf(node as Element) : escapeHtml(node.textContent ?? ""),
+  );
+  return `<${element.localName}${attributes}>${inside.join("")}</${element.localName}>`;
+}
+
+const ELEMENT = 1;
+
 /** A part of Plot's mark options that every axis of ours shares: no tick lines, quiet text. */
 export const QUIET_AXIS = { tickSize: 0, tickPadding: 6, stroke: "var(--rule)" } as const;
 
