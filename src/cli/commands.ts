@@ -13,6 +13,7 @@ import { registerGate } from "./gate.js";
 import { registerGenerate } from "./generate.js";
 import { registerImport } from "./import.js";
 import { registerMan } from "./man.js";
+import { registerOperate } from "./operate.js";
 import { registerPack } from "./pack.js";
 import { registerParts } from "./parts.js";
 import { registerPlan } from "./plan.js";
@@ -26,6 +27,7 @@ import { registerVerify } from "./verify.js";
 
 /** Every command. Where it stands in the help says tree/option-groups.ts; one that is not named there comes last. */
 export const COMMANDS: readonly ((program: Command) => void)[] = [
+  registerOperate,
   registerSurgery,
   registerPlan,
   registerVerify,
