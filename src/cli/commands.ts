@@ -19,6 +19,7 @@ import { registerParts } from "./parts.js";
 import { registerPlan } from "./plan.js";
 import { registerPush } from "./push.js";
 import { registerReport } from "./report.js";
+import { registerRun } from "./run.js";
 import { registerSign } from "./sign.js";
 import { registerSurgery } from "./surgery.js";
 import { registerSynth } from "./synth.js";
@@ -39,6 +40,7 @@ export const COMMANDS: readonly ((program: Command) => void)[] = [
   registerGenerate,
   registerChat,
   registerCompare,
+  registerRun,
   registerCalibrate,
   registerPack,
   registerUnpack,

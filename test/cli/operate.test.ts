@@ -12,7 +12,8 @@ const folder = temporaryFolder();
 const STORIES = "examples/texts/loam-stories.txt";
 
 describe("the choice", () => {
-  const row = (method: string, sparsity: number, damage: number) => ({ method, sparsity, damage }) as ComparisonRow;
+  const row = (method: string, sparsity: number, damage: number) =>
+    ({ method, sparsity, damage, kl_mean: 0 }) as ComparisonRow;
   const v1 = [row("tile-magnitude", 0.1, 0.004), row("tile-magnitude", 0.3, 0.04), row("tile-magnitude", 0.5, 0.4)];
   const wanda = [row("wanda", 0.1, 0.002), row("wanda", 0.3, 0.02), row("wanda", 0.5, 0.2)];
 
@@ -23,6 +24,14 @@ describe("the choice", () => {
     expect(chooseSparsity(v1, 0.001, "magnitude").sparsity).toBeCloseTo(0.05);
     expect(chooseSparsity(v1, 1e9, "magnitude").sparsity).toBe(0.9);
     expect(chooseSparsity([row("tile-magnitude", 0.1, 5)], 1e-6, "magnitude").sparsity).toBe(0.02);
+  });
+
+  test("a ratio that is noise does not decide: the divergence does", () => {
+    const noisy = [-0.0189, 0.3518, 2.694].map((damage, at) => ({
+      ...row("tile-magnitude", [0.1, 0.3, 0.5][at], damage),
+      kl_mean: [0.058, 0.595, 2.83][at],
+    }));
+    expect(chooseSparsity(noisy, Math.log(1.02), "magnitude").sparsity).toBeCloseTo(0.05);
   });
 
   test("v2 goes as far as the better of the two curves, v1 as far as its own", () => {

@@ -15,15 +15,16 @@ export interface Choice {
 }
 
 /**
- * The sparsity at which damage (ln of the perplexity ratio) stays within `allowed`, by what the search measured. v1
- * follows its own curve. v2 takes the further of the two: at one sparsity it has lost less than either on every donor
- * that it was measured on (docs/flows.md).
+ * The sparsity at which damage (ln of the perplexity ratio) stays within `allowed`, by what the search measured. On a
+ * short text that ratio is noise where little is lost, and KL divergence, which it tends to on the donor's own words,
+ * is not: the larger of the two counts. v1 follows its own curve. v2 takes the further of the two curves: at one
+ * sparsity it has lost less than either on every donor that it was measured on (docs/flows.md).
  */
 export function chooseSparsity(rows: readonly ComparisonRow[], allowed: number, flow: Choice["flow"]): Choice {
   const reached = Object.values(SEARCHED).map((name) => {
     const points = rows
       .filter(({ method, sparsity }) => method === name && sparsity !== undefined)
-      .map(({ sparsity, damage }) => ({ sparsity: sparsity!, damage: Math.max(damage, 1e-5) }))
+      .map((row) => ({ sparsity: row.sparsity!, damage: Math.max(row.damage, row.kl_mean, 1e-6) }))
       .sort((a, b) => a.sparsity - b.sparsity);
     return points.length === 0 || (flow === "magnitude" && name !== SEARCHED.magnitude) ? 0 : reach(points, allowed);
   });
