@@ -24,7 +24,7 @@ const REFUSED: Readonly<Record<string, string>> = {
   cohere2: "takes the embedding for the output matrix",
   exaone4: "sliding windows in 4 layers",
   gemma3_bidir: "use_bidirectional_attention",
-  gemma4_text: "no forward pass",
+  gemma4_text: "cannot be exported",
   llama4_text: "cannot be exported",
   opt: "cannot be exported",
   phi3_longrope: "longrope",
