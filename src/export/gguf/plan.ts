@@ -37,6 +37,8 @@ export async function planGguf(folder: ModelFolder, type: ExportRecipe): Promise
   if (configText === undefined) {
     throw new PhysariumError("DONOR_CONFIG", `${folder.donor.path}: there is no config.json; GGUF needs its numbers`);
   }
+  const named = [...folder.tensors].map(([name, { info }]) => ({ name, shape: info.shape }));
+  refuseImpossibleCounts(ModelFields.parse(configText, "config.json"), named);
   const said = ggufModelOf(configText, "config.json", [...folder.tensors.keys()]);
   const head = await tiedHead(folder, said);
   // The file wins: loaders keep a head that differs from the embedding, whatever the configuration says.
@@ -49,8 +51,6 @@ export async function planGguf(folder: ModelFolder, type: ExportRecipe): Promise
       { tensor: model.headName },
     );
   }
-  const named = [...folder.tensors].map(([name, { info }]) => ({ name, shape: info.shape }));
-  refuseImpossibleCounts(ModelFields.parse(configText), named);
   const tokenizer = describeTokenizer(
     {
       tokenizerJson: await folder.text("tokenizer.json"),
