@@ -12,7 +12,7 @@ export {
   balanceRowsF32,
   invert,
 } from "./surgery/balanced";
-export { balanceScratch, balanceTileBf16, balanceTileF16, balanceTileF32 } from "./surgery/balanced-tile";
+export { balanceTileBf16, balanceTileF16, balanceTileF32 } from "./surgery/balanced-tile";
 export {
   countBalancedBf16,
   countBalancedF16,

@@ -107,7 +107,7 @@ function isWholeTile(task: KernelTask, blockSize: number): boolean {
   return task === "operate" && blockSize <= MAX_WHOLE_TILE;
 }
 
-/** Bytes that assembly/surgery/balanced-tile.ts lays out for a tile: its `balanceScratch`. */
+/** Bytes that assembly/surgery/tile-memory.ts lays out for a tile. */
 function tileScratch(rows: number, cols: number): number {
   const width = Math.ceil(cols / 16) * 16;
   return rows * width * 4 + width * 28 + Math.ceil(rows / 4) * 4 * 12;
