@@ -3,13 +3,13 @@
 //   node bench/copy-shape.mjs --folder <scratch> [--gigabytes 2] [--rounds 3]
 process.env.UV_THREADPOOL_SIZE ??= "8";
 
-import { randomFillSync } from "node:crypto";
 import { mkdirSync, rmSync } from "node:fs";
 import { open } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { dropCaches, timed } from "./cold.mjs";
+import { dropCaches } from "./cold.mjs";
 import { median, printMachine, printTable } from "./machine.mjs";
+import { copyPieces, cp, fill, MIB, totalOf } from "./plain-copy.mjs";
 
 const { values } = parseArgs({
   options: {
@@ -22,13 +22,12 @@ if (values.folder === undefined) throw new Error("give --folder <scratch>");
 mkdirSync(values.folder, { recursive: true });
 const from = join(values.folder, "shape-from");
 const to = join(values.folder, "shape-to");
-const MIB = 1 << 20;
-const total = Math.round((Number(values.gigabytes) * 1e9) / (64 * MIB)) * 64 * MIB;
+const total = totalOf(values.gigabytes);
 
 printMachine();
-await fill();
+await fill(from, total);
 const cases = [
-  { name: "cp + fsync", run: () => timed("sh", ["-c", 'cp "$0" "$1" && sync "$1"', from, to]) },
+  { name: "cp + fsync", run: () => cp(from, to) },
   ...[1, 2, 4, 6, 8].map((depth) => ({
     name: `depth ${depth} × 8 MiB, flush at the end`,
     run: () => copy(depth, 8 * MIB, "end"),
@@ -63,45 +62,18 @@ printTable([
   }),
 ]);
 
-async function fill() {
-  const file = await open(from, "w");
-  const bytes = randomFillSync(new Uint8Array(64 * MIB));
-  for (let position = 0; position < total; position += bytes.length) await file.write(bytes, 0, bytes.length, position);
-  await file.sync();
-  await file.close();
-}
-
 /** `flush`: "end", or a number of bytes after which what was written is flushed in the background. */
 async function copy(depth, size, flush) {
   const [source, target] = [await open(from, "r"), await open(to, "w")];
-  await target.truncate(total);
-  let next = 0;
   let sinceFlush = 0;
   let flushing = Promise.resolve();
-  const lane = async () => {
-    const buffer = new Uint8Array(size);
-    while (next < total) {
-      const position = next;
-      next += size;
-      const length = Math.min(size, total - position);
-      await all(source, "read", buffer, length, position);
-      await all(target, "write", buffer, length, position);
-      sinceFlush += length;
-      if (flush !== "end" && sinceFlush >= flush) {
-        sinceFlush = 0;
-        flushing = flushing.then(() => target.datasync());
-      }
+  const buffers = Array.from({ length: depth }, () => new Uint8Array(size));
+  await copyPieces(source, target, total, buffers, (length) => {
+    sinceFlush += length;
+    if (flush !== "end" && sinceFlush >= flush) {
+      sinceFlush = 0;
+      flushing = flushing.then(() => target.datasync());
     }
-  };
-  await Promise.all(Array.from({ length: depth }, lane));
-  await flushing;
-  await target.sync();
-  await Promise.all([source.close(), target.close()]);
-}
-
-async function all(file, operation, buffer, length, position) {
-  for (let done = 0; done < length; ) {
-    const result = await file[operation](buffer, done, length - done, position + done);
-    done += result.bytesRead ?? result.bytesWritten;
-  }
+    return flushing;
+  });
 }

@@ -5,6 +5,12 @@ import { expect, test } from "vitest";
 
 const SRC = fileURLToPath(new URL("../src/", import.meta.url));
 
+/** What calibrating needs; comparing needs the same, and calibrating. */
+const CALIBRATED = [
+  ...["safetensors", "checkpoint", "output", "record", "flow"],
+  ...["model", "engine", "methods", "probe", "matching"],
+];
+
 /**
  * Which rooms a room may import from, types included. Every room may import the leaves; only the command line imports
  * all.
@@ -21,18 +27,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   methods: ["safetensors", "flow", "threads", "engine"],
   probe: ["safetensors", "checkpoint", "threads", "record", "model", "engine"],
   matching: ["record", "engine", "probe"],
-  calibration: [
-    "safetensors",
-    "checkpoint",
-    "output",
-    "record",
-    "flow",
-    "model",
-    "engine",
-    "methods",
-    "probe",
-    "matching",
-  ],
+  calibration: CALIBRATED,
   surgery: [
     "safetensors",
     "checkpoint",
@@ -45,19 +40,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
     "matching",
     "calibration",
   ],
-  compare: [
-    "safetensors",
-    "checkpoint",
-    "output",
-    "record",
-    "flow",
-    "model",
-    "engine",
-    "methods",
-    "probe",
-    "matching",
-    "calibration",
-  ],
+  compare: [...CALIBRATED, "calibration"],
   audit: ["safetensors", "checkpoint", "output", "record", "flow", "threads", "surgery"],
   // A file that stands between the rooms, since it knows every kind of source.
   sources: ["checkpoint", "pack", "hub"],
