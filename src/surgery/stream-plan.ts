@@ -17,7 +17,7 @@ export function largestRange({ shards, options }: Plan): number {
 
 /** Why an operation needs the donor more than once, in words; `undefined` where one pass is all. */
 export function needsDonorTwice(options: CheckedOptions, plan?: Plan): string | undefined {
-  if (options.activation !== undefined) return "--flow activation runs the donor";
+  if (options.activation !== undefined) return `--flow ${options.flow} runs the donor`;
   if (options.targetSparsity !== undefined) return "--target-sparsity reads every target twice";
   if (plan !== undefined && largestRange(plan) > MAX_RANGE_BYTES) {
     return `bands of --block-size ${options.params.blockSize} pass the kernels several times`;

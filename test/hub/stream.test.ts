@@ -3,6 +3,8 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
+import { checkOptions } from "../../dist/surgery/options.js";
+import { needsDonorTwice } from "../../dist/surgery/stream-plan.js";
 import { physarium } from "../physarium.js";
 import { LOAM } from "../shared.js";
 import { FakeHub } from "./fake-hub.js";
@@ -87,6 +89,10 @@ describe("a streamed operation", () => {
     }
     const verified = await physarium(["verify", "hf://org/loam", join(folder, "streamed")], { env });
     expect(verified.status, verified.stdout).toBe(0);
+  });
+
+  test.each(["activation", "matched"])("%s needs the donor twice, and is called by its name", (flow) => {
+    expect(needsDonorTwice(checkOptions({ flow, targetSparsity: 0.5 }))).toBe(`--flow ${flow} runs the donor`);
   });
 
   test("what needs the donor twice says so and goes through the cache", async () => {
