@@ -1,6 +1,14 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { attempt, closeQuietly, type FileLayer, nodeFiles, READ_ONLY, writeFully } from "../checkpoint/file-layer.js";
+import {
+  attempt,
+  closeQuietly,
+  type FileLayer,
+  nodeFiles,
+  READ_ONLY,
+  readFully,
+  writeFully,
+} from "../checkpoint/file-layer.js";
 
 const PROBE_BYTES = 64 << 20;
 const PIECE_BYTES = 8 << 20;
@@ -29,8 +37,7 @@ export async function diskRate(
     const back = await attempt("opening", path, () => files.open(path, READ_ONLY));
     try {
       const read = await seconds(async () => {
-        for (let at = 0; at < PROBE_BYTES; at += PIECE_BYTES)
-          await attempt("reading", path, () => back.read(piece, 0, PIECE_BYTES, at));
+        for (let at = 0; at < PROBE_BYTES; at += PIECE_BYTES) await readFully(back, piece, at, path);
       });
       return { write: PROBE_BYTES / write, read: PROBE_BYTES / read };
     } finally {

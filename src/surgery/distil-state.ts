@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import type { DistilState } from "../calibration/distil.js";
 import { attempt, closeWritten, type FileLayer, FileSource, writeFully } from "../checkpoint/file-layer.js";
+import { exists } from "../output/place.js";
 import { RECORD_FOLDER } from "../output/record-folder.js";
 
 /**
@@ -25,14 +26,13 @@ interface Header {
 export async function saveDistilState(folder: string, state: DistilState, files: FileLayer): Promise<void> {
   const path = join(folder, RECORD_FOLDER, FILE);
   const temporary = `${path}.tmp`;
-  const living = new Map([...state.tensors].map(([name, { first }]) => [name, first.length]));
   const header: Header = {
     made: state.made,
     held_out_before: state.heldOutBefore,
-    tensors: [...state.tensors].map(([name, { weights, size }]) => ({
+    tensors: [...state.tensors].map(([name, { weights, first, size }]) => ({
       name,
       weights: weights.length,
-      living: living.get(name)!,
+      living: first.length,
       size,
     })),
   };
@@ -61,14 +61,18 @@ export async function saveDistilState(folder: string, state: DistilState, files:
   await attempt("renaming", temporary, () => files.rename(temporary, path));
 }
 
-/** What a stopped run left, or nothing. */
+/** Did a stopped run leave a state? */
+export function hasDistilState(folder: string, files: FileLayer): Promise<boolean> {
+  return exists(join(folder, RECORD_FOLDER, FILE), files);
+}
+
+/**
+ * What a stopped run left, or nothing. Throws `IO_*` where it cannot be read: distilling anew would begin from weights
+ * that were distilled before.
+ */
 export async function loadDistilState(folder: string, files: FileLayer): Promise<DistilState | undefined> {
+  if (!(await hasDistilState(folder, files))) return undefined;
   const path = join(folder, RECORD_FOLDER, FILE);
-  try {
-    await files.stat(path);
-  } catch {
-    return undefined;
-  }
   const source = await FileSource.open(path, files);
   try {
     let position = 0;

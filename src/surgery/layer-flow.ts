@@ -12,7 +12,7 @@ import type { DistilRecord } from "../record/distilling.js";
 import type { ActivationRecord, CalibrationRecord } from "../record/ledger.js";
 import type { MatchRecord } from "../record/matching.js";
 import { runJobs } from "../threads/run-jobs.js";
-import { loadDistilState, removeDistilState, saveDistilState } from "./distil-state.js";
+import { hasDistilState, loadDistilState, removeDistilState, saveDistilState } from "./distil-state.js";
 import { refuseNonFinite } from "./finite-scan.js";
 import type { FlowContext, FlowRun } from "./flow-run.js";
 import { directShards } from "./passages.js";
@@ -96,7 +96,7 @@ export class LayerFlow implements FlowRun {
     );
     const { folder, records, signal } = context;
     const { distil } = this.plan.options.activation ?? {};
-    const isDistilling = distil !== undefined && (await loadDistilState(folder, this.files)) !== undefined;
+    const isDistilling = distil !== undefined && (await hasDistilState(folder, this.files));
     const isTrained = [...this.targets.keys()].every((name) => records.get(name)?.trained);
     if ((isAnyOpen && !isDistilling) || (distil !== undefined && !isTrained)) {
       const calibration = await this.surgery.calibrate(signal);

@@ -85,13 +85,12 @@ export async function copySideFiles(
 
 async function copyFile(
   plan: Plan,
-  side: { file: string; byteLength: number; modifiedNs: string },
+  expected: { file: string; byteLength: number; modifiedNs: string },
   to: string,
   digester: Digester,
   files: FileLayer,
 ): Promise<string> {
-  const expected = side;
-  const opened = await openUnchanged(plan, side, files);
+  const opened = await openUnchanged(plan, expected, files);
   // Over the wire a file is proven when it is read whole, and only then.
   const source = isLocal(plan) ? opened : await inMemory(opened);
   try {
