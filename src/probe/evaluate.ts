@@ -9,7 +9,7 @@ import { changedTokens } from "./changed-tokens.js";
 import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from "./divergence.js";
 import { type InspectedModel, inspectModel } from "./forward/inspect-model.js";
 import { type Activations, LayerRunner, type RunnerOptions } from "./forward/layer-runner.js";
-import { type LayerDamageOptions, layerDamage } from "./layer-damage.js";
+import { layerDamage } from "./layer-damage.js";
 import { defaultMemoryBytes, memoryLimitBytes } from "./memory.js";
 import { sizesThatFit } from "./memory-plan.js";
 import { Scorer } from "./scorer.js";
@@ -113,11 +113,9 @@ async function changesOf(
     changedTokens(sequences, { donor, model, kl }, tokenizer),
   );
   if (!layers) return { changed_tokens: changed };
-  const watch = onLayer === undefined ? {} : { onProgress: onLayer };
-  const layerOptions = { ...options, onProgress: undefined, ...watch } as LayerDamageOptions;
   return {
     changed_tokens: changed,
-    layer_damage: await layerDamage(models[0], models[1], sequences, layerOptions),
+    layer_damage: await layerDamage(models[0], models[1], sequences, { ...options, onProgress: onLayer }),
   };
 }
 
@@ -146,7 +144,9 @@ export async function runModels(
   const tokensRun = sequences.reduce((total, { ids }) => total + ids.length, 0);
   const engine = options.engine ?? (await Engine.open(options));
   const { batchTokens, placesAtOnce } = sizesThatFit(inspected, longest, memoryLimitBytes(), options.batchTokens);
-  const workload = { runs: batchesOf(sequences, batchTokens, false).length, tokens: tokensRun };
+  const seesPadding = inspected.some(({ architecture }) => architecture.bidirectional);
+  const batches = batchesOf(sequences, batchTokens, seesPadding);
+  const workload = { runs: batches.length, tokens: tokensRun };
   const share =
     models.length === 1 ? {} : { memoryBytes: (options.memoryBytes ?? defaultMemoryBytes()) / models.length };
   const runners: LayerRunner[] = [];
@@ -156,8 +156,6 @@ export async function runModels(
     for (const { donor } of inspected)
       runners.push(await LayerRunner.open(donor, { workload, ...options, ...share, engine }));
     scorer = new Scorer(runners, placesAtOnce);
-    const seesPadding = runners.some(({ architecture }) => architecture.bidirectional);
-    const batches = batchesOf(sequences, batchTokens, seesPadding);
     const { tokens } = prepared.record;
     const traces = runners.map(() => ({ nll: new Float64Array(tokens), top: new Int32Array(tokens) }));
     const kl = runners.length === 2 ? new Float64Array(tokens) : undefined;
