@@ -16,9 +16,9 @@ export type Passage = "cached" | "direct";
 
 /**
  * Reads and writes pieces of large files past the page cache, where the system can: the disk moves them straight into
- * our memory and the processors copy nothing, a seventh of their time (bench/io-forms.mjs). Blocks that a piece shares
- * with its neighbours, and everything on systems that cannot, go through the page cache; the kernel keeps the two
- * coherent. source: open(2), O_DIRECT
+ * our memory and the processors copy nothing (bench/io-forms.mjs times both). Blocks that a piece shares with its
+ * neighbours, and everything on systems that cannot, go through the page cache; the kernel keeps the two coherent.
+ * source: open(2), O_DIRECT
  */
 export class DirectFiles {
   private readonly open: FileCache;

@@ -81,5 +81,3 @@ async function digestOf(source: FileSource, dataOffset: number, checksum: Checks
   }
   return checksumText(checksum.add(await source.read(0, dataOffset)).value());
 }
-
-/** Shards and settings that the packed files are made from; equal for a run that may resume another. */

@@ -24,8 +24,8 @@ export interface VerdictBasis {
  * Where "intact" ends and "broken" begins, by what llama.cpp's quantisations of SmolLM2-135M-Instruct measure against
  * it (docs/verdict.md has the commands and the table): Q8_0 has a mean KL of 0.0013 nats, 97.6 % the same top token
  * and perplexity × 1.003; a file of 6 and 16 bits 0.0051, 95.3 % and × 1.005; Q4_0 0.43, 61.8 % and × 1.38. Nobody
- * calls the first two a different model, and past the last nobody ships one: intact ends at twice what the second
- * measures, broken begins where Q4_0 stands.
+ * calls the first two a different model, and past the last nobody ships one: intact ends at twice the second's
+ * divergence and perplexity, and a little under its top tokens; broken begins where Q4_0 stands.
  */
 export const VERDICT_LIMITS = {
   kl_mean: { intact: 0.01, broken: 0.43 },
