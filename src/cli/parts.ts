@@ -63,8 +63,7 @@ function registerPrepare(parts: Command): void {
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")
     .action(
-      retryable(async (donor: string, output: string, flags: SurgeryFlags & ProgressStyle & PrepareFlags) => {
-        const signal = stopSignal();
+      retryable(async (signal, donor: string, output: string, flags: SurgeryFlags & ProgressStyle & PrepareFlags) => {
         const options = checkOptions(toSurgeryOptions(flags));
         const plan = planSurgery(await openDonor(resolve(await folderArgument(donor, flags))), options);
         const show = createEventPrinter(flags);
@@ -131,21 +130,14 @@ function registerRun(parts: Command): void {
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")
     .action(
-      retryable(async (output: string, flags: ProgressStyle & { part: number; workers?: number }) => {
+      retryable(async (signal, output: string, flags: ProgressStyle & { part: number; workers?: number }) => {
         const { part, workers } = flags;
         const show = createEventPrinter(flags);
-        const signal = stopSignal();
         const { state, done } = await runPart(output, part, {
           ...(workers === undefined ? {} : { workers }),
           onEvent: show.event,
           signal,
-        })
-          .catch((error: unknown) => {
-            // Pressed by somebody, Ctrl-C is no preemption.
-            if (signal.reason === "SIGINT") throw new Interrupted(error);
-            throw error;
-          })
-          .finally(() => show.stop());
+        }).finally(() => show.stop());
         if (flags.json) {
           const { host, seconds, byte_length, tensors = [], resumed_tensors = 0 } = done ?? {};
           process.stdout.write(
@@ -198,21 +190,15 @@ function registerFinish(parts: Command): void {
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")
     .action(
-      retryable(async (output: string, flags: ProgressStyle & { workers?: number }) => {
+      retryable(async (signal, output: string, flags: ProgressStyle & { workers?: number }) => {
         const show = createEventPrinter(flags);
-        const signal = stopSignal();
         const { state, outputPath, report } = await finishParts(output, {
           ...(flags.workers === undefined ? {} : { workers: flags.workers }),
           onEvent: show.event,
           signal,
           render: renderDocuments,
           measure: async (folder) => ({ worth: await estimateWorth(await openDonor(folder)) }),
-        })
-          .catch((error: unknown) => {
-            if (signal.reason === "SIGINT") throw new Interrupted(error);
-            throw error;
-          })
-          .finally(() => show.stop());
+        }).finally(() => show.stop());
         if (flags.json) process.stdout.write(jsonLine({ event: "finished", state, output: outputPath, report }));
         else if (!flags.quiet) {
           if (state === "already finished")
@@ -223,19 +209,14 @@ function registerFinish(parts: Command): void {
     );
 }
 
-/** What Ctrl-C ended: the code behind it is not one to try again. */
-class Interrupted {
-  constructor(readonly error: unknown) {}
-}
-
-/** Errors that another try may get over end with 75, whatever their code. */
-function retryable<Args extends unknown[]>(action: (...args: Args) => Promise<void>) {
+/** Errors that another try may get over end with 75, whatever their code; pressed by somebody, Ctrl-C is none. */
+function retryable<Args extends unknown[]>(action: (signal: AbortSignal, ...args: Args) => Promise<void>) {
   return async (...args: Args): Promise<void> => {
+    const signal = stopSignal();
     try {
-      await action(...args);
+      await action(signal, ...args);
     } catch (error) {
-      if (error instanceof Interrupted) throw error.error;
-      if (!isPhysariumError(error) || !isWorthRetrying(error)) throw error;
+      if (signal.reason === "SIGINT" || !isPhysariumError(error) || !isWorthRetrying(error)) throw error;
       throw new PhysariumError(error.code, error.message, { ...error.details, retry: true }, error);
     }
   };

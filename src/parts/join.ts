@@ -1,7 +1,6 @@
 import { join } from "node:path";
 import { attempt, type FileLayer, FileSource } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
-import { exists } from "../output/place.js";
 import { syncFolder } from "../output/small-file.js";
 import type { Digester } from "../record/digest.js";
 import { createPiecePool } from "../surgery/piece-pool.js";
@@ -190,6 +189,7 @@ async function checkHeader(
   } finally {
     await source.close();
   }
-  // The header is the donor's: it is written again from there.
-  if (await exists(path, files)) await prepareShard(plan, shard, folder.staged, digester, files);
+  // The header is the donor's: it is written again from there, and flushed as the part had done.
+  await prepareShard(plan, shard, folder.staged, digester, files);
+  await syncFile(path, files);
 }

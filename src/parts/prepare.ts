@@ -9,7 +9,7 @@ import { listOrNothing, outputNames, refuseOverlap } from "../output/place.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import type { HeaderRecord, SearchRecord } from "../record/ledger.js";
 import type { OnEvent } from "../surgery/events.js";
-import { fingerprintOf } from "../surgery/fingerprint.js";
+import { compareOperations, fingerprintOf, type NewFingerprint } from "../surgery/fingerprint.js";
 import { kernelSizes, type Plan } from "../surgery/plan.js";
 import { ProgressTally } from "../surgery/progress-tally.js";
 import { TileFlow } from "../surgery/tile-flow.js";
@@ -60,15 +60,18 @@ export async function prepareParts(plan: Plan, options: PrepareOptions): Promise
   await refuseOverlap(await outputNames(folder.folder, files), [plan.donor.path], files);
   await refuseOccupied(plan, options, files);
   const digester = await createDigester();
-  const header = newHeader(plan, await fingerprintOf(plan, digester, files));
+  const fingerprint = await fingerprintOf(plan, digester, files);
+  const header = newHeader(plan, fingerprint);
   const parent = dirname(folder.path);
   await attempt("creating", parent, () => files.mkdir(parent, { recursive: true }));
   const lock = await takeLock(folder.folder, files, DEFAULT_HEARTBEAT);
   try {
     const standing = await lookAt(folder, files);
     if (standing !== undefined) {
-      if (isSame(standing, header, maxParts, overwrite)) return { folder, plan: standing, state: "already prepared" };
-      if (!overwrite) throw preparedOtherwise(folder, standing, header);
+      const difference = differenceOf(standing, fingerprint, plan);
+      const isSame = difference === "" && standing.max_parts === maxParts && standing.overwrite === overwrite;
+      if (isSame) return { folder, plan: standing, state: "already prepared" };
+      if (!overwrite) throw preparedOtherwise(folder, standing, difference);
     }
     await clear(folder, files);
     const slices = cutIntoParts(plan.shards, maxParts);
@@ -177,30 +180,25 @@ async function lookAt(folder: PartsFolder, files: FileLayer): Promise<PartsPlan 
   );
 }
 
-function isSame(standing: PartsPlan, header: HeaderRecord, maxParts: number, overwrite: boolean): boolean {
-  return (
-    standing.max_parts === maxParts && standing.overwrite === overwrite && differenceOf(standing.header, header) === ""
-  );
-}
-
 /** In words; empty where both are one operation on one donor. */
-function differenceOf(was: HeaderRecord, is: HeaderRecord): string {
-  const differences = Object.entries(is.fingerprint).flatMap(([key, value]) => {
-    const before = (was.fingerprint as unknown as Record<string, unknown>)[key];
-    if (JSON.stringify(before) === JSON.stringify(value)) return [];
-    return [typeof value === "object" && value !== null ? `other ${key}` : `${key} was ${before} and is ${value}`];
-  });
-  if (differences.length === 0 && JSON.stringify(was.donor.modified_ns) !== JSON.stringify(is.donor.modified_ns))
-    differences.push("the donor was written to or copied since");
-  if (was.donor.path !== is.donor.path) differences.push(`the donor was ${was.donor.path}`);
-  return differences.join("; ");
+function differenceOf({ header }: PartsPlan, now: NewFingerprint, { donor, model }: Plan): string {
+  const { differences, touched } = compareOperations(header, now, model);
+  return [
+    ...differences,
+    ...(touched.size === 0 ? [] : [`the donor was written to or copied since: ${[...touched].join(", ")}`]),
+    ...(header.donor.path === donor.path ? [] : [`the donor was ${header.donor.path}`]),
+  ].join("; ");
 }
 
-function preparedOtherwise({ folder }: PartsFolder, standing: PartsPlan, header: HeaderRecord): PhysariumError {
-  const difference = differenceOf(standing.header, header) || `in ${standing.max_parts} parts at most`;
+function preparedOtherwise(
+  { folder }: PartsFolder,
+  { max_parts, overwrite }: PartsPlan,
+  difference: string,
+): PhysariumError {
+  const how = difference || `in ${max_parts} parts at most${overwrite ? ", with --overwrite" : ""}`;
   return new PhysariumError(
     "USAGE_PARTS_MISMATCH",
-    `${folder}: parts were prepared there already, otherwise: ${difference}; go on with those, or throw them away ` +
+    `${folder}: parts were prepared there already, otherwise: ${how}; go on with those, or throw them away ` +
       "with --overwrite",
     { path: folder },
   );

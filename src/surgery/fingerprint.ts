@@ -6,7 +6,13 @@ import type { Donor } from "../checkpoint/donor.js";
 import { type FileLayer, nodeFiles, readSmallFile } from "../checkpoint/file-layer.js";
 import { PhysariumError } from "../errors.js";
 import type { Digester } from "../record/digest.js";
-import { compareIdentities, type DonorIdentity, identityOf, modifiedTimesOf } from "../record/donor-identity.js";
+import {
+  compareIdentities,
+  type DonorIdentity,
+  type IdentityComparison,
+  identityOf,
+  modifiedTimesOf,
+} from "../record/donor-identity.js";
 import type { Fingerprint, HeaderRecord } from "../record/ledger.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import type { CheckedOptions } from "./options.js";
@@ -93,18 +99,12 @@ async function calibrationDigest(path: string | undefined, digester: Digester, f
 /** The fingerprint of a run that is about to begin. */
 export type NewFingerprint = Fingerprint & DonorIdentity;
 
-/**
- * Refuse to mix two operations in one output. Throws `USAGE_RESUME_MISMATCH`, saying everything that differs.
- *
- * returns  shards of the same length and header that were touched or copied since: whether their weights are the same,
- *          nobody knows
- */
-export function checkSameOperation(
+/** Everything that differs between an operation as it was recorded and one of now, in words. */
+export function compareOperations(
   { fingerprint: stopped, donor: { modified_ns } }: HeaderRecord,
   now: NewFingerprint,
   donor: Donor,
-  outputPath: string,
-): ReadonlySet<string> {
+): IdentityComparison {
   const [was, is] = [flatten(settingsOf(stopped)), flatten(settingsOf(now))];
   const settings: string[] = [];
   for (const key of new Set([...was.keys(), ...is.keys()])) {
@@ -112,8 +112,23 @@ export function checkSameOperation(
       settings.push(`${key} was ${was.get(key) ?? "not given"} and is ${is.get(key) ?? "not given"}`);
     }
   }
-  const { differences: others, touched } = compareIdentities(stopped, now, modified_ns, modifiedTimesOf(donor));
-  const differences = [...settings, ...others];
+  const { differences, touched } = compareIdentities(stopped, now, modified_ns, modifiedTimesOf(donor));
+  return { differences: [...settings, ...differences], touched };
+}
+
+/**
+ * Refuse to mix two operations in one output. Throws `USAGE_RESUME_MISMATCH`, saying everything that differs.
+ *
+ * returns  shards of the same length and header that were touched or copied since: whether their weights are the same,
+ *          nobody knows
+ */
+export function checkSameOperation(
+  header: HeaderRecord,
+  now: NewFingerprint,
+  donor: Donor,
+  outputPath: string,
+): ReadonlySet<string> {
+  const { differences, touched } = compareOperations(header, now, donor);
   if (differences.length === 0) return touched;
   throw new PhysariumError(
     "USAGE_RESUME_MISMATCH",

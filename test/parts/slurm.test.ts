@@ -1,5 +1,6 @@
-import { spawn } from "node:child_process";
+import { execFile } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import { expect, test } from "vitest";
 
 const TRIAL = fileURLToPath(new URL("../../scripts/slurm-trial.mjs", import.meta.url));
@@ -11,17 +12,7 @@ test.skipIf(reason !== "")(
   "a real Slurm of one node: an array, kill -9 of a task, retry by index, a part that always fails, one machine's digests",
   async () => {
     const args = [TRIAL, "--megabytes", "12", "--parts", "5", "--rounds", "1", "--json"];
-    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"] });
-    let stdout = "";
-    let stderr = "";
-    child.stdout.setEncoding("utf8").on("data", (text: string) => {
-      stdout += text;
-    });
-    child.stderr.setEncoding("utf8").on("data", (text: string) => {
-      stderr += text;
-    });
-    const status = await new Promise((done) => child.on("close", done));
-    expect(status, stderr).toBe(0);
+    const { stdout } = await promisify(execFile)(process.execPath, args);
     const { rounds, failing } = JSON.parse(stdout);
     expect(rounds).toHaveLength(1);
     expect(rounds[0]).toMatchObject({ part_count: 5, isEqual: true });

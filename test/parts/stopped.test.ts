@@ -158,6 +158,29 @@ describe("a part that is run again", () => {
     await completeIt(output);
   });
 
+  test.each([
+    ["SIGINT", 130],
+    ["SIGTERM", 75],
+  ])("%s at the beginning of prepare, run and finish ends them with %i", async (name, status) => {
+    // The signal comes as soon as somebody listens for it.
+    const preload = new URL(
+      `data:text/javascript,process.on("newListener", (event) => {
+        if (event === "${name}") setImmediate(() => process.emit(event));
+      });`,
+    );
+    const [target, output] = [fresh(), fresh()];
+    await prepare(donor, output, 1);
+    const flags = ["--max-parts", "2", "--target-sparsity", "0.5"];
+    const prepared = await physarium(["parts", "prepare", donor, target, ...flags, "--quiet"], { preload });
+    expect([prepared.status, prepared.stderr]).toEqual([status, expect.stringContaining("[STOPPED]")]);
+    const run = await physarium(["parts", "run", output, "--part", "0", "--quiet"], { preload });
+    expect([run.status, run.stderr]).toEqual([status, expect.stringContaining("[STOPPED]")]);
+    await runPart(output, 0, { workers: 0 });
+    const finished = await physarium(["parts", "finish", output, "--quiet"], { preload });
+    expect([finished.status, finished.stderr]).toEqual([status, expect.stringContaining("[STOPPED]")]);
+    await completeIt(output);
+  });
+
   test("SIGTERM ends it with 75, and status says why; the next run goes on", async () => {
     const output = fresh();
     await prepare(donor, output, 1);
@@ -188,7 +211,10 @@ describe("refusals", () => {
     expect(await code(runPart(output, 3))).toBe("USAGE_PARTS_INDEX");
     expect(await code(runPart(output, -1))).toBe("USAGE_PARTS_INDEX");
     expect(await code(runPart(fresh(), 0))).toBe("USAGE_PARTS");
-    expect(await code(prepare(donor, output, 3, { survival: 0.4 }))).toBe("USAGE_PARTS_MISMATCH");
+    await expect(prepare(donor, output, 3, { survival: 0.4 })).rejects.toMatchObject({
+      code: "USAGE_PARTS_MISMATCH",
+      message: expect.stringMatching(/otherwise: survival was [\d.]+ and is 0\.4; go on/),
+    });
     expect(await code(prepare(donor, output, 4))).toBe("USAGE_PARTS_MISMATCH");
     expect((await prepare(donor, output, 3)).state).toBe("already prepared");
     expect(readdirSync(join(`${output}.parts`, "unfinished"))).toEqual([]);
