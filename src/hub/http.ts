@@ -1,5 +1,6 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { EnvHttpProxyAgent, fetch, type Response } from "undici";
-import { PhysariumError } from "../errors.js";
+import { PhysariumError, refuseStopped } from "../errors.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import type { HubEnvironment } from "./environment.js";
 
@@ -298,7 +299,7 @@ class Watch {
   }
 
   refuseStopped(): void {
-    if (this.outer?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+    refuseStopped(this.outer);
   }
 
   stop(): void {
@@ -339,14 +340,7 @@ function causeOf(error: unknown): string {
 }
 
 async function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  await new Promise<void>((wake) => {
-    const timer = setTimeout(done, milliseconds);
-    function done(): void {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", done);
-      wake();
-    }
-    signal?.addEventListener("abort", done);
-  });
-  if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+  // Also where it was stopped before the wait began: a server may have asked for two minutes.
+  await sleep(milliseconds, undefined, { signal }).catch(() => {});
+  refuseStopped(signal);
 }

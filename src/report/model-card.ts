@@ -92,13 +92,13 @@ function settings({ params }: ReportInput): string {
 function quality(numbers: QualityNumbers | null | undefined): string[] {
   if (numbers == null) return ["Not measured: no forward pass was run on this model before it was published."];
   const { model, donor, divergence, protocol, text, engine } = numbers;
-  const against = (value: string) => (donor === null ? "–" : value);
+  const ofDonor = (words: (numbers: NonNullable<typeof donor>) => string) => (donor === null ? "–" : words(donor));
   return [
     "| | This model | Base model |",
     "|---|---:|---:|",
     `| Perplexity | ${fixed(model.perplexity, 3)} ± ${fixed(model.stderr, 3)} | ` +
-      `${against(donor === null ? "" : `${fixed(donor.perplexity, 3)} ± ${fixed(donor.stderr, 3)}`)} |`,
-    `| Mean NLL, nats a token | ${fixed(model.mean_nll, 4)} | ${against(fixed(donor?.mean_nll ?? 0, 4))} |`,
+      `${ofDonor(({ perplexity, stderr }) => `${fixed(perplexity, 3)} ± ${fixed(stderr, 3)}`)} |`,
+    `| Mean NLL, nats a token | ${fixed(model.mean_nll, 4)} | ${ofDonor(({ mean_nll }) => fixed(mean_nll, 4))} |`,
     ...(divergence === null
       ? []
       : [
