@@ -41,8 +41,8 @@ Example:
 
   seq 0 199 | parallel -S node1,node2 physarium parts run /disk/operated --part {}
 
-Exit codes of run and finish: 0 done, also where it was done before; 75 try again as it is (a disk that did not
-answer, preemption, another run at it); everything else needs somebody to look.`,
+Exit codes of prepare, run and finish: 0 done, also where it was done before; 75 try again as it is (a disk that did
+not answer, preemption, another run at it); 130 Ctrl-C; everything else needs somebody to look.`,
     );
   registerPrepare(parts);
   registerRun(parts);
