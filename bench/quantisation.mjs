@@ -13,8 +13,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { loadavg, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { openGrams } from "../dist/cli/export-statistics.js";
-import { openOnnxEngine } from "../dist/engine/onnx-products.js";
+import { openStatistics } from "../dist/cli/export-statistics.js";
 import { exportGguf } from "../dist/export/gguf/export.js";
 import { importGguf } from "../dist/export/gguf/import.js";
 import { runModels } from "../dist/probe/evaluate.js";
@@ -37,22 +36,14 @@ const { values, positionals } = parseArgs({
 });
 const model = positionals[0];
 const scratch = mkdtempSync(join(tmpdir(), "physarium-quantisation-"));
-const engine = await openOnnxEngine();
-const grams = await openGrams(model, values.grams, "gram", { samples: 1, signal: new AbortController().signal });
-const { statistics } = grams;
+const calibration = { calibration: values.grams, samples: 1, signal: new AbortController().signal };
+const opened = await openStatistics(model, calibration);
+const { statistics } = opened;
 const inLayers = (link) => link.ggufName.startsWith("blk.");
-const importance = async (link) => (inLayers(link) ? statistics.importance(link.name, link.matrix) : undefined);
 const METHODS = {
   plain: undefined,
-  imatrix: { importance },
-  ours: {
-    importance: (link) => statistics.importance(link.name, link.matrix),
-    compensation: {
-      gram: (link) => statistics.gram(link.name, link.matrix),
-      inputsOf: (link) => statistics.inputsOf(link.name, link.matrix),
-      multiply: (left, right, m, k, n) => engine.multiply(left, right, m, k, n),
-    },
-  },
+  imatrix: { importance: async (link) => (inLayers(link) ? statistics.importance(link) : undefined) },
+  ours: statistics,
 };
 const { architecture } = await inspectModel(model);
 const file = await openTextFile(values.text);
@@ -95,6 +86,6 @@ try {
     }
   }
 } finally {
-  await grams.close();
+  await opened.close();
   rmSync(scratch, { recursive: true });
 }

@@ -9,7 +9,7 @@ import { openTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { toInteger } from "./arguments.js";
-import { toImatrix } from "./export-statistics.js";
+import { collectImatrix } from "./export-statistics.js";
 import { fetchTexts, modelArgument } from "./model-argument.js";
 import {
   addEngineOptions,
@@ -67,12 +67,15 @@ export function registerCalibrate(program: Command): void {
       const { name, window, bos, bos_each, newlines } = prepared.record;
       const onProgress = countedProgress("calibrate", flags, "tokens");
       const started = performance.now();
-      const target = isImatrix ? `${resolve(out)}.grams.safetensors` : resolve(out);
-      await writeGrams(
-        donor.path,
-        sequences,
-        target,
-        {
+      const collecting = {
+        signal: stopSignal(),
+        inputs: [resolve(text)],
+        ...toEngineOptions({ device, threads, memory }),
+        ...(onProgress === undefined ? {} : { onProgress }),
+      };
+      if (isImatrix) await collectImatrix(donor.path, sequences, resolve(out), basename(text), collecting);
+      else {
+        const provenance = {
           modelFingerprint: await modelFingerprint(donor),
           modelName: donor.source.name,
           textName: basename(text),
@@ -80,19 +83,8 @@ export function registerCalibrate(program: Command): void {
           protocol: JSON.stringify({ name, window, bos, bos_each, newlines }),
           seed,
           physariumVersion: PHYSARIUM_VERSION,
-        },
-        {
-          kind,
-          head: true,
-          signal: stopSignal(),
-          inputs: [resolve(text)],
-          ...toEngineOptions({ device, threads, memory }),
-          ...(onProgress === undefined ? {} : { onProgress }),
-        },
-      );
-      if (isImatrix) {
-        const about = { dataset: basename(text), chunks: sequences.length, chunkSize: sequences[0]?.length ?? 0 };
-        await toImatrix(donor.path, target, resolve(out), about, [donor.path, resolve(text)]);
+        };
+        await writeGrams(donor.path, sequences, resolve(out), provenance, { kind, head: true, ...collecting });
       }
       const found = {
         out: resolve(out),

@@ -1,11 +1,16 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
-import { chooseSequences, writeGrams } from "../calibration/grams/collect.js";
-import type { GramKind } from "../calibration/grams/gram.js";
+import {
+  type CollectedGram,
+  type CollectOptions,
+  chooseSequences,
+  collectNorms,
+  writeGrams,
+} from "../calibration/grams/collect.js";
 import { modelFingerprint } from "../calibration/grams/gram-file.js";
 import { isGramFile } from "../calibration/grams/stored-grams.js";
-import { TensorStatistics } from "../calibration/grams/tensor-statistics.js";
+import { matrixPlaces, TensorStatistics } from "../calibration/grams/tensor-statistics.js";
 import { readWhole } from "../checkpoint/model-source.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError } from "../errors.js";
@@ -45,8 +50,8 @@ export async function openStatistics(model: string, request: StatisticsRequest):
     return { statistics: { importance: async (link) => matrix.importance(link) }, close: async () => {} };
   }
   if (calibration === undefined) return undefined;
+  const grams = await openGrams(model, resolve(calibration), request);
   const engine = await openOnnxEngine();
-  const grams = await openGrams(model, resolve(calibration), "gram", request);
   return {
     statistics: {
       importance: (link) => grams.statistics.importance(link.name, link.matrix),
@@ -64,13 +69,13 @@ export async function openStatistics(model: string, request: StatisticsRequest):
 }
 
 /** Grams of a model: those of a file, or of a text that is run now into a file that goes with `close`. */
-export async function openGrams(model: string, path: string, kind: GramKind, request: StatisticsRequest) {
+async function openGrams(model: string, path: string, request: StatisticsRequest) {
   const { donor, architecture, weights } = await inspectModel(model);
   const open = (file: string) =>
     TensorStatistics.open(file, donor, architecture, weights.prefix, [weights.head(architecture)]);
   if (isGramFile(path)) {
     const statistics = await open(path);
-    return { statistics, sequences: 0, window: 0, close: () => statistics.close() };
+    return { statistics, close: () => statistics.close() };
   }
   const text = await openTextFile(path);
   const window = request.window ?? Math.min(512, architecture.maxPositions);
@@ -92,12 +97,10 @@ export async function openGrams(model: string, path: string, kind: GramKind, req
       seed: 0,
       physariumVersion: PHYSARIUM_VERSION,
     };
-    await writeGrams(model, sequences, file, about, { kind, head: true, signal: request.signal });
+    await writeGrams(model, sequences, file, about, { head: true, signal: request.signal });
     const statistics = await open(file);
     return {
       statistics,
-      sequences: sequences.length,
-      window,
       async close() {
         await statistics.close();
         await gone();
@@ -109,51 +112,45 @@ export async function openGrams(model: string, path: string, kind: GramKind, req
   }
 }
 
-/** Make an importance matrix of a file of norms, which goes. */
-export async function toImatrix(
+/** Run texts and write an importance matrix; all that speaks against it is said before they run. */
+export async function collectImatrix(
   model: string,
-  norms: string,
+  sequences: readonly (readonly number[])[],
   path: string,
-  about: { readonly dataset: string; readonly chunks: number; readonly chunkSize: number },
-  inputs: readonly string[],
+  dataset: string,
+  options: CollectOptions,
 ): Promise<void> {
-  try {
-    const { donor, architecture, weights } = await inspectModel(model);
-    const heads = [weights.head(architecture)];
-    const statistics = await TensorStatistics.open(norms, donor, architecture, weights.prefix, heads);
-    try {
-      const names = donor.shards.flatMap(({ tensors }) => tensors.map(({ name }) => name));
-      const config = new TextDecoder().decode(await readWhole(donor.source, "config.json"));
-      const { links } = ggufModelOf(config, "config.json", names);
-      const entries = await importanceEntries(links, statistics);
-      await writeImatrix(path, entries, about, inputs);
-    } finally {
-      await statistics.close();
-    }
-  } finally {
-    await rm(norms, { force: true });
-  }
+  const { donor, architecture, weights } = await inspectModel(model);
+  const names = donor.shards.flatMap(({ tensors }) => tensors.map(({ name }) => name));
+  const config = new TextDecoder().decode(await readWhole(donor.source, "config.json"));
+  const { links } = ggufModelOf(config, "config.json", names);
+  const places = matrixPlaces(architecture, weights.prefix, []);
+  const about = { dataset, chunks: sequences.length, chunkSize: sequences[0]?.length ?? 0 };
+  const collect = async () => importanceEntries(links, places, await collectNorms(model, sequences, options));
+  await writeImatrix(path, collect, about, [donor.path, ...(options.inputs ?? [])]);
 }
 
 /**
- * Importance of every matrix of a layer that the statistics know, under its name in a GGUF file. As in llama.cpp the
- * output matrix is not among them.
+ * Importance of every matrix of a layer whose inputs were collected, under its name in a GGUF file; an expert with the
+ * tokens that it saw. As in llama.cpp the output matrix is not among them.
  */
-async function importanceEntries(links: readonly Link[], statistics: TensorStatistics): Promise<ImportanceEntry[]> {
-  const rows = new Map<string, Float32Array[]>();
+function importanceEntries(
+  links: readonly Link[],
+  places: ReturnType<typeof matrixPlaces>,
+  norms: readonly CollectedGram[],
+): ImportanceEntry[] {
+  const bySite = new Map(norms.map((each) => [`${each.layer} ${each.step}`, each]));
+  const rows = new Map<string, CollectedGram[]>();
   for (const link of links) {
     if (link.ggufShape.length < 2 || !/^blk\..*\.weight$/.test(link.ggufName)) continue;
-    const importance = await statistics.importance(link.name, link.matrix);
-    if (importance === undefined || importance.length !== link.rowLength) continue;
-    rows.set(link.ggufName, [...(rows.get(link.ggufName) ?? []), importance]);
+    const place = places(link.name, link.matrix);
+    const norm = place === undefined ? undefined : bySite.get(`${place.layer} ${place.step}`);
+    if (norm === undefined || norm.width !== link.rowLength) continue;
+    rows.set(link.ggufName, [...(rows.get(link.ggufName) ?? []), norm]);
   }
-  const { tokens } = statistics;
   return [...rows].map(([name, each]) => ({
     name,
-    sums: Float32Array.from(
-      each.flatMap((row) => [...row]),
-      (value) => value * tokens,
-    ),
-    counts: Float32Array.from(each, () => tokens),
+    sums: Float32Array.from(each.flatMap(({ mean, tokenCount }) => [...mean].map((square) => square * tokenCount))),
+    counts: Float32Array.from(each, ({ tokenCount }) => tokenCount),
   }));
 }

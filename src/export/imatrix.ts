@@ -15,6 +15,14 @@ export interface ImportanceEntry {
   readonly counts: Float32Array;
 }
 
+/** What an importance matrix says of the text that it comes from. */
+export interface ImatrixSource {
+  readonly dataset: string;
+  /** Windows, and tokens of one. */
+  readonly chunks: number;
+  readonly chunkSize: number;
+}
+
 /** An importance matrix in memory: E[x²] by a GGUF tensor's name. */
 export class Imatrix {
   constructor(private readonly entries: ReadonlyMap<string, ImportanceEntry>) {}
@@ -24,20 +32,22 @@ export class Imatrix {
   }
 
   /** E[x²] of the columns of a piece; of an expert that saw nothing every column counts alike. */
-  importance({ ggufName, ggufRow, rowCount, rowLength }: Link): Float32Array | undefined {
+  importance({ ggufName, ggufShape, ggufRow, rowCount, rowLength }: Link): Float32Array | undefined {
     const entry = this.entries.get(ggufName);
     if (entry === undefined) return undefined;
-    const matrices = entry.counts.length;
-    if (entry.sums.length !== matrices * rowLength) {
+    // The older form has one count for all experts of a stack.
+    const matrices = entry.sums.length / rowLength;
+    const stacked = ggufShape.length === 3 ? ggufShape[0] : 1;
+    if (matrices !== stacked || (entry.counts.length !== 1 && entry.counts.length !== stacked)) {
       throw new PhysariumError(
         "DONOR_IMATRIX",
-        `the importance matrix has ${entry.sums.length} numbers for "${ggufName}", not ${matrices} × ${rowLength}: ` +
+        `the importance matrix has ${entry.sums.length} numbers for "${ggufName}", not ${stacked} × ${rowLength}: ` +
           "it comes from another model",
         { tensor: ggufName },
       );
     }
-    const matrix = matrices === 1 ? 0 : Math.floor(ggufRow / rowCount);
-    const count = entry.counts[matrix];
+    const matrix = stacked === 1 ? 0 : Math.floor(ggufRow / rowCount);
+    const count = entry.counts[entry.counts.length === 1 ? 0 : matrix];
     const sums = entry.sums.subarray(matrix * rowLength, (matrix + 1) * rowLength);
     return sums.map((sum) => (count > 0 ? sum / count : 1));
   }
@@ -122,13 +132,23 @@ function readOldForm(bytes: Uint8Array, path: string): ImportanceEntry[] {
   return entries;
 }
 
-/** Write an importance matrix in llama.cpp's GGUF form. `chunkSize` is the length of the windows it comes from. */
+/**
+ * Write an importance matrix in llama.cpp's GGUF form: everything that speaks against the path is said before `collect`
+ * starts its work. Throws `USAGE_OUTPUT*`, `USAGE_LOCKED`.
+ */
 export async function writeImatrix(
   path: string,
-  entries: readonly ImportanceEntry[],
-  about: { readonly dataset: string; readonly chunks: number; readonly chunkSize: number },
+  collect: () => Promise<readonly ImportanceEntry[]>,
+  about: ImatrixSource,
   inputs: readonly string[],
 ): Promise<void> {
+  const mayReplace = async (): Promise<string> => "choose another name";
+  await writeOutputFile(path, { inputs, mayReplace }, async (output) => {
+    await output.write(imatrixBytes(await collect(), about), 0);
+  });
+}
+
+function imatrixBytes(entries: readonly ImportanceEntry[], about: ImatrixSource): Uint8Array {
   const metadata = new Map<string, GgufValue>([
     ["general.type", { type: "string", value: "imatrix" }],
     ["imatrix.datasets", { type: "array", of: "string", values: [about.dataset] }],
@@ -149,15 +169,12 @@ export async function writeImatrix(
     metadata,
     tensors.map(({ spec }) => spec),
   );
-  const mayReplace = async (): Promise<string> => "choose another name";
-  await writeOutputFile(path, { inputs, mayReplace }, async (output) => {
-    const whole = new Uint8Array(header.fileByteLength);
-    whole.set(header.bytes);
-    for (const [at, { values }] of tensors.entries()) {
-      whole.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), header.places[at].byteOffset);
-    }
-    await output.write(whole, 0);
-  });
+  const whole = new Uint8Array(header.fileByteLength);
+  whole.set(header.bytes);
+  for (const [at, { values }] of tensors.entries()) {
+    whole.set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), header.places[at].byteOffset);
+  }
+  return whole;
 }
 
 function broken(path: string, what: string): PhysariumError {

@@ -9,10 +9,10 @@ export interface WeightStatistics {
   importance(link: Link): Promise<Float32Array | undefined>;
   /** For error-compensating rounding, else undefined: Gram matrices, and what multiplies. */
   readonly compensation?: {
-    /** E[x xᵀ] of a piece's inputs, (columns, columns). */
-    gram(link: Link): Promise<Float32Array | undefined>;
-    /** The same word for pieces with the same inputs. */
+    /** The same word for pieces with the same inputs; undefined where their Gram is not known. */
     inputsOf(link: Link): string | undefined;
+    /** E[x xᵀ] of a piece's inputs, (columns, columns); asked only of pieces that `inputsOf` knows. */
+    gram(link: Link): Promise<Float32Array>;
     readonly multiply: Multiply;
   };
 }

@@ -2,6 +2,9 @@ import { describe, expect, it } from "vitest";
 import type { CompensatedType } from "../../dist/export/block-levels.js";
 import { compensate, type Multiply } from "../../dist/export/compensation.js";
 import { dequantise } from "../../dist/export/dequantise.js";
+import { Compensation } from "../../dist/export/gguf/compensated.js";
+import { type Link, link } from "../../dist/export/gguf/links.js";
+import type { LocatedTensor, ModelFolder } from "../../dist/export/model-folder.js";
 import { QUANTISED_TYPES, Quantiser } from "../../dist/export/quantiser.js";
 import { inverseFactor } from "../../dist/export/statistics.js";
 import { generator } from "./random-donor.js";
@@ -98,5 +101,35 @@ describe("rounding with errors passed on", () => {
     } as const;
     const decoded = dequantise("Q4_0", await compensate(task, new Quantiser(), multiply));
     expect(decoded.every(Number.isFinite)).toBe(true);
+  });
+
+  it("no Gram is read to know which pieces can be rounded so: each expert's factor is made once", async () => {
+    const reads: string[] = [];
+    const known = (to: Link): string | undefined => (to.matrix < 2 ? `expert ${to.matrix}` : undefined);
+    const statistics = {
+      importance: async () => undefined,
+      compensation: {
+        inputsOf: known,
+        multiply,
+        gram: async (to: Link) => {
+          reads.push(known(to)!);
+          return Float32Array.from({ length: 32 * 32 }, (_, at) => (at % 33 === 0 ? 1 : 0));
+        },
+      },
+    };
+    const located = { info: { dtype: "F32" } } as LocatedTensor;
+    const folder = { read: async (_: LocatedTensor, from: number, to: number) => new Uint8Array(to - from) };
+    const pieces = [0, 1, 2].map((matrix) => {
+      const shape = [3, 64, 32];
+      const place = { matrix, ggufRow: 64 * matrix, rowCount: 64 };
+      return { located, link: link({ name: "x", ggufName: "x", shape, ...place }) };
+    });
+    const compensation = new Compensation(folder as unknown as ModelFolder, statistics, new Quantiser());
+    expect(pieces.map((piece) => compensation.reaches(piece))).toEqual([true, true, false]);
+    expect(reads).toEqual([]);
+    for (const piece of pieces.slice(0, 2)) {
+      for await (const { bytes } of compensation.round(piece, "Q8_0")) expect(bytes.length).toBe(64 * 34);
+    }
+    expect(reads).toEqual(["expert 0", "expert 1"]);
   });
 });

@@ -120,6 +120,36 @@ async function insideInputs(
   return { data: operated, batch: 1, tokens: operated.length / site.width, width: site.width };
 }
 
+/** E[x²] of every site's input, in memory: a row a site. */
+export function collectNorms(
+  modelPath: string,
+  sequences: readonly (readonly number[])[],
+  options: Omit<CollectOptions, "kind"> = {},
+): Promise<CollectedGram[]> {
+  return withRunner(modelPath, sequences, options, async (runner) => {
+    const norms: CollectedGram[] = [];
+    for await (const each of collectGrams(runner, sequences, { ...options, kind: "norms" })) norms.push(each);
+    return norms;
+  });
+}
+
+async function withRunner<T>(
+  modelPath: string,
+  sequences: readonly (readonly number[])[],
+  options: CollectOptions,
+  body: (runner: LayerRunner, tokens: number) => Promise<T>,
+): Promise<T> {
+  const engine = options.engine ?? (await Engine.open(options));
+  const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
+  const workload = { runs: sequences.length, tokens };
+  const runner = await LayerRunner.open(modelPath, { workload, ...options, engine });
+  try {
+    return await body(runner, tokens);
+  } finally {
+    await runner.close();
+  }
+}
+
 /** Collect into a safetensors file that says where its numbers come from. */
 export async function writeGrams(
   modelPath: string,
@@ -128,14 +158,7 @@ export async function writeGrams(
   provenance: Omit<GramProvenance, "kind" | "sequences" | "tokens">,
   options: CollectOptions = {},
 ): Promise<void> {
-  const engine = options.engine ?? (await Engine.open(options));
-  const tokens = sequences.reduce((sum, ids) => sum + ids.length, 0);
-  const runner = await LayerRunner.open(modelPath, {
-    workload: { runs: sequences.length, tokens },
-    ...options,
-    engine,
-  });
-  try {
+  await withRunner(modelPath, sequences, options, async (runner, tokens) => {
     const sites = Array.from({ length: runner.layerCount }, (_, layer) =>
       runner.sites(layer).map((site) => ({ layer, ...site })),
     ).flat();
@@ -169,9 +192,7 @@ export async function writeGrams(
       await writer.abandon();
       throw error;
     }
-  } finally {
-    await runner.close();
-  }
+  });
 }
 
 /** Choose `count` of the sequences by `seed`, in the order of the text; all of them where there are no more. */

@@ -7,6 +7,7 @@ import type { ModelFolder } from "../model-folder.js";
 import type { Quantiser } from "../quantiser.js";
 import { FACTOR_LIMIT, inverseFactor, type WeightStatistics } from "../statistics.js";
 import { type ConversionTally, measure, newTally, refuseNonFinite } from "../weight-band.js";
+import type { Link } from "./links.js";
 import { type Piece, segmentsOf } from "./segments.js";
 
 /** Weights whose rows are rounded together: 64 MiB as F32. */
@@ -32,17 +33,9 @@ export class Compensation {
     private readonly quantiser: Quantiser,
   ) {}
 
-  /** Whether a piece can be rounded so; makes the factor ready. */
-  async reaches({ link }: Piece): Promise<boolean> {
-    const { compensation } = this.statistics;
-    const inputs = compensation?.inputsOf(link);
-    if (compensation === undefined || inputs === undefined || link.rowLength > FACTOR_LIMIT) return false;
-    if (inputs === this.inputs) return true;
-    const gram = await compensation.gram(link);
-    if (gram === undefined) return false;
-    this.inputs = inputs;
-    this.factor = inverseFactor(gram, link.rowLength);
-    return true;
+  /** Whether a piece can be rounded so: its inputs' Gram is known, and no wider than a factor is made of. */
+  reaches({ link }: Piece): boolean {
+    return link.rowLength <= FACTOR_LIMIT && this.statistics.compensation?.inputsOf(link) !== undefined;
   }
 
   /** All rows of a piece that `reaches`, in order. */
@@ -79,7 +72,7 @@ export class Compensation {
         type,
         weights,
         cols: link.rowLength,
-        upper: this.factor!,
+        upper: await this.factorOf(link),
         keepsZeros: zeros >= PRUNED_SHARE * before.length,
       },
       this.quantiser,
@@ -88,5 +81,15 @@ export class Compensation {
     const tally = newTally();
     measure(before, dequantise(type, bytes), tally, { tensor: link.name, type, first: from * link.rowLength });
     return { from, bytes, tally };
+  }
+
+  private async factorOf(link: Link): Promise<Float32Array> {
+    const { inputsOf, gram } = this.statistics.compensation!;
+    const inputs = inputsOf(link);
+    if (this.factor === undefined || inputs !== this.inputs) {
+      this.factor = inverseFactor(await gram(link), link.rowLength);
+      this.inputs = inputs;
+    }
+    return this.factor;
   }
 }

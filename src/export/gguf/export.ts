@@ -3,9 +3,8 @@ import { type FileLayer, FileSource, nodeFiles } from "../../checkpoint/file-lay
 import { PhysariumError, refuseStopped } from "../../errors.js";
 import { requireDiskSpace } from "../../output/disk-space.js";
 import { type OutputFile, writeOutputFile } from "../../output/output-file.js";
-import type { FloatDtype } from "../../safetensors/dtypes.js";
+import { type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
 import { type RunnableJob, runJobs } from "../../threads/run-jobs.js";
-import type { CompensatedType } from "../block-levels.js";
 import { ModelFolder } from "../model-folder.js";
 import { Quantiser } from "../quantiser.js";
 import type { WeightStatistics } from "../statistics.js";
@@ -176,7 +175,7 @@ async function* conversionJobs(
       tallies.push({ ...newTally(), weights: source.values.length });
       end += length;
     } else {
-      const rounded = await roundPieces(source.pieces, spec.type, compensation);
+      const rounded = roundPieces(source.pieces, spec.type, compensation);
       for await (const { link, from, bytes, tally } of rounded.done) {
         refuseStopped(options.signal);
         tallies.push(tally);
@@ -185,7 +184,7 @@ async function* conversionJobs(
       }
       for await (const { piece, from, to, bytes } of segmentsOf(folder, rounded.left)) {
         const { link, located } = piece;
-        const importance = isFloatType(spec.type) ? undefined : await options.statistics?.importance(link);
+        const importance = isFloatDtype(spec.type) ? undefined : await options.statistics?.importance(link);
         const band = tallies.push(newTally()) - 1;
         const place = byteOffset + tensorBytes(spec.type, (link.ggufRow + from) * link.rowLength);
         end += tensorBytes(spec.type, (to - from) * link.rowLength);
@@ -215,22 +214,17 @@ async function* conversionJobs(
   }
 }
 
-function isFloatType(type: ExportType): type is FloatDtype {
-  return type === "F32" || type === "F16" || type === "BF16";
-}
-
 /** Pieces that are rounded with compensation here, and those that are left for the threads. */
-async function roundPieces(pieces: readonly Piece[], type: ExportType, compensation: Compensation | undefined) {
-  async function* none(): AsyncGenerator<CompensatedRows & { readonly link: Link }> {}
-  if (compensation === undefined || isFloatType(type) || type === "IQ4_NL") return { left: pieces, done: none() };
-  for (const piece of pieces) if (!(await compensation.reaches(piece))) return { left: pieces, done: none() };
-  async function* rounded(with_: Compensation, to: CompensatedType) {
-    for (const piece of pieces) {
-      await with_.reaches(piece);
-      for await (const rows of with_.round(piece, to)) yield { ...rows, link: piece.link };
-    }
+function roundPieces(pieces: readonly Piece[], type: ExportType, compensation: Compensation | undefined) {
+  const [here, to] =
+    isFloatDtype(type) || type === "IQ4_NL" || !pieces.every((piece) => compensation?.reaches(piece))
+      ? [undefined, undefined]
+      : [compensation, type];
+  async function* rounded(): AsyncGenerator<CompensatedRows & { readonly link: Link }> {
+    if (here === undefined || to === undefined) return;
+    for (const piece of pieces) for await (const rows of here.round(piece, to)) yield { ...rows, link: piece.link };
   }
-  return { left: [], done: rounded(compensation, type) };
+  return { left: here === undefined ? pieces : [], done: rounded() };
 }
 
 function describeTensor({ spec, source, fallback }: PlannedTensor, byteLength: number, tally: ConversionTally) {
