@@ -15,11 +15,11 @@ export function familyLinks(architecture: Architecture, traits: GgufTraits, pref
   const { names, hiddenSize, vocabSize, norm, tiedEmbeddings, maxPositions, learnedPositions } = architecture;
   const links: Link[] = [];
   const rename = (path: string, usual: string): string => traits.names?.[path] ?? usual;
-  const normed = (path: string, ggufName: string, isOptional = false): void => {
+  const normed = (path: string, ggufName: string): void => {
     if (!norm.affine) return;
     const values = norm.offset === 1 ? "plus one" : "same";
     const shape = [hiddenSize];
-    links.push(link({ name: `${path}.weight`, ggufName: `${ggufName}.weight`, shape, values, optional: isOptional }));
+    links.push(link({ name: `${path}.weight`, ggufName: `${ggufName}.weight`, shape, values }));
     if (norm.kind === "layer") {
       links.push(link({ name: `${path}.bias`, ggufName: `${ggufName}.bias`, shape, optional: true }));
     }

@@ -91,9 +91,8 @@ export function refuseForeign(architecture: Architecture, traits: GgufTraits): v
   }
   const period = traits.slidingPeriod;
   if (period === undefined) return;
-  const isOther = layers.some(({ slidingWindow }, layer) => {
-    const whole = traits.architecture === "gpt-oss" ? layer % 2 === 1 : (layer + 1) % period === 0;
-    return (slidingWindow === undefined) !== whole;
-  });
+  const isOther = layers.some(
+    ({ slidingWindow }, layer) => (slidingWindow === undefined) !== ((layer + 1) % period === 0),
+  );
   if (isOther && slides) refuse("with these layer_types");
 }

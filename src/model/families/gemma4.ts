@@ -90,8 +90,7 @@ function layersOf(config: ModelConfig): LayerTraits[] {
     const isProportional = (parameters as { rope_type?: string }).rope_type === "proportional";
     // The proportional rope has its part inside.
     const outer = { rope_parameters: { ...(parameters as object), partial_rotary_factor: isProportional ? 1 : part } };
-    const rope = configuredRope(config.with({ ...outer, rope_scaling: parameters }), headDim, positions);
-    return rope;
+    return configuredRope(config.with({ ...outer, rope_scaling: parameters }), headDim, positions);
   };
   const full = ropeOf(perType?.full_attention ?? FULL, headDims.full);
   const sliding = ropeOf(perType?.sliding_attention ?? SLIDING, headDims.sliding);
