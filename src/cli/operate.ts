@@ -14,8 +14,8 @@ import { nextCommands } from "../report/next-commands.js";
 import { shellQuote } from "../report/report-text.js";
 import { checkOptions } from "../surgery/options.js";
 import { type Plan, planSurgery } from "../surgery/plan.js";
-import { toNumber, toThreads } from "./arguments.js";
-import { folderArgument } from "./model-argument.js";
+import { toInteger, toNumber, toThreads } from "./arguments.js";
+import { fetchTexts, folderArgument } from "./model-argument.js";
 import { duration } from "./progress.js";
 import { type Choice, chooseSparsity, SEARCHED, SEARCHED_SPARSITIES, sparsityToFit } from "./steps/choose-sparsity.js";
 import { Journal } from "./steps/journal.js";
@@ -36,7 +36,7 @@ interface Flags {
   quiet?: boolean;
 }
 
-/** A perplexity two hundredths over the donor's: between what Q6_K and Q4_K_M cost. */
+/** A perplexity two hundredths over the donor's: between what Q6_K and Q4_0 cost (docs/verdict.md). */
 const DEFAULT_QUALITY = 0.02;
 
 /** `physarium operate <model> <output>` */
@@ -54,7 +54,7 @@ export function registerOperate(program: Command): void {
     .option("--flow <name>", "activation (v2, the default here) or magnitude (v1: loses more, takes seconds)", toFlow)
     .option("--text <file>", "UTF-8 text to measure on (default: what --calibration leaves, or the donor's own)")
     .option("--calibration <file>", "UTF-8 text to calibrate on (default: the first part of --text)")
-    .option("--window <tokens>", "tokens of a sample", toNumber, 512)
+    .option("--window <tokens>", "tokens of a sample", toInteger, 512)
     .option("--threads <n>", "threads of the matrix products (default: all cores)", toThreads)
     .option("--plan", "print the plan and stop")
     .addHelpText(
@@ -76,6 +76,7 @@ Examples:
       const say = (line: string): void => {
         if (!flags.quiet && !flags.json) process.stdout.write(`${printable(line, true)}\n`);
       };
+      await fetchTexts(flags, flags, "text", "calibration");
       for (const text of [flags.text, flags.calibration]) if (text !== undefined) await openTextFile(resolve(text));
       // What would be refused in an hour is refused now: the engine, the family of the model.
       await openRuntime(flags.threads === undefined ? {} : { threads: flags.threads });

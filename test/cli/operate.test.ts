@@ -91,6 +91,8 @@ describe.skipIf(!hasEngine)("operate", () => {
     expect(stderr).not.toContain("$ physarium");
     expect(stderr.match(/\(done before\)/g)).toHaveLength(5);
     expect(JSON.parse(stdout)).toMatchObject({ flow: "magnitude", verified: true, accepted: true, aim: 0.1 });
+    const told = (await physarium([...args, "--events"])).stderr.trimEnd().split("\n");
+    expect(told.map((line) => JSON.parse(line).type)).toEqual(["begun", ...Array(5).fill("note"), "ended"]);
     const other = await physarium([...args.slice(0, -1), "0.2"]);
     expect(other.stderr).toMatch(/had another aim.*\[USAGE_OUTPUT_EXISTS\]/);
     rmSync(output, { recursive: true });
@@ -99,6 +101,7 @@ describe.skipIf(!hasEngine)("operate", () => {
   test.each([
     [["--sparsity", "0.5"], /three aims; give one/],
     [["--fit", "8 apples"], /Expected a size/],
+    [["--text", "hf://datasets/no-file"], /\[USAGE_HUB_ADDRESS\]/],
   ])("is refused at once: %j", async (more, words) => {
     const { status, stderr } = await physarium([...args, ...more]);
     expect(status).toBe(2);
