@@ -7,6 +7,7 @@ import { ioError } from "../checkpoint/file-layer.js";
 import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { emitEvent, tellsEvents } from "./events.js";
 import { clearProgress } from "./progress.js";
+import { pathOf } from "./tree/walk.js";
 
 /** Refusals of options and arguments say where they are explained. */
 const EXPLAINED = /^USAGE_(?:ARGUMENT|PARAM|PROTOCOL|FLOW|METHOD|SPARSITY|SAMPLING|GATE|RECIPE)$/;
@@ -27,7 +28,7 @@ try {
   const { buildProgram } = await import("./program.js");
   const program = buildProgram();
   program.hook("preAction", (_, command) => {
-    asked = `physarium ${command.name()}`;
+    asked = pathOf(command);
   });
   await program.parseAsync();
 } catch (error) {

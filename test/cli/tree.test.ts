@@ -55,6 +55,7 @@ describe("help", () => {
     [["eval", "x"], "see physarium eval --help"],
     [["surgery", "a", "b", "--nonsense"], "see physarium surgery --help"],
     [["surgery", "a", "b", "--beta", "1"], "see physarium surgery --help"],
+    [["parts", "prepare", "a", "b", "--max-parts", "2", "--beta", "1"], "see physarium parts prepare --help"],
     [["nonsense"], "see physarium --help"],
   ])("a usage error points to the command's own: %j", async (args, words) => {
     const { status, stderr } = await physarium(args);
