@@ -2,6 +2,7 @@ import { jsonLine } from "../errors.js";
 import { findFlow } from "../flow/flows.js";
 import type { MatchRecord } from "../record/matching.js";
 import type { SurgeryEvent } from "../surgery/events.js";
+import { tellsEvents } from "./events.js";
 import { createProgress, duration, type ProgressStyle } from "./progress.js";
 
 /** Turns the run's events into progress, notes or JSON lines. */
@@ -9,7 +10,8 @@ export function createEventPrinter(flags: ProgressStyle & { readonly flow?: stri
   event(event: SurgeryEvent): void;
   stop(): void;
 } {
-  if (flags.json) {
+  // `--events` has one form in every command; these lines are older and go with `--json` alone.
+  if (flags.json && !tellsEvents()) {
     // Progress comes with every piece; a machine wants to follow, not to drown.
     let lastProgress = 0;
     return {

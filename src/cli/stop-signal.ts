@@ -1,4 +1,5 @@
 import { jsonLine } from "../errors.js";
+import { emitEvent, tellsEvents } from "./events.js";
 
 const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 
@@ -36,10 +37,9 @@ export function endOnSignal(left: string, json = false): Stoppable {
   let busy = false;
   let waiting: NodeJS.Signals | undefined;
   const end = (name: NodeJS.Signals): void => {
-    const message = `stopped; ${left}`;
-    process.stderr.write(
-      json ? jsonLine({ event: "error", code: "STOPPED", message, details: {} }) : `physarium: ${message} [STOPPED]\n`,
-    );
+    const told = { code: "STOPPED", message: `stopped; ${left}`, details: {} };
+    if (tellsEvents()) emitEvent("error", told);
+    else process.stderr.write(json ? jsonLine({ event: "error", ...told }) : `physarium: ${told.message} [STOPPED]\n`);
     endNow(name);
   };
   for (const name of SIGNALS) {

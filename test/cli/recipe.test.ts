@@ -79,6 +79,7 @@ test("every line of --events is as the published schema has it", async () => {
   const runs = [
     await physarium(["surgery", LOAM, join(folder, "told"), "--events"]),
     await physarium(["surgery", LOAM, join(folder, "told"), "--events"]),
+    await physarium(["surgery", LOAM, join(folder, "both"), "--events", "--json"]),
     await physarium(["pack", join(folder, "told"), join(folder, "packed"), "--events", "--quiet"]),
   ];
   const lines = runs.flatMap(({ stderr }) => stderr.trimEnd().split("\n")).map((line) => JSON.parse(line));

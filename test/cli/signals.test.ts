@@ -77,3 +77,9 @@ test.skipIf(!hasEngine).each(COMMANDS)("%s hears Ctrl-C within a second, and say
   }
   expect(readdirSync(folder).filter((file) => file.includes("grams"))).toEqual([]);
 });
+
+test.skipIf(!hasEngine)("with --events the stop is a line like any other", async () => {
+  const { stderr } = await stop(["eval", LOAM, ...long, "--events"], "SIGINT", 1500);
+  const lines = stderr.trimEnd().split("\n");
+  expect(lines.map((line) => JSON.parse(line)).at(-1)).toMatchObject({ v: 1, type: "error", code: "STOPPED" });
+});

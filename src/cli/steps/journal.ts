@@ -5,6 +5,7 @@ import { PhysariumError } from "../../errors.js";
 import { type Lock, takeLock } from "../../output/lock.js";
 import { outputNames, refuseOverlap } from "../../output/place.js";
 import { removeTemporaries, writeSmallFile } from "../../output/small-file.js";
+import { emitEvent, tellsEvents } from "../events.js";
 import { commandLine, type RunOptions, runCommand } from "./run-command.js";
 
 const FILE = "steps.json";
@@ -52,7 +53,8 @@ export class Journal {
     const command = commandLine(args);
     const known = this.record.done.find((each) => each.command === command);
     if (known !== undefined) {
-      if (!options.quiet) process.stderr.write(`  (done before) ${command}\n`);
+      emitEvent("note", { message: `done before: ${command}` });
+      if (!options.quiet && !tellsEvents()) process.stderr.write(`  (done before) ${command}\n`);
       return { exit: known.exit, output: known.output, isEarlier: true };
     }
     const { exit, output } = await runCommand([...args, ...more], options);

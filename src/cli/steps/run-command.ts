@@ -6,6 +6,9 @@ import { emitEvent, tellsEvents } from "../events.js";
 
 const MAIN = fileURLToPath(new URL("../main.js", import.meta.url));
 
+/** The line of a command's error, as people or as readers of `--json` get it. */
+const OWN_ERROR = /^(?:physarium: .*\[[A-Z_]+\]|\{"event":"error",.*\})\n/m;
+
 /** A command as one would type it. */
 export function commandLine(args: readonly string[]): string {
   return ["physarium", ...args].map((word) => (word === "" ? "''" : shellQuote(word))).join(" ");
@@ -49,7 +52,7 @@ export async function runCommand(
   child.stderr!.setEncoding("utf8").on("data", (piece: string) => {
     errors = (errors + piece).slice(-20_000);
     // Its error is ours to tell, once.
-    if (!quiet) process.stderr.write(piece.replace(/^physarium: .*\[[A-Z_]+\]\n/m, ""));
+    if (!quiet || tellsEvents()) process.stderr.write(piece.replace(OWN_ERROR, ""));
   });
   // While a child works, a signal is its business; it ends, and then we do.
   const wait = (): void => {};
