@@ -1,10 +1,10 @@
-import { readFile, statfs } from "node:fs/promises";
+import { statfs } from "node:fs/promises";
 import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import type { Command } from "commander";
-import { defaultMemoryBytes } from "../calibration/memory.js";
 import { openRuntime } from "../engine/runtime.js";
 import { isPhysariumError, jsonLine, printable } from "../errors.js";
 import { diskRate } from "../output/disk-rate.js";
+import { defaultMemoryBytes, memoryLimitBytes } from "../probe/memory.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { loadKernelModule } from "../wasm.js";
 import { endOnSignal } from "./stop-signal.js";
@@ -44,7 +44,7 @@ Example:
         kernels(),
         await engine(),
         threads(),
-        await memory(),
+        memory(),
         await disk(folder),
         await cache(),
       ];
@@ -111,26 +111,15 @@ function threads(): Finding {
   };
 }
 
-async function memory(): Promise<Finding> {
-  const limit = await containerLimit();
-  const all = Math.min(totalmem(), limit ?? Number.POSITIVE_INFINITY);
+function memory(): Finding {
+  const all = memoryLimitBytes();
   const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
   const found =
-    `${gib(all)}${limit === undefined || limit >= totalmem() ? "" : " (the limit of this container)"}, ` +
+    `${gib(all)}${all < totalmem() ? " (the limit of this container)" : ""}, ` +
     `${gib(freemem())} free; the activation flow takes up to ${gib(defaultMemoryBytes())} without --memory`;
   if (all >= 2 * 2 ** 30) return { what: "memory", state: "good", found };
   const advice = "a forward pass may not fit; surgery by magnitudes needs some 200 MiB";
   return { what: "memory", state: "note", found, advice };
-}
-
-/** The memory limit of the control group, where there is one. */
-async function containerLimit(): Promise<number | undefined> {
-  for (const path of ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]) {
-    const text = await readFile(path, "utf8").catch(() => "");
-    const limit = Number(text.trim());
-    if (text.trim() !== "" && Number.isFinite(limit)) return limit;
-  }
-  return undefined;
 }
 
 async function disk(folder: string): Promise<Finding> {
