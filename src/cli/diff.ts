@@ -4,6 +4,7 @@ import { openDonor } from "../checkpoint/donor.js";
 import { diffModels } from "../diff/diff-models.js";
 import { jsonLine, PhysariumError } from "../errors.js";
 import { renderDiff, renderDiffHtml } from "../report/diff.js";
+import { counted } from "../report/number-words.js";
 import { openSource } from "../sources.js";
 import { folderArgument } from "./model-argument.js";
 import { writePage } from "./page-file.js";
@@ -55,16 +56,15 @@ Examples:
           inputs: [left.path, right.path],
         });
       }
-      const { equal } = diff.totals;
-      const isSame = equal === diff.tensors.length && diff.files.every(({ state }) => state === "equal");
+      const count = (all: readonly { state: string }[], one: string): string[] => {
+        const others = all.filter(({ state }) => state !== "equal").length;
+        return others === 0 ? [] : [counted(others, one)];
+      };
+      const differing = [...count(diff.tensors, "tensor"), ...count(diff.files, "side file")];
       if (flags.json) process.stdout.write(jsonLine(diff));
       else if (!flags.quiet) process.stdout.write(renderDiff(diff));
-      if (flags.exitCode && !isSame) {
-        throw new PhysariumError(
-          "VERIFY_DIFFERENT",
-          `${a} and ${b} differ: ${diff.tensors.length - equal} tensors`,
-          {},
-        );
+      if (flags.exitCode && differing.length > 0) {
+        throw new PhysariumError("VERIFY_DIFFERENT", `${a} and ${b} differ: ${differing.join(", ")}`, {});
       }
     });
 }

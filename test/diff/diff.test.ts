@@ -1,4 +1,4 @@
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { appendFileSync, cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { diffModels } from "../../dist/diff/diff-models.js";
@@ -84,6 +84,11 @@ describe("diff", () => {
     const { stdout, status } = await physarium(["diff", LOAM, operated, "--json", "--exit-code"]);
     expect(JSON.parse(stdout).totals.weights_changed).toBe(659_779);
     expect(status).toBe(4);
+    const other = join(folder, "config-alone");
+    cpSync(LOAM, other, { recursive: true });
+    appendFileSync(join(other, "config.json"), "\n");
+    const beside = await physarium(["diff", LOAM, other, "--exit-code", "--quiet"]);
+    expect(beside.stderr).toMatch(/ differ: 1 side file \[VERIFY_DIFFERENT\]/);
     expect(await physarium(["diff", operated, packed, "--exit-code", "--quiet"])).toMatchObject({
       status: 0,
       stdout: "",
