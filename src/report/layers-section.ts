@@ -21,8 +21,8 @@ import { limited, table } from "./table.js";
 export function layersSection(report: ReportInput, grid: LayerGrid, remarks: Remarks): Section {
   const blocks: Block[] = [{ kind: "list", items: remarkTexts(remarks).map((text) => ({ text })) }];
   if (isUniform(grid)) {
-    const everywhere = say`Every projection of every layer has ${percent(grid.max)} zeros, as was asked for: where zeros
-      lie says nothing here, what they cost does (damage by layer).`;
+    const everywhere = say`Every projection of every layer has ${percent(grid.max)} zeros: where zeros lie says nothing
+      here, what they cost does (damage by layer).`;
     blocks.push(paragraph(everywhere));
   } else if (grid.layers.length > 0) {
     blocks.push({

@@ -118,7 +118,7 @@ function quality(numbers: QualityNumbers | null | undefined): string[] {
 
 /** Foreign words in a line of Markdown: nothing of them may become markup. */
 function inline(text: string): string {
-  return text.replace(/[\r\n]+/g, " ").replace(/[|`<>[\]]/g, (character) => `\\${character}`);
+  return text.replace(/[\r\n]+/g, " ").replace(/[\\|`<>[\]]/g, (character) => `\\${character}`);
 }
 
 function frontMatter(base: string | undefined, donorReadme: string | undefined): string[] {

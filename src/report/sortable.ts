@@ -1,19 +1,27 @@
 import { createHash } from "node:crypto";
 
 /**
+ * What a cell sorts by: a number as `number-words.ts` writes it, sizes in bytes whatever their unit, times in seconds;
+ * the text where it is none.
+ */
+export const SORT_KEY = `(text) => {
+  const unit = { TB: 1e12, GB: 1e9, MB: 1e6, kB: 1e3 };
+  const said = /^[<>×]?\\s*([-\\u2212]?[\\d,]*\\.?\\d+(?:e[-+]?\\d+)?)\\s*([a-zA-Z]+|%|)(?: [(±].*)?$/.exec(text);
+  if (said === null) return text;
+  return Number(said[1].replaceAll(",", "").replace("\\u2212", "-")) * (unit[said[2]] ?? 1);
+}`;
+
+/**
  * Makes tables of the class `sortable` sort by a click (or Enter) on a column's head, and gives long ones a field that
  * filters their rows. The page stays whole without it, and it touches nothing but rows that are there: no network, no
  * storage. The content security policy allows this script by its hash, and no other.
  */
 export const SORT_SCRIPT = `"use strict";
+const keyOf = ${SORT_KEY};
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const rows = [...body.rows];
-  const value = (row, at) => {
-    const text = row.cells[at].textContent.trim();
-    const number = Number(text.replace(/[,\\u00a0\\s%]|GB|MB|kB/g, "").replace("\\u2212", "-"));
-    return text === "" || Number.isNaN(number) ? text : number;
-  };
+  const value = (row, at) => keyOf(row.cells[at].textContent.trim());
   [...table.tHead.rows[0].cells].forEach((head, at) => {
     const button = document.createElement("button");
     button.type = "button";

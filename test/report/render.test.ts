@@ -1,8 +1,11 @@
 import { createHash } from "node:crypto";
+import { runInNewContext } from "node:vm";
 import { parseHTML } from "linkedom";
 import { describe, expect, test } from "vitest";
 import { renderHtml, renderLogLine, renderMarkdown, renderSummary } from "../../dist/report/index.js";
+import { renderModelCard } from "../../dist/report/model-card.js";
 import { nextCommands } from "../../dist/report/next-commands.js";
+import { byteSize, count, duration, percent, significant } from "../../dist/report/number-words.js";
 import {
   luminance,
   oklchToHex,
@@ -15,7 +18,7 @@ import {
 import { qualitySentence } from "../../dist/report/quality-section.js";
 import { plain } from "../../dist/report/report-text.js";
 import { reportDocument } from "../../dist/report/sections.js";
-import { SORT_SCRIPT } from "../../dist/report/sortable.js";
+import { SORT_KEY, SORT_SCRIPT } from "../../dist/report/sortable.js";
 import type { QualitySection } from "../../src/record/quality.js";
 import type { QualityNumbers, ReportInput, WorthNumbers } from "../../src/record/report-input.js";
 import type { SurgeryReport } from "../../src/record/surgery-report.js";
@@ -173,6 +176,23 @@ describe.each([
     expect(numbersGone.exec(html)?.[0]).toBe(undefined);
     expect(markdown).not.toMatch(numbersGone);
     expect(summary).not.toMatch(numbersGone);
+  });
+
+  test("a model card makes no markup of foreign words, a backslash in front of them or not", () => {
+    const card = renderModelCard({ ...(report as ReportInput), flow_version: "a\\<b>|c" });
+    expect(card).toContain("a\\\\\\<b\\>\\|c");
+  });
+
+  test("tables sort by what a cell says, whatever its unit", () => {
+    const keyOf = runInNewContext(`(${SORT_KEY})`) as (text: string) => number | string;
+    expect(keyOf(byteSize(900e6))).toBeLessThan(keyOf(byteSize(1.5e9)) as number);
+    expect(keyOf(byteSize(999))).toBe(999);
+    expect(keyOf(duration(2775.6))).toBe(2775.6);
+    expect(keyOf(duration(0.42))).toBe(0.42);
+    expect(keyOf(percent(0.2237))).toBe(22.37);
+    expect(keyOf(count(2_949_120))).toBe(2_949_120);
+    expect(keyOf(significant(1.5e-7))).toBe(1.5e-7);
+    for (const words of ["F16", "–", "21.70–22.81 %", "model.layers.0", "576 × 576"]) expect(keyOf(words)).toBe(words);
   });
 
   test("one file, nothing from a network, no script but the one that sorts tables, allowed by its hash", () => {
