@@ -7,7 +7,7 @@ import { relativeError, renderGgufExport, totalMatrices } from "../report/export
 import type { CardForm } from "../report/model-card.js";
 import { toInteger } from "./arguments.js";
 import { openStatistics } from "./export-statistics.js";
-import { modelArgument } from "./model-argument.js";
+import { fetchTexts, modelArgument } from "./model-argument.js";
 import { tensorProgress } from "./progress.js";
 import { addPushOptions, beginPush, type PushFlags, pushedLine, pushJson } from "./push-options.js";
 import { stopSignal } from "./stop-signal.js";
@@ -64,6 +64,7 @@ Examples:
     )
     .action(async (given: string, output: string, flags: Flags) => {
       const signal = stopSignal();
+      await fetchTexts(flags, flags, "calibration");
       const push = await beginPush(flags, output, flags, signal);
       const model = await modelArgument(given, flags);
       const pushed = (form: CardForm) => push?.finish("Upload export with physarium", { records: model, form });

@@ -64,6 +64,14 @@ describe("help", () => {
   });
 });
 
+test.each([
+  ["surgery", "a", "b", "--calibration"],
+  ["export", "a", "b.gguf", "--calibration"],
+  ["eval", "a", "--text"],
+])("a text may be an address of the Hub: %s", async (...args) => {
+  expect((await physarium([...args, "hf://datasets/no-file"])).stderr).toContain("[USAGE_HUB_ADDRESS]");
+});
+
 test("--events: JSON lines with v, type, time and command, from the beginning to the end", async () => {
   const { stderr } = await physarium(["plan", "no-such-model", "--events"]);
   const lines = stderr
