@@ -32,8 +32,8 @@ export function registerImport(program: Command): void {
     .addHelpText(
       "after",
       `
-Reads GGUF 2 and 3 with F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, Q4_K, Q5_K and Q6_K tensors of llama,
-qwen2, qwen3, phi3, smollm3 and gemma models. config.json and the tokenizer are rebuilt from the metadata.
+Reads GGUF 2 and 3 with F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, Q4_K, Q5_K and Q6_K tensors of
+the families that export knows (docs/models.md). config.json and the tokenizer are rebuilt from the metadata.
 
 Example:
   physarium import model-q8_0.gguf ./model`,
