@@ -22,8 +22,8 @@ interface Stopped {
   readonly left: string[];
 }
 
-/** Run a command, send it `name` after `delayMs`, and see how it ends. */
-function stop(args: readonly string[], name: NodeJS.Signals, delayMs: number): Promise<Stopped> {
+/** Run a command, send it `name` after so many milliseconds or once it says these words, and see how it ends. */
+function stop(args: readonly string[], name: NodeJS.Signals, when: number | string): Promise<Stopped> {
   const temporary = join(folder, `tmp-${runs++}`);
   mkdirSync(temporary);
   const child = spawn(process.execPath, [MAIN, ...args], {
@@ -31,14 +31,16 @@ function stop(args: readonly string[], name: NodeJS.Signals, delayMs: number): P
     stdio: ["ignore", "ignore", "pipe"],
   });
   let stderr = "";
-  child.stderr.setEncoding("utf8").on("data", (piece: string) => {
-    stderr += piece;
-  });
   let sent = 0;
-  setTimeout(() => {
+  const send = (): void => {
     sent = performance.now();
     child.kill(name);
-  }, delayMs);
+  };
+  child.stderr.setEncoding("utf8").on("data", (piece: string) => {
+    stderr += piece;
+    if (typeof when === "string" && sent === 0 && stderr.includes(when)) send();
+  });
+  if (typeof when === "number") setTimeout(send, when);
   return new Promise((resolve) =>
     child.on("close", (status, signal) =>
       resolve({ status, signal, stderr, seconds: (performance.now() - sent) / 1000, left: readdirSync(temporary) }),
@@ -79,7 +81,7 @@ test.skipIf(!hasEngine).each(COMMANDS)("%s hears Ctrl-C within a second, and say
 });
 
 test.skipIf(!hasEngine)("with --events the stop is a line like any other", async () => {
-  const { stderr } = await stop(["eval", LOAM, ...long, "--events"], "SIGINT", 1500);
+  const { stderr } = await stop(["eval", LOAM, ...long, "--events"], "SIGINT", '"type":"progress"');
   const lines = stderr.trimEnd().split("\n");
   expect(lines.map((line) => JSON.parse(line)).at(-1)).toMatchObject({ v: 1, type: "error", code: "STOPPED" });
 });
