@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { isPhysariumError } from "../../dist/errors.js";
+import { systemClock } from "../../dist/farm/runtime/clock.js";
 import type { FarmEvent } from "../../dist/farm/runtime/events.js";
 import { FarmRuntime } from "../../dist/farm/runtime/farm-runtime.js";
 import { facts, order, placement, settled, VirtualClock, WatchedEngine } from "./virtual-farm.js";
@@ -172,6 +173,48 @@ test("a form that cannot be loaded is passed over for the next", async () => {
   expect(events.map(({ event }) => event)).toContain("load_failed");
 });
 
+test("a load that was asked for goes on to the next form, and is told when the farm ends or the body is unloaded", async () => {
+  const { clock, engine, runtime } = farm(100, [
+    ["a", [placement("q8_0", 60), placement("q4_0", 30)]],
+    ["b", [placement("q8_0", 90)]],
+  ]);
+  engine.plans.set("a/q8_0", { bytes: 60, loadMs: 10, answerMs: 10, failsToLoad: true });
+  const loads = [codeOf(runtime.load("a"))];
+  await clock.advance(70);
+  expect(runtime.homes.get("a")!.placement?.form).toBe("q4_0");
+  // Not before the time of residence of the other is over.
+  loads.push(codeOf(runtime.load("b")));
+  await clock.advance(10);
+  await runtime.unload("b");
+  loads.push(codeOf(runtime.load("b")));
+  engine.closing = true;
+  await runtime.close();
+  loads.push(codeOf(runtime.load("a")));
+  expect(await Promise.all(loads)).toEqual(["served", "FARM_BUSY", "FARM_UNAVAILABLE", "FARM_UNAVAILABLE"]);
+});
+
+test("another admission while a body is being loaded: what is served is the new one", async () => {
+  const { clock, engine, runtime } = farm(100, [["a", [placement("q8_0", 60)]]]);
+  engine.plans.set("a/q4_0", { bytes: 30, loadMs: 10, answerMs: 10 });
+  const loaded = runtime.load("a");
+  const answer = runtime.submit(order("a"));
+  await clock.advance(20);
+  runtime.replaceFacts(facts("a", [placement("q4_0", 30)], { generation: 2 }));
+  await clock.advance(300);
+  await loaded;
+  expect(await answer).toMatchObject({ generation: 2, placement: { form: "q4_0" } });
+});
+
+test("a time longer than timers count does not ring at once", async () => {
+  let rang = false;
+  const callOff = systemClock.after(3e9, () => {
+    rang = true;
+  });
+  await new Promise((wake) => setTimeout(wake, 20));
+  callOff();
+  expect(rang).toBe(false);
+});
+
 test("a body larger than was thought is ended before it serves; the next form takes its place", async () => {
   const { clock, engine, events, runtime } = farm(100, [["a", [placement("q8_0", 60), placement("q4_0", 30)]]]);
   engine.plans.set("a/q8_0", { bytes: 130, loadMs: 10, answerMs: 10 });
@@ -261,6 +304,8 @@ test("10,000 random events: nobody busy is evicted, measured memory stays within
         80,
       );
       const asked: { leaver: AbortController; outcomes: string[] }[] = [];
+      const loads: string[] = [];
+      let loadsAsked = 0;
       const check = (): void => {
         expect(engine.broken).toEqual([]);
         const ready = [...runtime.homes.values()].filter(({ status }) => status === "ready");
@@ -294,8 +339,10 @@ test("10,000 random events: nobody busy is evicted, measured memory stays within
         else if (each.kind === "crash") engine.crash(each.body);
         else if (each.kind === "pin") runtime.pin(each.body, each.pinned);
         else if (each.kind === "unload") void runtime.unload(each.body).catch(() => {});
-        else if (each.kind === "load") void runtime.load(each.body).catch(() => {});
-        else {
+        else if (each.kind === "load") {
+          loadsAsked++;
+          void codeOf(runtime.load(each.body)).then((code) => loads.push(code));
+        } else {
           for (const form of ["q8_0", "q4_0"]) {
             engine.plans.set(`${each.body}/${form}`, {
               bytes: each.bytes,
@@ -315,6 +362,7 @@ test("10,000 random events: nobody busy is evicted, measured memory stays within
         expect(outcomes).toHaveLength(1);
         counts[outcomes[0]] = (counts[outcomes[0]] ?? 0) + 1;
       }
+      expect(loads).toHaveLength(loadsAsked);
       for (const { event: name } of told) counts[name] = (counts[name] ?? 0) + 1;
       engine.closing = true;
       await runtime.close();

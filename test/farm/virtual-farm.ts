@@ -72,11 +72,6 @@ export class WatchedEngine implements Engine {
     return body;
   }
 
-  /** Bytes of all processes. */
-  get bytes(): number {
-    return [...this.live].reduce((sum, body) => sum + body.plan.bytes, 0);
-  }
-
   crash(name: string): void {
     for (const body of this.live) if (body.spec.body === name && body.isLoaded) body.crash();
   }
@@ -133,7 +128,7 @@ class FakeBody implements RunningBody {
         onPiece("half");
         callOff = this.engine.clock.after(this.plan.answerMs / 2, () => {
           end();
-          const text = "prompt" in ask && "text" in ask.prompt ? ask.prompt.text : "";
+          const text = "text" in ask.prompt ? ask.prompt.text : "";
           resolve({ text, promptTokens: 1, completionTokens: 1, finish: "stop", constrained: false });
         });
       });

@@ -6,10 +6,13 @@ export interface Clock {
   after(milliseconds: number, action: () => void): () => void;
 }
 
+/** Node's timers count to here, 24 days; a longer one would ring at once. */
+const LONGEST_MS = 2 ** 31 - 1;
+
 export const systemClock: Clock = {
   now: () => performance.now(),
   after(milliseconds, action) {
-    const timer = setTimeout(action, milliseconds);
+    const timer = setTimeout(action, Math.min(milliseconds, LONGEST_MS));
     return () => clearTimeout(timer);
   },
 };

@@ -31,7 +31,6 @@ export class FarmRuntime {
   readonly homes = new Map<string, Home>();
   readonly clock: Clock;
   private readonly loader: Loader;
-  private nextId = 1;
   private wake: (() => void) | undefined;
   private stopTick: (() => void) | undefined;
   private closed = false;
@@ -52,11 +51,7 @@ export class FarmRuntime {
 
   /** Memory that bodies hold, as measured. */
   get used(): Amount {
-    const holds = [...this.homes.values()].map((home) => home.holds);
-    return {
-      VRAM: holds.reduce((sum, { VRAM }) => sum + VRAM, 0),
-      RAM: holds.reduce((sum, { RAM }) => sum + RAM, 0),
-    };
+    return this.loader.used;
   }
 
   /**
@@ -84,7 +79,6 @@ export class FarmRuntime {
       const leave = (): void => this.drop(home, request, refuse("STOPPED", "the client left"));
       const request: Request = {
         order,
-        id: this.nextId++,
         priority: order.priority,
         cameAt: now,
         reused: home.status === "ready" && !home.leaving,
@@ -110,13 +104,16 @@ export class FarmRuntime {
     });
   }
 
-  /** Load a body now, and wait until it is there. */
+  /**
+   * Load a body now, and wait until it is there. Throws what `submit` throws, and `FARM_BUSY` where it was unloaded
+   * before its turn came.
+   */
   load(body: string): Promise<void> {
     const home = this.home(body);
+    if (this.closed) return Promise.reject(refuse("FARM_UNAVAILABLE", "the farm is being ended"));
     if (home.status === "ready") return Promise.resolve();
     home.restUntil = 0;
     home.failed.clear();
-    home.wanted = true;
     const done = new Promise<void>((resolve, reject) => home.loadWaiters.push({ resolve, reject }));
     this.pump();
     return done;
@@ -125,8 +122,10 @@ export class FarmRuntime {
   /** Give a body's memory back once its answers under way are written. Throws `FARM_BUSY` where a load is under way. */
   async unload(body: string, reason = "asked for"): Promise<void> {
     const home = this.home(body);
-    home.wanted = false;
-    if (home.status === "stopped") return;
+    if (home.status === "stopped") {
+      for (const { reject } of home.loadWaiters.splice(0)) reject(refuse("FARM_BUSY", `${body} was unloaded meanwhile`));
+      return;
+    }
     if (home.status !== "ready") throw refuse("FARM_BUSY", `${body} is ${home.status}; try again`);
     home.leaving = true;
     const { running } = home;
@@ -161,7 +160,7 @@ export class FarmRuntime {
     this.stopTick?.();
     this.wake?.();
     const end = refuse("FARM_UNAVAILABLE", "the farm is being ended");
-    for (const home of this.homes.values()) for (const request of home.queue.takeAll()) request.settle(end);
+    for (const home of this.homes.values()) this.loader.giveUp(home, end);
     await this.loader.close();
   }
 

@@ -33,9 +33,7 @@ export class Home {
   /** Was told to go: the same, for whatever reason. */
   leaving = false;
   pinned = false;
-  /** Somebody asked that it be loaded, whatever waits. */
-  wanted = false;
-  /** Waiting for a load that was asked for. */
+  /** Waiting for a load that was asked for, whatever requests wait. */
   readonly loadWaiters: { resolve: () => void; reject: (error: unknown) => void }[] = [];
   /** Memory by placement, as last measured: it beats every estimate. */
   readonly measured = new Map<string, Amount>();
@@ -45,7 +43,7 @@ export class Home {
   readonly troubles: number[] = [];
   restUntil = 0;
   lastError: string | undefined;
-  /** Mean seconds of an answer and of a load, for Retry-After. */
+  /** Moving mean of an answer's seconds, and seconds of the latest load: for Retry-After. */
   answerSeconds = 1;
   loadSeconds = 0;
 
@@ -55,6 +53,11 @@ export class Home {
 
   get name(): string {
     return this.facts.body;
+  }
+
+  /** Somebody asked that it be loaded, and it is not yet. */
+  get wanted(): boolean {
+    return this.loadWaiters.length > 0;
   }
 
   /** What it takes or will take: measured where it was measured. */

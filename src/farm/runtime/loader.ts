@@ -3,7 +3,7 @@ import type { Placement } from "../plan/choose.js";
 import type { Clock } from "./clock.js";
 import type { RuntimeOptions } from "./farm-runtime.js";
 import { type Home, keyOf } from "./home.js";
-import type { Resident } from "./placement-search.js";
+import { type Amount, fits, type Resident } from "./placement-search.js";
 import { refuse } from "./request.js";
 
 /** Three troubles within a minute: the body is left alone for a while. */
@@ -28,13 +28,22 @@ export class Loader {
     return this.work !== undefined;
   }
 
+  /** Memory that bodies hold, as measured. */
+  get used(): Amount {
+    const holds = [...this.homes.values()].map((home) => home.holds);
+    return {
+      VRAM: holds.reduce((sum, { VRAM }) => sum + VRAM, 0),
+      RAM: holds.reduce((sum, { RAM }) => sum + RAM, 0),
+    };
+  }
+
   /** Who holds memory beside `home`. */
   residents(home: Home, now: number): Resident[] {
     const others = [...this.homes.values()].filter((other) => other !== home && other.placement !== undefined);
     return others.map((other) => ({
       body: other.name,
       holds: other.holds,
-      score: this.options.scoreOf?.(other.name) ?? 0,
+      score: this.scoreOf(other),
       isFixed: other.pinned || other.status !== "ready",
       isBusy: other.inFlight.size > 0,
       residesFor: Math.max(0, other.loadedAt + this.options.residenceMs - now),
@@ -45,7 +54,6 @@ export class Loader {
   place(home: Home, placement: Placement, victims: readonly string[]): void {
     home.status = "loading";
     home.placement = placement;
-    home.wanted = false;
     // At once: none of them may begin an answer while another is being ended.
     for (const name of victims) this.homes.get(name)!.leaving = true;
     this.work = (async () => {
@@ -79,7 +87,6 @@ export class Loader {
 
   /** Nobody waits for this body any longer. */
   giveUp(home: Home, error: Error): void {
-    home.wanted = false;
     home.failed.clear();
     for (const request of home.queue.takeAll()) request.settle(error);
     for (const { reject } of home.loadWaiters.splice(0)) reject(error);
@@ -107,13 +114,21 @@ export class Loader {
   private async load(home: Home, placement: Placement): Promise<void> {
     const { onEvent, engine, onChild } = this.options;
     const { form, tier, gpuLayers, reason } = placement;
+    const { facts } = home;
     onEvent?.({ event: "loading", body: home.name, form, tier, reason, gpu_layers: gpuLayers });
     let running: RunningBody;
     try {
       if (this.closed) throw refuse("FARM_UNAVAILABLE", "the farm is being ended");
-      running = await engine.start(home.facts.specOf(placement), async (pid) => onChild?.(home.name, pid));
+      running = await engine.start(facts.specOf(placement), async (pid) => onChild?.(home.name, pid));
     } catch (error) {
       this.loadFailed(home, placement, error as Error);
+      return;
+    }
+    // Another admission came meanwhile: what is there now is not what is served, and the next placement is of that one.
+    if (home.facts !== facts) {
+      await running.stop();
+      this.forget(home);
+      onEvent?.({ event: "evicted", body: home.name, reason: "another form was admitted" });
       return;
     }
     const { ramBytes, vramBytes, seconds } = running.loaded;
@@ -154,10 +169,7 @@ export class Loader {
   }
 
   private fitsNow(): boolean {
-    const { budget } = this.options;
-    const holds = [...this.homes.values()].map((home) => home.holds);
-    const sum = (tier: "RAM" | "VRAM"): number => holds.reduce((total, each) => total + each[tier], 0);
-    return sum("RAM") <= budget.RAM && sum("VRAM") <= budget.VRAM;
+    return fits(this.used, this.options.budget);
   }
 
   /** A body turned out larger than it was thought to be: who is idle gives way, or the body itself does. */

@@ -33,7 +33,6 @@ export interface Served extends Answered {
 /** An order in the farm. It is settled exactly once. */
 export interface Request extends Queued {
   readonly order: Order;
-  readonly id: number;
   readonly reused: boolean;
   /** Something of the answer went out: it cannot be begun anew. */
   started: boolean;

@@ -3,7 +3,7 @@ export interface Outcome {
   readonly kind: "passed" | "failed" | "error" | "late";
   /** The body was loaded already. */
   readonly reused: boolean;
-  /** Of the engine, a load that it needed included. */
+  /** Of the engine at its answer; where none came, since it was asked. */
   readonly seconds: number;
   /** Memory that the body holds. */
   readonly bytes: number;
