@@ -1,5 +1,13 @@
 import { PhysariumError } from "../../dist/errors.js";
-import type { Answered, Ask, BodySpec, Engine, Loaded, RunningBody } from "../../dist/farm/engine/engine.js";
+import {
+  type Answered,
+  type Ask,
+  type BodySpec,
+  type Engine,
+  greedyAsk,
+  type Loaded,
+  type RunningBody,
+} from "../../dist/farm/engine/engine.js";
 import type { Placement } from "../../dist/farm/plan/choose.js";
 import type { Clock } from "../../dist/farm/runtime/clock.js";
 import type { BodyFacts } from "../../dist/farm/runtime/home.js";
@@ -99,14 +107,12 @@ class FakeBody implements RunningBody {
       throw new PhysariumError("IO_ENGINE", "out of memory");
     }
     this.isLoaded = true;
-    const { context: contextTokens } = this.spec;
     const sizes = { ramBytes: this.plan.bytes, vramBytes: 0 };
     this.loaded = {
       seconds: this.plan.loadMs / 1000,
       ...sizes,
       pids: [],
       engine: "fake",
-      contextTokens,
       hasChatTemplate: false,
     };
   }
@@ -194,17 +200,7 @@ export function order(body: string, more: Partial<Order> = {}): Order {
   return {
     organ: body,
     body,
-    ask: {
-      prompt: { text: body },
-      maxTokens: 1,
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      seed: 0,
-      stop: [],
-      grammar: undefined,
-    },
+    ask: greedyAsk({ text: body }, 1),
     priority: 1,
     deadlineMs: undefined,
     noSwap: false,

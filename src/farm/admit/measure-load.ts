@@ -1,6 +1,6 @@
 import { cpus } from "node:os";
 import type { ChildBody } from "../engine/child-engine.js";
-import type { Ask } from "../engine/engine.js";
+import { greedyAsk } from "../engine/engine.js";
 import { memoryOf } from "../engine/process-memory.js";
 import type { Speed } from "../engine/protocol.js";
 import type { LoadRecord } from "./admission.js";
@@ -31,22 +31,11 @@ export async function measureFullLoad(body: ChildBody, speeds: readonly Speed[])
   const { context, sequences, threads } = body.spec;
   const { seconds, pids } = body.loaded;
   const word = "the ";
-  const ask = async (seed: number): Promise<void> => {
+  const ask = async (): Promise<void> => {
     const text = await fullPrompt(body, word, context - LAST_TOKENS);
-    const prompt: Ask = {
-      prompt: { text },
-      maxTokens: LAST_TOKENS,
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      seed,
-      stop: [],
-      grammar: undefined,
-    };
-    await body.ask(prompt, () => {}, new AbortController().signal);
+    await body.ask(greedyAsk({ text }, LAST_TOKENS), () => {}, new AbortController().signal);
   };
-  await Promise.all(Array.from({ length: sequences }, (_, at) => ask(at)));
+  await Promise.all(Array.from({ length: sequences }, ask));
   let peak = 0;
   for (const pid of [body.pid!, ...pids]) {
     const { peak: highest, resident } = await memoryOf(pid);

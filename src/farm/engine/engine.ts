@@ -11,8 +11,6 @@ export interface BodySpec {
   readonly threads: number;
   readonly gpuLayers: number;
   readonly engine: EngineChoice | FakeEngine;
-  /** Keys and values in F32 and every tensor checked for NaN: for measuring. */
-  readonly exact?: boolean;
 }
 
 /** An engine without a model, for tests and for looking at the farm: answers are made of the prompt. */
@@ -44,6 +42,11 @@ export interface Ask {
   readonly grammar: "json" | { readonly schema: unknown } | undefined;
 }
 
+/** The likeliest tokens, and nothing that shapes the answer: what every other ask differs from. */
+export function greedyAsk(prompt: Ask["prompt"], maxTokens: number): Ask {
+  return { prompt, maxTokens, temperature: 0, topP: 1, topK: 0, minP: 0, seed: 0, stop: [], grammar: undefined };
+}
+
 export interface Answered {
   readonly text: string;
   readonly promptTokens: number;
@@ -63,15 +66,7 @@ export interface Loaded {
   /** Further processes that are the child's. */
   readonly pids: readonly number[];
   readonly engine: string;
-  readonly contextTokens: number;
   readonly hasChatTemplate: boolean;
-}
-
-/** For one place of a text: ln of the probability of each token of the vocabulary, or why not. */
-export interface Distribution {
-  /** (places, vocabulary), natural logarithms. */
-  readonly logProbabilities: Float32Array;
-  readonly places: number;
 }
 
 /** A body that runs: one child process, or a fake in this one. */

@@ -9,18 +9,15 @@ export class FakeDriver implements Driver {
   /** Held so that the process really has the size that it was given. */
   protected readonly ballast: Buffer;
 
-  private constructor(
-    spec: BodySpec,
-    private readonly engine: FakeEngine,
-  ) {
+  private constructor(private readonly engine: FakeEngine) {
     this.ballast = Buffer.alloc(engine.bytes ?? 0, 1);
-    this.loaded = { vramBytes: 0, pids: [], engine: "fake", contextTokens: spec.context, hasChatTemplate: false };
+    this.loaded = { vramBytes: 0, pids: [], engine: "fake", hasChatTemplate: false };
   }
 
   static async load(spec: BodySpec): Promise<FakeDriver> {
     const engine = spec.engine as FakeEngine;
     await sleep(engine.loadMs ?? 0);
-    return new FakeDriver(spec, engine);
+    return new FakeDriver(engine);
   }
 
   async ask(ask: Ask, onPiece: (text: string) => void, signal: AbortSignal): Promise<Answered> {
@@ -65,6 +62,4 @@ export class FakeDriver implements Driver {
   async memory(): Promise<{ otherBytes: number; vramBytes: number }> {
     return { otherBytes: 0, vramBytes: 0 };
   }
-
-  async close(): Promise<void> {}
 }

@@ -1,5 +1,6 @@
 import { PhysariumError } from "../../errors.js";
-import { type ChatWords, chatPrompt } from "./chat-prompt.js";
+import { BATCH_TOKENS } from "../plan/footprint.js";
+import { type ChatWords, promptText } from "./chat-prompt.js";
 import type { Answered, Ask, BodySpec } from "./engine.js";
 import { measureDistributions, measureGreedy, measureSpeed } from "./llama-measures.js";
 import {
@@ -24,7 +25,7 @@ export class LlamaDriver implements Driver {
     private readonly library: LlamaLibrary,
     private readonly llama: Llama,
     private readonly model: LlamaModel,
-    private readonly context: LlamaContext,
+    context: LlamaContext,
     private readonly spec: BodySpec,
   ) {
     this.free = Array.from({ length: spec.sequences }, () => context.getSequence());
@@ -38,7 +39,6 @@ export class LlamaDriver implements Driver {
       vramBytes: model.memoryUsage.vram + context.memoryUsage.vram,
       pids: [],
       engine: `node-llama-cpp, ${llama.gpu === false ? "CPU" : llama.gpu}`,
-      contextTokens: spec.context,
       hasChatTemplate: this.words.template !== undefined,
     };
   }
@@ -58,20 +58,16 @@ export class LlamaDriver implements Driver {
     const model = await llama.loadModel({
       modelPath: spec.file,
       gpuLayers: spec.gpuLayers,
-      useMmap: !spec.exact,
-      checkTensors: spec.exact === true,
       ignoreMemorySafetyChecks: true,
     });
-    const cache = spec.exact ? { experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32" } : {};
     const context = await model.createContext({
       contextSize: spec.context,
       sequences: spec.sequences,
-      batchSize: Math.min(512, spec.context),
+      batchSize: Math.min(BATCH_TOKENS, spec.context),
       threads: { ideal: spec.threads, min: spec.threads },
-      flashAttention: spec.exact ? false : "auto",
+      flashAttention: "auto",
       ignoreMemorySafetyChecks: true,
       failedCreationRemedy: false,
-      ...cache,
     });
     return new LlamaDriver(library, llama, model, context, spec);
   }
@@ -153,24 +149,10 @@ export class LlamaDriver implements Driver {
   }
 
   async tokens(prompt: Ask["prompt"]): Promise<number[]> {
-    const { text, special } =
-      "text" in prompt ? { ...prompt, special: false } : chatPrompt(prompt.turns, prompt.chatml, this.words);
+    const { text, special, hasBos } = promptText(prompt, this.words);
     const ids = this.model.tokenize(text, special);
     const { bos, shouldPrependBosToken } = this.model.tokens;
-    // A chat template writes the BOS itself, where it wants one.
-    if (
-      shouldPrependBosToken &&
-      bos !== null &&
-      ids[0] !== bos &&
-      !(special && "turns" in prompt && this.writesBos(text))
-    ) {
-      return [bos, ...ids];
-    }
-    return ids;
-  }
-
-  private writesBos(text: string): boolean {
-    return this.words.bos !== "" && text.startsWith(this.words.bos);
+    return shouldPrependBosToken && bos !== null && ids[0] !== bos && !hasBos ? [bos, ...ids] : ids;
   }
 
   async distributions(ids: readonly number[], from: number): Promise<{ values: Float32Array; places: number }> {
@@ -190,12 +172,6 @@ export class LlamaDriver implements Driver {
 
   async memory(): Promise<{ otherBytes: number; vramBytes: number }> {
     return { otherBytes: 0, vramBytes: this.loaded.vramBytes };
-  }
-
-  async close(): Promise<void> {
-    await this.context.dispose();
-    await this.model.dispose();
-    await this.llama.dispose();
   }
 
   private async grammarOf(wanted: Ask["grammar"]): Promise<unknown> {

@@ -1,3 +1,4 @@
+import { BATCH_TOKENS } from "../plan/footprint.js";
 import type { LlamaModel, LlamaSequence } from "./load-library.js";
 import type { Speed } from "./protocol.js";
 
@@ -87,7 +88,7 @@ export async function measureSpeed(model: LlamaModel, contextSize: number, threa
   const context = await model.createContext({
     contextSize,
     sequences: 1,
-    batchSize: Math.min(512, contextSize),
+    batchSize: Math.min(BATCH_TOKENS, contextSize),
     threads: { ideal: threads, min: threads },
     ignoreMemorySafetyChecks: true,
     failedCreationRemedy: false,

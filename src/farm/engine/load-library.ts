@@ -12,40 +12,32 @@ export interface LlamaLibrary {
 
 export interface Llama {
   readonly gpu: string | false;
-  readonly cpuMathCores: number;
   loadModel(options: object): Promise<LlamaModel>;
   createGrammarForJsonSchema(schema: unknown): Promise<unknown>;
-  getVramState(): Promise<{ total: number; used: number; free: number }>;
-  dispose(): Promise<void>;
 }
 
 export interface LlamaModel {
   readonly fileInfo: { readonly metadata: { tokenizer?: { chat_template?: string } } };
   readonly tokens: {
     readonly bos: number | null;
-    readonly eos: number | null;
     readonly bosString: string | null;
     readonly eosString: string | null;
     readonly shouldPrependBosToken: boolean;
   };
   readonly memoryUsage: { ram: number; vram: number };
-  readonly gpuLayers: number;
   tokenize(text: string, special?: boolean): number[];
   detokenize(tokens: readonly number[], special?: boolean, last?: readonly number[]): string;
   isEogToken(token: number): boolean;
   createContext(options: object): Promise<LlamaContext>;
-  dispose(): Promise<void>;
 }
 
 export interface LlamaContext {
-  readonly contextSize: number;
   readonly memoryUsage: { ram: number; vram: number };
   getSequence(): LlamaSequence;
   dispose(): Promise<void>;
 }
 
 export interface LlamaSequence {
-  readonly contextTokens: readonly number[];
   readonly nextTokenIndex: number;
   clearHistory(): Promise<void>;
   adaptStateToTokens(tokens: readonly number[], allowShift?: boolean): Promise<void>;

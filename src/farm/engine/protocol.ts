@@ -45,5 +45,4 @@ export interface Driver {
   speed(threads: readonly number[]): Promise<Speed[]>;
   /** Bytes of further processes, and of video memory. */
   memory(): Promise<{ otherBytes: number; vramBytes: number }>;
-  close(): Promise<void>;
 }

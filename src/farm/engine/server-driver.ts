@@ -3,7 +3,7 @@ import { createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { PhysariumError } from "../../errors.js";
 import type { EngineChoice } from "../config/organ-farm.js";
-import { type ChatWords, chatPrompt } from "./chat-prompt.js";
+import { type ChatWords, promptText } from "./chat-prompt.js";
 import type { Answered, Ask, BodySpec } from "./engine.js";
 import { residentBytes } from "./process-memory.js";
 import type { Driver, Speed } from "./protocol.js";
@@ -15,7 +15,6 @@ interface Props {
   readonly chat_template?: string;
   readonly bos_token?: string;
   readonly eos_token?: string;
-  readonly default_generation_settings?: { readonly n_ctx?: number };
 }
 
 /** llama.cpp's own server, started here or running elsewhere, by its HTTP interface. */
@@ -38,7 +37,6 @@ export class ServerDriver implements Driver {
       vramBytes: 0,
       pids: server?.pid === undefined ? [] : [server.pid],
       engine: server === undefined ? `llama-server at ${address}` : "llama-server",
-      contextTokens: props.default_generation_settings?.n_ctx ?? spec.context,
       hasChatTemplate: this.words.template !== undefined,
     };
   }
@@ -111,10 +109,8 @@ export class ServerDriver implements Driver {
   }
 
   async tokens(prompt: Ask["prompt"]): Promise<number[]> {
-    const { text, special } =
-      "text" in prompt ? { ...prompt, special: false } : chatPrompt(prompt.turns, prompt.chatml, this.words);
-    const writesBos = this.words.bos !== "" && text.startsWith(this.words.bos);
-    const body = { content: text, add_special: !writesBos, parse_special: special };
+    const { text, special, hasBos } = promptText(prompt, this.words);
+    const body = { content: text, add_special: !hasBos, parse_special: special };
     return (await json<{ tokens: number[] }>(`${this.address}/tokenize`, body)).tokens;
   }
 
@@ -165,11 +161,6 @@ export class ServerDriver implements Driver {
 
   async memory(): Promise<{ otherBytes: number; vramBytes: number }> {
     return { otherBytes: this.server?.pid === undefined ? 0 : await residentBytes(this.server.pid), vramBytes: 0 };
-  }
-
-  async close(): Promise<void> {
-    this.server?.removeAllListeners("exit");
-    this.server?.kill("SIGTERM");
   }
 }
 

@@ -1,3 +1,4 @@
+import { greedyAsk } from "../engine/engine.js";
 import type { FarmService } from "../serve/farm-service.js";
 
 /** A probe that takes longer says no. */
@@ -32,17 +33,7 @@ async function probeBody(service: FarmService, body: string): Promise<Readiness[
     const { completionTokens } = await service.runtime.submit({
       organ: "readyz",
       body,
-      ask: {
-        prompt: { text: "The" },
-        maxTokens: 1,
-        temperature: 0,
-        topP: 1,
-        topK: 0,
-        minP: 0,
-        seed: 0,
-        stop: [],
-        grammar: undefined,
-      },
+      ask: greedyAsk({ text: "The" }, 1),
       // In front of everybody: it takes a moment, and whoever asks decides whether the farm gets work at all.
       priority: 101,
       deadlineMs: PATIENCE_MS,

@@ -123,7 +123,8 @@ export class FarmRuntime {
   async unload(body: string, reason = "asked for"): Promise<void> {
     const home = this.home(body);
     if (home.status === "stopped") {
-      for (const { reject } of home.loadWaiters.splice(0)) reject(refuse("FARM_BUSY", `${body} was unloaded meanwhile`));
+      for (const { reject } of home.loadWaiters.splice(0))
+        reject(refuse("FARM_BUSY", `${body} was unloaded meanwhile`));
       return;
     }
     if (home.status !== "ready") throw refuse("FARM_BUSY", `${body} is ${home.status}; try again`);

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import type { Organ } from "../config/organ-farm.js";
 import { fillTemplate } from "../config/prompt-template.js";
-import type { Ask, ChatTurn } from "../engine/engine.js";
+import { type Ask, type ChatTurn, greedyAsk } from "../engine/engine.js";
 
 /** An organ with the texts that its file names, read once. */
 export interface OrganTexts {
@@ -48,7 +48,7 @@ function fill(organ: Organ, { template, schema }: OrganTexts, input: string): st
 }
 
 /** What the organ's answers are held to while they are made. */
-export function organGrammar({ jsonOut, verifier }: Organ, { schema }: OrganTexts): Ask["grammar"] {
+function organGrammar({ jsonOut, verifier }: Organ, { schema }: OrganTexts): Ask["grammar"] {
   if (verifier === "json_schema" && schema !== undefined) return { schema };
   return jsonOut || verifier === "json_strict" ? "json" : undefined;
 }
@@ -56,13 +56,8 @@ export function organGrammar({ jsonOut, verifier }: Organ, { schema }: OrganText
 /** The organ's own settings, which a request may change. */
 export function organAsk(organ: Organ, texts: OrganTexts, prompt: Ask["prompt"]): Ask {
   return {
-    prompt,
-    maxTokens: organ.maxTokens,
+    ...greedyAsk(prompt, organ.maxTokens),
     temperature: organ.temperature,
-    topP: 1,
-    topK: 0,
-    minP: 0,
-    seed: 0,
     stop: organ.stop,
     grammar: organGrammar(organ, texts),
   };
