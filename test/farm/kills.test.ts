@@ -1,10 +1,16 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
+import { revertBody } from "../../dist/farm/admit/revert.js";
+import { readFarm } from "../../dist/farm/config/read-config.js";
 import { residentBytes } from "../../dist/farm/engine/process-memory.js";
+import { budgetOf } from "../../dist/farm/plan/machine.js";
+import { examineFarm } from "../../dist/farm/serve/doctor.js";
 import { Journal, readJournal } from "../../dist/farm/state/journal.js";
+import { StateFolder } from "../../dist/farm/state/state-folder.js";
+import { LOAM } from "../shared.js";
 import { temporaryFolder } from "../temporary.js";
 import { admittedFolder, fakeEngine, startFarm } from "./fake-service.js";
 
@@ -159,6 +165,44 @@ test("what is not admitted does not answer, and says what to do", async () => {
   expect(response.status).toBe(503);
   expect((await response.json()).error.message).toContain("physarium farm admit b");
   await farm.close();
+});
+
+test("a server of one's own that has admitted nothing yet says so, too", async () => {
+  const folder = admittedFolder(temporaryFolder(), FARM);
+  const engine = { kind: "llama-server", path: "llama-server" };
+  const farm = { version: 1, engine, ...FARM, bodies: { ...FARM.bodies, b: { source: "loam" } } };
+  writeFileSync(join(folder, "organ_farm.json"), JSON.stringify(farm));
+  const { service, close } = await startFarm(folder, fakeEngine());
+  expect(service.unavailable("b")?.code).toBe("FARM_NOT_ADMITTED");
+  await close();
+});
+
+test("a server that runs elsewhere: doctor misses no admission that admit would refuse to make", async () => {
+  const folder = temporaryFolder();
+  cpSync(LOAM, join(folder, "loam"), { recursive: true });
+  const engine = { kind: "llama-server", address: "http://127.0.0.1:9" };
+  const file = { version: 1, engine, bodies: { a: { source: "loam" } }, organs: [] };
+  writeFileSync(join(folder, "organ_farm.json"), JSON.stringify(file));
+  const opened = await readFarm(join(folder, "organ_farm.json"));
+  const state = new StateFolder(opened);
+  const findings = await examineFarm(opened, state, await budgetOf(opened, {}, folder));
+  expect(findings.filter(({ what }) => what.startsWith("body"))).toEqual([]);
+  expect(findings.find(({ what }) => what === "placement")).toMatchObject({ ok: true });
+});
+
+test("what was served until now keeps its files beside the new generation, also after a revert", async () => {
+  const folder = admittedFolder(temporaryFolder(), FARM);
+  const state = new StateFolder({ folder });
+  const first = (await state.admission("a", 1))!;
+  for (const generation of [2, 3]) {
+    cpSync(state.generation("a", 1), state.generation("a", generation), { recursive: true });
+    await state.writeAdmission({ ...first, generation });
+  }
+  // 2 was served and reverted; 3 takes the place of 1.
+  await state.keepForms("a", [3, 1]);
+  await state.setCurrent("a", 3);
+  expect((await state.accepted("a")).map(({ generation }) => generation)).toEqual([1, 3]);
+  expect(await revertBody(state, "a")).toEqual({ from: 3, to: 1 });
 });
 
 test("a journal that ends in half a line goes on behind it", async () => {

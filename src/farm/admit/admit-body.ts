@@ -1,7 +1,5 @@
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
-import { cpus } from "node:os";
+import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { verify } from "../../audit/verify.js";
 import { openDonor } from "../../checkpoint/donor.js";
@@ -18,7 +16,7 @@ import { isOperated, openLedger, recordPath } from "../../record/open-record.js"
 import { openSource } from "../../sources.js";
 import { PHYSARIUM_VERSION } from "../../version.js";
 import { parseAnchors } from "../config/anchors.js";
-import { type Body, type Organ, type OrganFarm, organsOf } from "../config/organ-farm.js";
+import { type Body, isElsewhere, type Organ, type OrganFarm, organsOf } from "../config/organ-farm.js";
 import { ChildBody } from "../engine/child-engine.js";
 import type { BodySpec } from "../engine/engine.js";
 import type { Speed } from "../engine/protocol.js";
@@ -27,8 +25,8 @@ import type { RunShape } from "../plan/footprint.js";
 import { layoutOfForm, typeOfForm } from "../plan/forms.js";
 import type { MachineBudget } from "../plan/machine.js";
 import { Journal } from "../state/journal.js";
-import { type StateFolder, tie } from "../state/state-folder.js";
-import type { Admission, AdmittedForm, CheckRecord } from "./admission.js";
+import { digestOf, type StateFolder, tie } from "../state/state-folder.js";
+import { type Admission, type AdmittedForm, type CheckRecord, servable } from "./admission.js";
 import { checkAnchors, checkDeterminism, checkTokens } from "./check-form.js";
 import { bestThreads, measureFullLoad, threadCounts } from "./measure-load.js";
 import { lossOf, type Reference, referenceOf } from "./measure-loss.js";
@@ -50,7 +48,7 @@ export interface AdmitOptions {
  */
 export async function admitBody(body: Body, options: AdmitOptions): Promise<Admission> {
   const { farm, state } = options;
-  if (farm.engine.kind === "llama-server" && farm.engine.path === undefined) {
+  if (isElsewhere(farm.engine)) {
     throw new PhysariumError(
       "USAGE_ENGINE",
       "a server that runs elsewhere loads no files of ours, so nothing can be admitted for it; give its path instead",
@@ -106,8 +104,9 @@ class AdmissionRun {
       await journal.append(accepted ? "admitted" : "rejected", facts);
       if (accepted) {
         await state.setCurrent(body.name, generation);
-        await this.keepTwo();
-        for (const { form, rejected } of forms) if (rejected !== null) await removeForm(folder, form);
+        // One step back is always open, to what was served until now.
+        await state.keepForms(body.name, [generation, ...(former === undefined ? [] : [former])]);
+        for (const { file, rejected } of forms) if (rejected !== null) await rm(join(folder, file), { force: true });
       } else await state.dropForms(body.name, generation);
       return admission;
     } catch (error) {
@@ -307,10 +306,10 @@ class AdmissionRun {
     const { state, farm, budget } = this.options;
     let stored = 0;
     for (const body of farm.bodies.keys()) {
-      for (const { generation, forms } of await state.accepted(body)) {
+      for (const admission of await state.accepted(body)) {
         // Of this body only what is served now and the new generation stay.
-        const isKept = body !== this.body.name || generation === (await state.currentGeneration(body));
-        if (isKept) for (const { byte_length, rejected } of forms) if (rejected === null) stored += byte_length;
+        const isKept = body !== this.body.name || admission.generation === (await state.currentGeneration(body));
+        if (isKept) for (const { byte_length } of servable(admission)) stored += byte_length;
       }
     }
     if (stored + neededBytes <= budget.SSD) return;
@@ -320,13 +319,6 @@ class AdmissionRun {
         `${budget.SSD}; take fewer forms, or raise budget.SSD`,
       { neededBytes, stored, budget: budget.SSD },
     );
-  }
-
-  /** The generation that is served and the one before it keep their files: one step back is always open. */
-  private async keepTwo(): Promise<void> {
-    const { state } = this.options;
-    const accepted = await state.accepted(this.body.name);
-    for (const { generation } of accepted.slice(0, -2)) await state.dropForms(this.body.name, generation);
   }
 
   private stop(): { signal?: AbortSignal } {
@@ -344,22 +336,3 @@ function limit(check: string, value: number, most: number | undefined): CheckRec
 function wordsOf({ form, sha256, rejected, loss }: AdmittedForm) {
   return { form, sha256, rejected, kl: loss?.kl_mean ?? null };
 }
-
-async function removeForm(folder: string, form: string): Promise<void> {
-  for (const name of await readdir(folder)) if (name === `${form}.gguf`) await rm(join(folder, name), { force: true });
-}
-
-async function digestOf(path: string): Promise<{ sha256: string; byteLength: number }> {
-  const hash = createHash("sha256");
-  let byteLength = 0;
-  await attempt("reading", path, async () => {
-    for await (const bytes of createReadStream(path, { highWaterMark: 1 << 20 })) {
-      hash.update(bytes as Buffer);
-      byteLength += (bytes as Buffer).byteLength;
-    }
-  });
-  return { sha256: hash.digest("hex"), byteLength };
-}
-
-/** Threads before anything was measured: one never waits for another in a busy loop. */
-export const UNMEASURED_THREADS = Math.min(1, cpus().length);

@@ -79,6 +79,11 @@ export interface Problem {
   readonly message: string;
 }
 
+/** A server that somebody else runs: nothing is admitted for it and nothing placed. */
+export function isElsewhere(engine: EngineChoice): boolean {
+  return engine.kind === "llama-server" && engine.address !== undefined;
+}
+
 /** Organs of a body, in the file's order. */
 export function organsOf(farm: OrganFarm, body: string): Organ[] {
   return [...farm.organs.values()].filter((organ) => organ.body === body);

@@ -1,4 +1,5 @@
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { systemClock } from "../runtime/clock.js";
 import type { FarmService } from "../serve/farm-service.js";
 
 /** The farm's figures as Prometheus reads them. One registry a farm: nothing global. */
@@ -72,7 +73,7 @@ export class FarmMetrics {
       this.waiting.set({ body }, home.queue.length);
       this.inFlight.set({ body }, home.inFlight.size);
     }
-    for (const [organ, { score }] of organs) this.scores.set({ organ }, score.value(performance.now()));
+    for (const [organ, { score }] of organs) this.scores.set({ organ }, score.value(systemClock.now()));
     return this.registry.metrics();
   }
 

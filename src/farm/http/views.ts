@@ -1,3 +1,4 @@
+import { servable } from "../admit/admission.js";
 import { systemClock } from "../runtime/clock.js";
 import type { FarmService } from "../serve/farm-service.js";
 
@@ -32,10 +33,8 @@ export function bodiesView(service: FarmService) {
       reason: home.placement?.reason ?? null,
       ram_bytes: home.holds.RAM,
       vram_bytes: home.holds.VRAM,
-      disk_bytes: (admission?.forms ?? []).reduce(
-        (sum, { byte_length, rejected }) => sum + (rejected === null ? byte_length : 0),
-        0,
-      ),
+      disk_bytes:
+        admission === undefined ? 0 : servable(admission).reduce((sum, { byte_length }) => sum + byte_length, 0),
       pid: home.running?.pid ?? null,
       pinned: home.pinned,
       waiting: home.queue.length,

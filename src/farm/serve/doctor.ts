@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { isPhysariumError } from "../../errors.js";
 import { exists } from "../../output/place.js";
 import { servable } from "../admit/admission.js";
-import type { OrganFarm } from "../config/organ-farm.js";
+import { isElsewhere, type OrganFarm } from "../config/organ-farm.js";
 import { loadLlamaLibrary } from "../engine/load-library.js";
 import { planFarm } from "../plan/farm-plan.js";
 import type { MachineBudget } from "../plan/machine.js";
@@ -29,7 +29,7 @@ export async function examineFarm(farm: OrganFarm, state: StateFolder, budget: M
   for (const tier of ["VRAM", "RAM", "SSD"] as const)
     add(`budget ${tier}`, true, `${budget[tier]} bytes (${budget.words[tier]})`);
   const admissions = await state.admissions(farm);
-  for (const body of farm.bodies.keys()) {
+  for (const body of isElsewhere(farm.engine) ? [] : farm.bodies.keys()) {
     const admission = admissions.get(body);
     if (admission === undefined) {
       add(`body ${body}`, false, `not admitted: physarium farm admit ${body}`);
@@ -45,6 +45,7 @@ export async function examineFarm(farm: OrganFarm, state: StateFolder, budget: M
     }
   }
   await attemptTo(add, "placement", async () => {
+    if (isElsewhere(farm.engine)) return "nothing is placed: the server runs elsewhere";
     const plans = await planFarm(farm, budget, admissions);
     const nowhere = plans.filter(({ chosen, tier }) => chosen === undefined && tier !== "SSD").map(({ body }) => body);
     if (nowhere.length > 0) throw new Error(`no form fits: ${nowhere.join(", ")}`);

@@ -2,7 +2,7 @@ import { join } from "node:path";
 import { PhysariumError } from "../../errors.js";
 import { type Lock, takeLock } from "../../output/lock.js";
 import { type Admission, servable } from "../admit/admission.js";
-import { type Organ, type OrganFarm, organsOf, tierOf } from "../config/organ-farm.js";
+import { isElsewhere, type Organ, type OrganFarm, organsOf, tierOf } from "../config/organ-farm.js";
 import { childEngine } from "../engine/child-engine.js";
 import type { Engine } from "../engine/engine.js";
 import type { MachineBudget } from "../plan/machine.js";
@@ -119,7 +119,7 @@ export class FarmService {
     await this.journal.append("server_started", { pid: process.pid });
     await this.write();
     this.every(WRITE_EVERY_MS, () => (this.isDirty ? this.write() : Promise.resolve()));
-    this.every(LOOK_EVERY_MS, () => this.lookForAdmissions());
+    if (!isElsewhere(farm.engine)) this.every(LOOK_EVERY_MS, () => this.lookForAdmissions());
     // What is pinned is there before anybody asks.
     for (const home of this.runtime.homes.values()) {
       if (home.pinned && home.facts.placements.length > 0) void this.runtime.load(home.name).catch(() => {});
@@ -153,7 +153,7 @@ export class FarmService {
   unavailable(body: string): PhysariumError | undefined {
     const home = this.runtime.homes.get(body);
     if (home === undefined) return new PhysariumError("FARM_UNKNOWN_MODEL", `there is no body "${body}"`);
-    if (home.facts.generation === 0 && this.farm.engine.kind !== "llama-server") {
+    if (home.facts.generation === 0 && !isElsewhere(this.farm.engine)) {
       return new PhysariumError("FARM_NOT_ADMITTED", `${body} was not admitted: physarium farm admit ${body}`);
     }
     if (home.facts.placements.length === 0) {
@@ -188,7 +188,7 @@ export class FarmService {
   private async facts(name: string): Promise<BodyFacts> {
     const { farm, state, budget } = this.options;
     const body = farm.bodies.get(name)!;
-    if (farm.engine.kind === "llama-server" && farm.engine.address !== undefined) return addressedFacts(farm, body);
+    if (isElsewhere(farm.engine)) return addressedFacts(farm, body);
     const admission = await state.current(name);
     if (admission === undefined || servable(admission).length === 0) {
       this.admissions.delete(name);
@@ -274,9 +274,7 @@ export class FarmService {
       at: new Date().toISOString(),
       server: { pid: process.pid, started: this.ownStart },
       children: [...this.children.values()],
-      bodies: Object.fromEntries(
-        [...this.runtime.homes].map(([name, home]) => [name, bodyState(home, tierOf(this.farm, name))]),
-      ),
+      bodies: Object.fromEntries([...this.runtime.homes].map(([name, home]) => [name, bodyState(home)])),
       organs: Object.fromEntries(
         [...this.organs].map(([name, { score, pinned }]) => [name, { score: score.record(now), pinned }]),
       ),
@@ -284,7 +282,7 @@ export class FarmService {
   }
 }
 
-function bodyState(home: Home, wanted: string): TierState["bodies"][string] {
+function bodyState(home: Home): TierState["bodies"][string] {
   const { placement, holds, status, facts, pinned } = home;
   return {
     status,
@@ -295,6 +293,6 @@ function bodyState(home: Home, wanted: string): TierState["bodies"][string] {
     generation: facts.generation,
     ram_bytes: Math.round(holds.RAM),
     vram_bytes: Math.round(holds.VRAM),
-    pinned: pinned && wanted !== "",
+    pinned,
   };
 }

@@ -1,9 +1,8 @@
-import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";
 import { attempt } from "../../checkpoint/file-layer.js";
 import { PhysariumError } from "../../errors.js";
 import type { Engine } from "../engine/engine.js";
+import { digestOf } from "../state/state-folder.js";
 
 /**
  * An engine that loads a file only if it is the one that was admitted. A file is read once; after that its size and
@@ -29,11 +28,7 @@ export function provenEngine(engine: Engine, digestOf: (file: string) => string 
 
 /** Throws `VERIFY_FORM` for a file that is not the one that was admitted. */
 export async function requireDigest(file: string, expected: string): Promise<void> {
-  const hash = createHash("sha256");
-  await attempt("reading", file, async () => {
-    for await (const bytes of createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(bytes as Buffer);
-  });
-  const found = hash.digest("hex");
+  const { sha256: found } = await digestOf(file);
   if (found === expected) return;
   throw new PhysariumError(
     "VERIFY_FORM",

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
+import { createReadStream, existsSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
@@ -7,7 +7,7 @@ import { attempt, readSmallFile } from "../../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError } from "../../errors.js";
 import { writeSmallFile } from "../../output/small-file.js";
 import { Count, readJson } from "../../record/read-json.js";
-import { type Admission, AdmissionSchema } from "../admit/admission.js";
+import { type Admission, AdmissionSchema, servable } from "../admit/admission.js";
 import type { OrganFarm } from "../config/organ-farm.js";
 
 /**
@@ -54,7 +54,7 @@ export class StateFolder {
     return join(this.body(body), String(generation));
   }
 
-  /** Generations of a body that left a record, the oldest first. */
+  /** Generations of a body, finished or not, the oldest first. */
   async generations(body: string): Promise<number[]> {
     const folder = this.body(body);
     if (!existsSync(folder)) return [];
@@ -97,10 +97,17 @@ export class StateFolder {
     for (const generation of await this.generations(body)) {
       const admission = await this.admission(body, generation);
       if (admission?.accepted !== true) continue;
-      const files = admission.forms.filter(({ rejected }) => rejected === null);
-      if (files.every(({ file }) => existsSync(join(this.generation(body, generation), file)))) found.push(admission);
+      if (servable(admission).every(({ file }) => existsSync(join(this.generation(body, generation), file))))
+        found.push(admission);
     }
     return found;
+  }
+
+  /** Remove the forms of all accepted generations but these. */
+  async keepForms(body: string, kept: readonly number[]): Promise<void> {
+    for (const { generation } of await this.accepted(body)) {
+      if (!kept.includes(generation)) await this.dropForms(body, generation);
+    }
   }
 
   /** Remove a generation's forms; its record stays. */
@@ -143,6 +150,19 @@ async function readOptional<T>(path: string, schema: v.GenericSchema<unknown, T>
       cause,
     );
   return readJson(bytes, schema, refuse);
+}
+
+/** SHA-256 of a form's file, hexadecimal, and its length. */
+export async function digestOf(path: string): Promise<{ sha256: string; byteLength: number }> {
+  const hash = createHash("sha256");
+  let byteLength = 0;
+  await attempt("reading", path, async () => {
+    for await (const bytes of createReadStream(path, { highWaterMark: 1 << 20 })) {
+      hash.update(bytes as Buffer);
+      byteLength += (bytes as Buffer).byteLength;
+    }
+  });
+  return { sha256: hash.digest("hex"), byteLength };
 }
 
 /** SHA-256 of texts in order, hexadecimal: what ties a form's file to its ledger. */
