@@ -152,7 +152,9 @@ try {
   console.log(
     `p50 ${at(0.5)} s, p99 ${at(0.99)} s, ${(wanted / wall).toFixed(1)} answers a second, ${wall.toFixed(1)} s`,
   );
-  console.log(`swaps ${count("evicted")}, loads ${count("loaded")}, crashes ${count("crashed")}`);
+  console.log(
+    `evictions ${count("evicted")} (the end of the farm is one, too), loads ${count("loaded")}, crashes ${count("crashed")}`,
+  );
   console.log(`${killed}children alive after the end: ${children.filter(alive).length}`);
   if (seconds.length !== wanted || answered < acknowledged) process.exitCode = 1;
 } finally {

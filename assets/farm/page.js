@@ -34,6 +34,10 @@ function size(bytes) {
   return `${unit === "B" ? value : value.toFixed(value < 10 ? 2 : 1)} ${unit}`;
 }
 
+function counted(value, one, many = `${one}s`) {
+  return `${value} ${value === 1 ? one : many}`;
+}
+
 function showMemory({ budget, used, bodies }) {
   const bytesOf = { VRAM: (body) => body.vram_bytes, RAM: (body) => body.ram_bytes, SSD: (body) => body.disk_bytes };
   const rows = Object.entries(bytesOf).map(([tier, bytes]) => {
@@ -156,7 +160,8 @@ async function refresh() {
     showBodies(farm.bodies);
     showOrgans(farm.organs);
     const waiting = farm.bodies.reduce((sum, body) => sum + body.waiting, 0);
-    byId("state").textContent = `${farm.bodies.length} bodies, ${farm.organs.length} organs, ${waiting} waiting`;
+    byId("state").textContent =
+      `${counted(farm.bodies.length, "body", "bodies")}, ${counted(farm.organs.length, "organ")}, ${waiting} waiting`;
     byId("state").className = "";
   } catch (error) {
     byId("state").textContent = error.message;

@@ -199,6 +199,18 @@ test("init, add and remove keep the file whole and right", async () => {
   expect(JSON.parse(readFileSync(file, "utf8"))).toMatchObject({ bodies: {}, organs: [] });
 });
 
+test("names that every object has are names like others; a number of threads that is none is said by its flag", async () => {
+  const organs = [{ name: "constructor", body: "a" }];
+  const folder = farmFolder({ version: 1, bodies: { a: { source: "loam" } }, organs });
+  expect(await problemsOf(folder)).toMatchObject({ ok: true, problems: [] });
+  const { stdout } = await physarium(["farm", "check", "--file", folder]);
+  expect(stdout).toContain("nothing is wrong (1 body, 1 organ)");
+  const gone = await physarium(["farm", "remove", "toString", "--file", folder]);
+  expect(gone.stderr).toContain('there is no organ and no body "toString"');
+  const threads = await physarium(["farm", "add", "--body", "a", "--threads", "abc", "--file", folder]);
+  expect(threads.stderr).toContain("Expected a number");
+});
+
 test("the schema is published with the package", () => {
   const manifest = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8"));
   expect(manifest.files).toContain("schemas");

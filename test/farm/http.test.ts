@@ -162,6 +162,7 @@ describe("verifiers", () => {
     ["code", "```js\nimport a from 'b'; await a();\n```", true],
     ["code", "```js\nimport a from ;\n```", false],
     ["code", "```cobol\nX.\n```", false],
+    ["code", "```constructor\nx = 1\n```", false],
     ["python", "x = [i for i in range(3)]", true],
     ["python", "x = = 3", false],
     ["source", "the cat sat", true],

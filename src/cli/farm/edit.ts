@@ -3,6 +3,7 @@ import { type Command, Option } from "commander";
 import { jsonLine, PhysariumError, printable } from "../../errors.js";
 import { addBody, addOrgan, initFarm, removeFromFarm } from "../../farm/config/edit-config.js";
 import { checkFarm, farmError, farmPath, problemWords } from "../../farm/config/read-config.js";
+import { counted } from "../../report/number-words.js";
 import { toCount, toInteger, toNumber } from "../arguments.js";
 import { addFarmOptions, type FarmFlags, readOptions, toSizeText } from "./options.js";
 
@@ -46,7 +47,7 @@ export function registerFarmFile(farm: Command): void {
       if (problems.length > 0) throw farmError(path, problems);
       if (!flags.json) {
         process.stdout.write(
-          `${printable(path)}: nothing is wrong (${found!.bodies.size} bodies, ${found!.organs.size} organs)\n`,
+          `${printable(path)}: nothing is wrong (${bodiesAndOrgans(found!.bodies.size, found!.organs.size)})\n`,
         );
       }
     },
@@ -60,7 +61,7 @@ interface AddFlags extends FarmFlags {
   forms?: string;
   context?: number;
   sequences?: number;
-  threads?: string;
+  threads?: number | "auto";
   maxKl?: number;
   tier?: string;
   verifier?: string;
@@ -90,7 +91,7 @@ function registerAdd(farm: Command): void {
       .option("--forms <list>", "GGUF types that may be served, as q8_0,q6_k,q4_k")
       .option("--context <tokens>", "tokens of one conversation", toCount)
       .option("--sequences <n>", "answers at the same time", toCount)
-      .option("--threads <n>", "threads of the engine, or auto")
+      .option("--threads <n>", "threads of the engine, or auto", (text) => (text === "auto" ? text : toCount(text)))
       .option("--max-kl <nats>", "mean KL divergence from the donor, at most", toNumber)
       .addOption(tierOption("--tier <tier>", "where the organ is wanted"))
       .option("--verifier <name>", "json_strict, json_schema, code_compile, source_present or command")
@@ -118,7 +119,7 @@ function registerAdd(farm: Command): void {
       forms: flags.forms?.split(",").map((form) => form.trim().toLowerCase()),
       context: flags.context,
       sequences: flags.sequences,
-      threads: flags.threads === undefined || flags.threads === "auto" ? flags.threads : Number(flags.threads),
+      threads: flags.threads,
       max_kl: flags.maxKl,
     });
     if (Object.keys(bodyMembers).length > 0) await addBody(path, body, bodyMembers, options);
@@ -156,6 +157,10 @@ function placeInFile(path: string, given: string | undefined): string | undefine
   if (given === undefined) return undefined;
   const way = relative(dirname(path), resolve(given));
   return way.startsWith("..") || isAbsolute(way) ? resolve(given) : way || ".";
+}
+
+function bodiesAndOrgans(bodies: number, organs: number): string {
+  return `${counted(bodies, "body", "bodies")}, ${counted(organs, "organ")}`;
 }
 
 function tierOption(flags: string, words: string): Option {

@@ -53,7 +53,7 @@ export function removeFromFarm(path: string, name: string, options: ReadOptions)
       value.organs.splice(at, 1);
       return;
     }
-    if (!(name in value.bodies)) {
+    if (!Object.hasOwn(value.bodies, name)) {
       throw new PhysariumError("USAGE_ARGUMENT", `${path}: there is no organ and no body "${name}"`, { name });
     }
     const users = value.organs.filter(({ body }) => body === name).map((organ) => organ.name);

@@ -3,6 +3,7 @@ import { dirname, join } from "node:path";
 import { Ajv } from "ajv";
 import { EXPORT_FORMS } from "../plan/forms.js";
 import { parseAnchors } from "./anchors.js";
+import { escapePointer } from "./located-json.js";
 import type { Problem } from "./organ-farm.js";
 import { resolveInside } from "./paths.js";
 import { templateFaults } from "./prompt-template.js";
@@ -59,7 +60,8 @@ class Inside {
       if (typeof organ.name === "string") {
         if (before !== undefined)
           this.add(`${pointer}/name`, `the organ "${organ.name}" stands twice (organs/${before})`);
-        if (organ.name in bodies) this.add(`${pointer}/name`, `"${organ.name}" is the name of a body, too`);
+        if (Object.hasOwn(bodies, organ.name))
+          this.add(`${pointer}/name`, `"${organ.name}" is the name of a body, too`);
         seen.set(organ.name, at);
       }
       this.organ(organ, pointer, Object.keys(bodies));
@@ -79,7 +81,7 @@ class Inside {
   }
 
   private body(name: string, body: Raw): void {
-    const pointer = `/bodies/${name.replaceAll("~", "~0").replaceAll("/", "~1")}`;
+    const pointer = `/bodies/${escapePointer(name)}`;
     const folder = this.resolve(`${pointer}/source`, body.source);
     if (folder !== undefined) {
       if (!isFolder(folder)) this.add(`${pointer}/source`, `there is no folder ${body.source}`);

@@ -1,4 +1,4 @@
-import { resolve } from "node:path";
+import { PhysariumError } from "../../errors.js";
 import type { Body, EngineChoice, Organ, OrganFarm, Tier, VerifierKind } from "./organ-farm.js";
 import { resolveInside } from "./paths.js";
 import { parseDuration, parseSize } from "./units.js";
@@ -22,7 +22,9 @@ export function resolveFarm(path: string, folder: string, value: unknown, allowO
   const place = (given: string | undefined): string | undefined => {
     if (given === undefined || given === null) return undefined;
     const resolved = resolveInside(folder, given, allowOutside);
-    return "path" in resolved ? resolved.path : resolve(folder, given);
+    if ("path" in resolved) return resolved.path;
+    // It was looked at a moment ago: a link was put in its place since.
+    throw new PhysariumError("USAGE_FARM", `${path}: ${resolved.refused}`, { path });
   };
   const tierDefault = raw.tier_default ?? "VRAM";
   const size = (tier: Tier): number | "auto" => {
@@ -46,8 +48,7 @@ type Place = (given: string | undefined) => string | undefined;
 function engineOf(raw: RawFarm["engine"], place: Place): EngineChoice {
   if (raw === undefined || raw.kind === "node-llama-cpp") return { kind: "node-llama-cpp" };
   const { path, address, args = [] } = raw;
-  // A bare name is looked for on the PATH, as a shell does.
-  const program = path === undefined || /[/\\]/.test(path) ? place(path) : path;
+  const program = path === undefined ? undefined : programOf(path, place);
   return {
     kind: "llama-server",
     args,
@@ -71,6 +72,11 @@ function bodyOf(name: string, raw: Record<string, unknown>, place: Place): Body 
     evalText: place(raw.eval_text as string | undefined),
     queue: (raw.queue as number | undefined) ?? 256,
   };
+}
+
+/** A body asked by its own name: an organ of nothing but defaults, so that it answers as it is. */
+export function plainOrgan(body: string): Organ {
+  return organOf({ name: body, body }, "RAM", () => undefined);
 }
 
 function organOf(raw: Record<string, unknown>, tierDefault: Tier, place: Place): Organ {

@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { Ajv, type ErrorObject, type ValidateFunction } from "ajv";
+import { escapePointer } from "./located-json.js";
 
 const SCHEMA = new URL("../../../schemas/organ_farm.schema.json", import.meta.url);
 
@@ -63,7 +64,7 @@ function faultOf({
       const nearest = nearestOf(extra, known);
       return at(
         `"${extra}" is no word of organ_farm.json here${nearest === undefined ? "" : `; did you mean "${nearest}"?`}`,
-        `${instancePath}/${extra.replaceAll("~", "~0").replaceAll("/", "~1")}`,
+        `${instancePath}/${escapePointer(extra)}`,
       );
     }
     case "required":
@@ -80,7 +81,7 @@ function faultOf({
       return at(
         `"${clip(String(params.propertyName ?? propertyName))}" is no name: letters, digits, dot, dash and ` +
           "underscore, at most 64 of them",
-        `${instancePath}/${String(params.propertyName).replaceAll("~", "~0").replaceAll("/", "~1")}`,
+        `${instancePath}/${escapePointer(String(params.propertyName))}`,
       );
     case "oneOf":
     case "pattern":

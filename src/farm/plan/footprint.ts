@@ -27,7 +27,7 @@ const CONTEXT_STEP = 256;
 const KV_BYTES = 2;
 /** Tokens in one pass of the engine. */
 export const BATCH_TOKENS = 512;
-/** A child process with Node and the engine's libraries, measured on Linux: 95 MiB at rest. */
+/** What a child process with Node and the engine's libraries is counted with; admission measures it. */
 const PROCESS_BYTES = 110 << 20;
 /** What a GPU's driver takes for a context of its own. */
 const GPU_CONTEXT_BYTES = 300 << 20;

@@ -1,10 +1,11 @@
 import { isPhysariumError, PhysariumError } from "../../errors.js";
 import type { Organ } from "../config/organ-farm.js";
+import { plainOrgan } from "../config/resolve-farm.js";
 import type { Ask, ChatTurn } from "../engine/engine.js";
 import type { Placement } from "../plan/choose.js";
 import { systemClock } from "../runtime/clock.js";
 import type { Served } from "../runtime/request.js";
-import type { Outcome } from "../runtime/score.js";
+import { type Outcome, Score } from "../runtime/score.js";
 import { jsonSchema, jsonStrict } from "../verify/json-verifiers.js";
 import type { Verdict, Verifier } from "../verify/verdict.js";
 import type { FarmService, LiveOrgan } from "./farm-service.js";
@@ -114,42 +115,16 @@ function findOrgan(service: FarmService, model: string): LiveOrgan {
   );
 }
 
+/** Its score is its own and goes with it: a body asked by its own name earns nobody one. */
 function bareOrgan(body: string): LiveOrgan {
-  const organ: Organ = {
-    name: body,
-    body,
-    tier: "RAM",
-    verifier: undefined,
-    schema: undefined,
-    language: undefined,
-    sourceText: undefined,
-    command: undefined,
-    commandTimeoutMs: 0,
-    jsonOut: false,
-    maxTokens: 256,
-    temperature: 0,
-    stop: [],
-    promptTemplate: undefined,
-    useChatml: undefined,
-    preamble: undefined,
-    pinned: false,
-    priority: 1,
-    ttlMs: undefined,
-    deadlineMs: undefined,
-    retries: 1,
-    anchors: undefined,
-  };
   return {
-    organ,
+    organ: plainOrgan(body),
     texts: { template: undefined, schema: undefined },
     verifier: undefined,
-    score: NOBODY,
+    score: new Score(systemClock.now()),
     pinned: false,
   };
 }
-
-/** A body asked by its own name earns nobody a score. */
-const NOBODY = { add: () => {}, value: () => 0, record: () => ({}) } as unknown as LiveOrgan["score"];
 
 function askOf({ organ, texts }: LiveOrgan, { prompt, settings, format }: Question): Ask {
   const written = "turns" in prompt ? organPrompt(organ, texts, prompt.turns) : organText(organ, texts, prompt.text);

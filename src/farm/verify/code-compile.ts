@@ -5,15 +5,17 @@ import { type Verifier, verdict } from "./verdict.js";
 
 type Language = NonNullable<Organ["language"]>;
 
-const NAMES: Readonly<Record<string, Language>> = {
-  js: "javascript",
-  javascript: "javascript",
-  mjs: "javascript",
-  json: "json",
-  py: "python",
-  python: "python",
-  python3: "python",
-};
+const NAMES: ReadonlyMap<string, Language> = new Map(
+  Object.entries({
+    js: "javascript",
+    javascript: "javascript",
+    mjs: "javascript",
+    json: "json",
+    py: "python",
+    python: "python",
+    python3: "python",
+  } as const),
+);
 
 const FENCE = /^```([\w+-]*)[^\n]*\n([\s\S]*?)^```/m;
 const TIMEOUT_MS = 10_000;
@@ -24,7 +26,7 @@ export function codeCompile(fallback: Language = "javascript"): Verifier {
     const fence = FENCE.exec(answer);
     const code = fence?.[2] ?? answer;
     const named = fence?.[1].toLowerCase() ?? "";
-    const language = named === "" ? fallback : NAMES[named];
+    const language = named === "" ? fallback : NAMES.get(named);
     if (language === undefined)
       return verdict("code_compile", `nobody here parses ${named}; known are javascript, json, python`);
     if (code.trim() === "") return verdict("code_compile", "there is no code in the answer");
