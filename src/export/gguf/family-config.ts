@@ -61,18 +61,18 @@ function layerTypes(file: GgufFile, architecture: string): { layer_types?: strin
   return { layer_types: counts.values.map((count) => (Number(count) === 0 ? "conv" : "full_attention")) };
 }
 
-/** An architecture of several model types is the first that the file's tensors allow. */
+/** Of an architecture's model types the first; one whose layers slide where the file has a window (OLMo 2 and 3). */
 function familyOfFile(file: GgufFile): { family: Family; modelType: string; traits: GgufTraits } | undefined {
   const value = file.metadata.get("general.architecture");
   const architecture = value?.type === "string" ? value.value : undefined;
   const hasExperts = file.tensors.some(({ name }) => name.includes("_exps."));
-  for (const family of FAMILIES) {
-    for (const [modelType, traits] of Object.entries(family.gguf ?? {})) {
-      if (traits.architecture !== architecture || MODEL_TYPES.includes(modelType as never)) continue;
-      // Llama with experts is Mixtral; without it is read elsewhere.
-      if (architecture === "llama" && !hasExperts) continue;
-      return { family, modelType, traits };
-    }
-  }
-  return undefined;
+  // Llama with experts is Mixtral; without it is read elsewhere.
+  if (architecture === "llama" && !hasExperts) return undefined;
+  const found = FAMILIES.flatMap((family) =>
+    Object.entries(family.gguf ?? {}).map(([modelType, traits]) => ({ family, modelType, traits })),
+  ).filter(
+    ({ modelType, traits }) => traits.architecture === architecture && !MODEL_TYPES.includes(modelType as never),
+  );
+  const slides = file.metadata.has(`${architecture}.attention.sliding_window`);
+  return found.find(({ traits }) => slides && traits.slidingPeriod !== undefined) ?? found[0];
 }
