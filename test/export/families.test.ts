@@ -5,14 +5,13 @@ import { afterAll, describe, expect, it } from "vitest";
 import { exportGguf } from "../../dist/export/gguf/export.js";
 import { rebuildFamilyConfig } from "../../dist/export/gguf/family-config.js";
 import { importGguf } from "../../dist/export/gguf/import.js";
-import { readGguf } from "../../dist/export/gguf/reader.js";
-import { ModelFolder } from "../../dist/export/model-folder.js";
+import { type GgufFile, readGguf } from "../../dist/export/gguf/reader.js";
+import type { GgufValue } from "../../dist/export/gguf/types.js";
 import { ModelConfig } from "../../dist/model/config.js";
 import { architectureOf } from "../../dist/model/families/registry.js";
-import type { FloatDtype } from "../../dist/safetensors/dtypes.js";
-import { decodeFloats } from "../../dist/safetensors/float-bits.js";
 import { memorySource } from "../../dist/safetensors/source.js";
 import { SHARED } from "../shared.js";
+import { weightsOf } from "./weights-of.js";
 
 const oracle = join(SHARED, "oracle");
 const scratch = mkdtempSync(join(tmpdir(), "physarium-families-"));
@@ -39,17 +38,6 @@ const names = !existsSync(oracle)
   : readdirSync(oracle, { withFileTypes: true })
       .filter((entry) => entry.isDirectory())
       .map(({ name }) => name);
-
-async function weightsOf(path: string): Promise<Map<string, Float32Array>> {
-  const folder = await ModelFolder.open(path);
-  const weights = new Map<string, Float32Array>();
-  for (const [name, located] of folder.tensors) {
-    const bytes = await folder.read(located, 0, located.info.byteLength);
-    weights.set(name, decodeFloats(bytes, located.info.dtype as FloatDtype));
-  }
-  await folder.close();
-  return weights;
-}
 
 /** What a rebuilt configuration makes of a model, but for what no forward pass looks at. */
 const functionOf = (config: string | Uint8Array): unknown =>
@@ -93,4 +81,17 @@ describe("models of the oracle through GGUF and back", () => {
     await expect(exportGguf(join(oracle, name), path, { type: "F32" })).rejects.toThrow(why);
     expect(existsSync(path)).toBe(false);
   });
+});
+
+it.each([
+  [undefined, "olmo2"],
+  [4096, "olmo3"],
+])("llama.cpp's olmo2 with a window of %s is %s", (window, modelType) => {
+  const u32 = { embedding_length: 64, block_count: 4, feed_forward_length: 96, context_length: 512 };
+  const numbers = { ...u32, "attention.head_count": 4, ...(window && { "attention.sliding_window": window }) };
+  const metadata = new Map<string, GgufValue>([["general.architecture", { type: "string", value: "olmo2" }]]);
+  for (const [key, value] of Object.entries(numbers)) metadata.set(`olmo2.${key}`, { type: "u32", value });
+  const file = { metadata, tensors: [{ name: "token_embd.weight", shape: [100, 64] }] } as unknown as GgufFile;
+  const rebuilt = rebuildFamilyConfig(file, undefined, "float32", "x.gguf");
+  expect([rebuilt?.model_type, rebuilt?.sliding_window]).toEqual([modelType, window]);
 });

@@ -8,29 +8,17 @@ import { importGguf } from "../../dist/export/gguf/import.js";
 import { llama3RopeFactors, permuteRows } from "../../dist/export/gguf/layout.js";
 import { readGguf } from "../../dist/export/gguf/reader.js";
 import { TENSOR_TYPES } from "../../dist/export/gguf/types.js";
-import { ModelFolder } from "../../dist/export/model-folder.js";
 import { QUANTISED_TYPES } from "../../dist/export/quantiser.js";
 import type { ExportType } from "../../dist/export/weight-band.js";
 import type { FloatDtype } from "../../dist/safetensors/dtypes.js";
-import { decodeFloats } from "../../dist/safetensors/float-bits.js";
 import { memorySource } from "../../dist/safetensors/source.js";
 import { smallConfig, writeDonor } from "./random-donor.js";
+import { weightsOf } from "./weights-of.js";
 
 const scratch = mkdtempSync(join(tmpdir(), "physarium-gguf-"));
 afterAll(() => rmSync(scratch, { recursive: true }));
 let serial = 0;
 const fresh = (ending = ""): string => join(scratch, `${++serial}${ending}`);
-
-async function weightsOf(path: string): Promise<Map<string, Float32Array>> {
-  const folder = await ModelFolder.open(path);
-  const weights = new Map<string, Float32Array>();
-  for (const [name, located] of folder.tensors) {
-    const bytes = await folder.read(located, 0, located.info.byteLength);
-    weights.set(name, decodeFloats(bytes, located.info.dtype as FloatDtype));
-  }
-  await folder.close();
-  return weights;
-}
 
 async function roundTrip(donor: string, type: ExportType, dtype: FloatDtype) {
   const path = fresh(".gguf");

@@ -1,9 +1,9 @@
-import { availableParallelism } from "node:os";
 import type { FloatDtype } from "../../safetensors/dtypes.js";
 import { decodeFloats, encodeFloats } from "../../safetensors/float-bits.js";
-import { inlinePool, type Pool, threadPool } from "../../threads/pool.js";
+import type { Pool } from "../../threads/pool.js";
 import { Quantiser } from "../quantiser.js";
 import { type ConversionTally, convertBand, type ExportType, newTally } from "../weight-band.js";
+import { openWeightPool } from "../weight-pool.js";
 import type { LinkValues } from "./links.js";
 
 /** One band of a tensor to convert: whole rows, in the order of the file. */
@@ -26,24 +26,9 @@ export interface ConversionResult {
 
 export type ConversionPool = Pool<ConversionJob, ConversionResult>;
 
-/** Jobs that a thread has at once: one in hand, one waiting. */
-const SLOTS = 2;
-/** Below so many weights threads take longer to start than to work. */
-const THREADS_FROM = 1 << 21;
-
-/** Threads for a conversion of so many weights; the result does not depend on their number. */
-export function openConversion(weights: number, workers = availableParallelism()): Promise<ConversionPool> {
-  if (workers <= 1 || weights < THREADS_FROM) {
-    const convert = converter();
-    return Promise.resolve(
-      inlinePool(
-        async (job) => convert(job),
-        1,
-        async () => {},
-      ),
-    );
-  }
-  return threadPool(new URL("./convert-worker.js", import.meta.url), undefined, workers, SLOTS);
+/** Threads for a conversion of so many weights. */
+export function openConversion(weights: number, workers?: number): Promise<ConversionPool> {
+  return openWeightPool(new URL("./convert-worker.js", import.meta.url), converter, weights, workers);
 }
 
 /** What one thread does: it keeps a quantiser. */

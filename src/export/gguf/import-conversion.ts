@@ -1,9 +1,9 @@
-import { availableParallelism } from "node:os";
 import { PhysariumError } from "../../errors.js";
 import type { FloatDtype } from "../../safetensors/dtypes.js";
 import { decodeFloats, encodeFloats } from "../../safetensors/float-bits.js";
-import { inlinePool, type Pool, threadPool } from "../../threads/pool.js";
+import type { Pool } from "../../threads/pool.js";
 import { dequantise } from "../dequantise.js";
+import { openWeightPool } from "../weight-pool.js";
 import type { LinkValues } from "./links.js";
 import type { TensorType } from "./types.js";
 
@@ -24,25 +24,9 @@ export interface DecodeResult {
   readonly rounded: number;
 }
 
-const SLOTS = 2;
-/** Below so many weights threads take longer to start than to work. */
-const THREADS_FROM = 1 << 21;
-
-/** Threads for the import of so many weights; the result does not depend on their number. */
-export function openDecoding(
-  weights: number,
-  workers = availableParallelism(),
-): Promise<Pool<DecodeJob, DecodeResult>> {
-  if (workers <= 1 || weights < THREADS_FROM) {
-    return Promise.resolve(
-      inlinePool(
-        async (job) => decodeRows(job),
-        1,
-        async () => {},
-      ),
-    );
-  }
-  return threadPool(new URL("./decode-worker.js", import.meta.url), undefined, workers, SLOTS);
+/** Threads for the import of so many weights. */
+export function openDecoding(weights: number, workers?: number): Promise<Pool<DecodeJob, DecodeResult>> {
+  return openWeightPool(new URL("./decode-worker.js", import.meta.url), () => decodeRows, weights, workers);
 }
 
 /** Decode, and count what rounding to the dtype changed. Throws `DONOR_NON_FINITE`, `DONOR_IMPORT_RANGE`. */

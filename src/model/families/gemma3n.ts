@@ -1,8 +1,7 @@
-import { activationOf, configuredRope, type Family, type LayerTraits, LLAMA_BLOCK } from "../architecture.js";
+import { configuredRope, type Family, type LayerTraits } from "../architecture.js";
 import type { ModelConfig } from "../config.js";
 import { LLAMA_NAMES } from "../names.js";
-import { PER_LAYER, sharedKeys } from "./gemma4.js";
-import { headNorms } from "./head-norms.js";
+import { PER_LAYER, sandwiched, sharedKeys } from "./gemma4.js";
 
 /**
  * Gemma 3n's text model: several copies of the residual stream, a detour of low rank beside attention, first layers
@@ -37,17 +36,7 @@ export const gemma3n: Family = {
     const sizes = mlpSizes(config);
     return {
       intermediateSize: Math.max(...sizes),
-      block: {
-        ...LLAMA_BLOCK,
-        attentionOut: "post_attention_layernorm",
-        mlpIn: "pre_feedforward_layernorm",
-        mlpOut: "post_feedforward_layernorm",
-      },
-      qkNorm: headNorms("q_norm", "k_norm"),
-      activation: activationOf(config.text("hidden_activation", "gelu_pytorch_tanh")),
-      embeddingScale: Math.sqrt(config.count("hidden_size")),
-      attentionScale: 1,
-      logitSoftcap: config.optionalNumber("final_logit_softcapping"),
+      ...sandwiched(config),
       perLayerInputs: {
         width: config.count("hidden_size_per_layer_input"),
         vocabSize: config.count("vocab_size_per_layer_input"),

@@ -1,4 +1,11 @@
-import { activationOf, configuredRope, type Family, type LayerTraits, LLAMA_BLOCK } from "../architecture.js";
+import {
+  type Architecture,
+  activationOf,
+  configuredRope,
+  type Family,
+  type LayerTraits,
+  LLAMA_BLOCK,
+} from "../architecture.js";
 import type { ModelConfig } from "../config.js";
 import { LLAMA_NAMES } from "../names.js";
 import { headNorms } from "./head-norms.js";
@@ -33,18 +40,7 @@ export const gemma4: Family = {
   traits(config) {
     const width = config.number("hidden_size_per_layer_input", 0);
     return {
-      norm: { kind: "rms", eps: config.number("rms_norm_eps"), offset: 0, affine: true },
-      block: {
-        ...LLAMA_BLOCK,
-        attentionOut: "post_attention_layernorm",
-        mlpIn: "pre_feedforward_layernorm",
-        mlpOut: "post_feedforward_layernorm",
-      },
-      qkNorm: headNorms("q_norm", "k_norm"),
-      activation: activationOf(config.text("hidden_activation", "gelu_pytorch_tanh")),
-      embeddingScale: Math.sqrt(config.count("hidden_size")),
-      attentionScale: 1,
-      logitSoftcap: config.optionalNumber("final_logit_softcapping"),
+      ...sandwiched(config),
       perLayerInputs: width === 0 ? undefined : { width, vocabSize: config.count("vocab_size_per_layer_input") },
       names: {
         ...LLAMA_NAMES,
@@ -55,6 +51,23 @@ export const gemma4: Family = {
     };
   },
 };
+
+/** What Gemma 3n and 4 have in common: sandwich norms, normed queries and keys that need no scale. */
+export function sandwiched(config: ModelConfig): Partial<Architecture> {
+  return {
+    block: {
+      ...LLAMA_BLOCK,
+      attentionOut: "post_attention_layernorm",
+      mlpIn: "pre_feedforward_layernorm",
+      mlpOut: "post_feedforward_layernorm",
+    },
+    qkNorm: headNorms("q_norm", "k_norm"),
+    activation: activationOf(config.text("hidden_activation", "gelu_pytorch_tanh")),
+    embeddingScale: Math.sqrt(config.count("hidden_size")),
+    attentionScale: 1,
+    logitSoftcap: config.optionalNumber("final_logit_softcapping"),
+  };
+}
 
 /** Gemma's names of what every layer is told of a token. */
 export const PER_LAYER = {
