@@ -15,7 +15,7 @@ export const ADAM: AdamSettings = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 };
  * Adam on the living weights of one tensor; the dead are 0 and stay so.
  *
  * weights  f32, changed in place: the masters, never rounded on the way
- * alive    places of the weights that move, rising; all of them for a vector
+ * alive    places of the weights that move, rising
  * A step is `rate` times the size of the weights, so that one rate serves tensors of any scale.
  * source   Kingma & Ba 2015, https://arxiv.org/abs/1412.6980; sizes as in Adafactor, https://arxiv.org/abs/1804.04235
  */
@@ -84,7 +84,7 @@ export function livingPlaces(weights: Float32Array): Int32Array {
   return places;
 }
 
-/** Root of the mean square of the living; never 0, so that what is all 0 (a bias) can move. */
+/** Root of the mean square of the living, 1e-3 at least (as in Adafactor): steps of a share of nothing lead nowhere. */
 function sizeOf(weights: Float32Array, alive: Int32Array): number {
   let energy = 0;
   for (const place of alive) energy += weights[place] ** 2;

@@ -48,7 +48,7 @@ export interface SurgeryOptions {
   /** v2: where its products are computed (`cpu`), and on how many threads (default: `workers`). */
   readonly device?: string;
   readonly threads?: number;
-  /** v3: rounds through the calibration in which a layer is matched (default 8). */
+  /** v3: rounds through the calibration in which a layer is matched (default 4). */
   readonly matchRounds?: number;
   /** v3: steps in which the whole model is distilled behind the layers (default 0). */
   readonly distil?: number;

@@ -44,6 +44,12 @@ export function inShapeOf(graph: OnnxGraph, gradient: Value, like: Value): Value
   return graph.op("Reshape", [gradient, shapeOf(graph, like)]);
 }
 
+/** (…, width) → (places, width) */
+export function flat(graph: OnnxGraph, value: Value): Value {
+  const width = graph.op("Shape", [value], { start: -1 });
+  return graph.op("Reshape", [value, graph.op("Concat", [graph.integers(-1), width], { axis: 0 })]);
+}
+
 /** Zeros in the shape of `like`, f32. */
 export function zerosLike(graph: OnnxGraph, like: Value): Value {
   return graph.op("ConstantOfShape", [shapeOf(graph, like)]);

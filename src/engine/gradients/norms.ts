@@ -1,5 +1,5 @@
 import type { OnnxGraph, Value } from "../onnx-graph.js";
-import { type Backward, floatAttribute, integerAttribute, ofOutput, type Rule } from "./backward.js";
+import { type Backward, flat, floatAttribute, integerAttribute, ofOutput, type Rule } from "./backward.js";
 
 function mean(graph: OnnxGraph, values: Value): Value {
   return graph.op("ReduceMean", [values, graph.integers(-1)], { keepdims: 1 });
@@ -7,9 +7,7 @@ function mean(graph: OnnxGraph, values: Value): Value {
 
 /** Summed over all axes but the last, the only one that our norms go over: (…, width) → (width). */
 function overTokens(graph: OnnxGraph, values: Value): Value {
-  const width = graph.op("Shape", [values], { start: -1 });
-  const flat = graph.op("Reshape", [values, graph.op("Concat", [graph.integers(-1), width], { axis: 0 })]);
-  return graph.op("ReduceSum", [flat, graph.integers(0)], { keepdims: 0 });
+  return graph.op("ReduceSum", [flat(graph, values), graph.integers(0)], { keepdims: 0 });
 }
 
 /**

@@ -1,5 +1,5 @@
 import type { Attribute, Dimension, Value } from "../onnx-graph.js";
-import { type Backward, inShapeOf, integerAttribute, integersOf, ofOutput, type Rule } from "./backward.js";
+import { type Backward, flat, inShapeOf, integerAttribute, integersOf, ofOutput, type Rule } from "./backward.js";
 
 /** a b, a bᵀ or aᵀ b over the last two axes, those before them side by side. */
 function product({ graph, portable }: Backward, a: Value, b: Value, turn: "none" | "left" | "right"): Value {
@@ -12,12 +12,6 @@ function product({ graph, portable }: Backward, a: Value, b: Value, turn: "none"
   return graph.op("FusedMatMul", [a, b], attributes, "com.microsoft");
 }
 
-/** (…, width) → (places, width) */
-function flat({ graph }: Backward, value: Value): Value {
-  const width = graph.op("Shape", [value], { start: -1 });
-  return graph.op("Reshape", [value, graph.op("Concat", [graph.integers(-1), width], { axis: 0 })]);
-}
-
 /** x Wᵀ or x W for x (…, cols) and one matrix W. */
 const byMatrix: Rule = ofOutput((step, gradient) => {
   const [x, matrix] = step.node.inputs;
@@ -28,7 +22,7 @@ const byMatrix: Rule = ofOutput((step, gradient) => {
     step.give(0, product(step, gradient, turned, isTurned || isByHand ? "none" : "right"));
   }
   if (!step.wants(1)) return;
-  const [inputs, outputs] = [flat(step, x), flat(step, gradient)];
+  const [inputs, outputs] = [flat(step.graph, x), flat(step.graph, gradient)];
   step.give(1, isTurned ? product(step, outputs, inputs, "left") : product(step, inputs, outputs, "left"));
 });
 
