@@ -2,6 +2,7 @@ import { PhysariumError } from "../errors.js";
 import type { Adam } from "../matching/adam.js";
 import { Distiller, type DistilOptions, type TrainedLayer } from "../matching/distil.js";
 import { type Projection, suppliedName } from "../model/steps.js";
+import { trainedBy } from "../probe/forward/layer-gradient.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import type { DistilRecord } from "../record/distilling.js";
 import { type StoredWeights, suppliedFrom, TensorBytes } from "./operated-tensor.js";
@@ -57,10 +58,7 @@ export async function* distilModel(
     if (own !== undefined) weights.set(name, own);
     else weights.set(...suppliedFrom(await hooks.stored(place.tensor), runner.stored(place).dtype, place));
   }
-  const layers = places.map(
-    (layer): TrainedLayer => layer.map((place) => ({ name: suppliedName(place), shape: [place.rows, place.cols] })),
-  );
-  const distiller = await Distiller.open(runner, layers, weights, sequences, options, signal);
+  const distiller = await Distiller.open(runner, trainedOf(places), weights, sequences, options, signal);
   try {
     if (state !== undefined) {
       for (const [name, adam] of distiller.adams) adam.restore(state.tensors.get(name)!);
@@ -92,11 +90,8 @@ export async function distilWeights(
   signal?: AbortSignal,
 ): Promise<void> {
   const places = placesOf(runner, () => true);
-  const layers = places.map(
-    (layer): TrainedLayer => layer.map((place) => ({ name: suppliedName(place), shape: [place.rows, place.cols] })),
-  );
   const before = new Map([...weights].map(([name, values]) => [name, values.slice()]));
-  const distiller = await Distiller.open(runner, layers, weights, sequences, options, signal);
+  const distiller = await Distiller.open(runner, trainedOf(places), weights, sequences, options, signal);
   try {
     const first = await distiller.judge();
     while (!distiller.isDone) {
@@ -132,8 +127,8 @@ async function runSteps(distiller: Distiller, save: () => Promise<void>, hooks: 
       saved = now;
     }
   } catch (error) {
-    // What was learnt stays, whatever ended it.
-    if (distiller.made > first) await save().catch(() => {});
+    // What was learnt stays, whatever ended it; half a step is not kept, for it would not be done again.
+    if (distiller.isWhole && distiller.made > first) await save().catch(() => {});
     throw error;
   }
 }
@@ -161,6 +156,10 @@ function placesOf(runner: LayerRunner, isTarget: (tensor: string) => boolean): P
   return Array.from({ length: runner.layerCount }, (_, layer) =>
     runner.sites(layer).flatMap(({ projections }) => projections.filter(({ tensor }) => isTarget(tensor))),
   );
+}
+
+function trainedOf(places: readonly (readonly Projection[])[]): TrainedLayer[] {
+  return places.map((layer) => layer.map(trainedBy));
 }
 
 function checkMasters(places: readonly Projection[], memoryBytes: number): void {

@@ -7,6 +7,7 @@ import type { MatchOptions } from "../matching/match-layer.js";
 import { ACTIVATION_DEFAULTS, type ActivationOptions, activationFlow } from "../methods/activation.js";
 import type { PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
+import { refuseWithoutGradients } from "../probe/forward/layer-gradients.js";
 import { LayerRunner } from "../probe/forward/layer-runner.js";
 import type { ProtocolOptions } from "../probe/text/protocols.js";
 import { type Allocation, allocate } from "./allocation.js";
@@ -67,6 +68,8 @@ export interface LayerSurgery {
 export interface StoredTensors {
   readonly isDone?: (tensor: string) => boolean;
   readonly stored?: (tensor: string) => Promise<Uint8Array>;
+  /** v3: the rate that a finished tensor's layer took. */
+  readonly matchRate?: (tensor: string) => number | undefined;
 }
 
 /**
@@ -93,6 +96,9 @@ export async function openLayerSurgery(
   };
   const runner = await LayerRunner.open(donor, { ...chosen, memoryBytes });
   checkTargets(runner, targets);
+  const isTarget = (tensor: string): boolean => targets.has(tensor);
+  if (settings.match !== undefined) refuseWithoutGradients(runner, isTarget, "match");
+  if (settings.distil !== undefined) refuseWithoutGradients(runner, isTarget, "pull back");
   const source = await openCalibration(runner, {
     ...(path === undefined ? {} : { path }),
     ...(window === undefined ? {} : { window }),
@@ -128,7 +134,6 @@ export async function openLayerSurgery(
       }),
     async *distil({ sequences }, hooks, stop) {
       if (settings.distil === undefined) return;
-      const isTarget = (tensor: string): boolean => targets.has(tensor);
       const own = runner.withMemory(memoryBytes * COPIES_SHARE);
       yield* distilModel(own, sequences, isTarget, settings.distil, memoryBytes, hooks, stop);
     },
@@ -200,6 +205,7 @@ export async function* operateOnLayers(opened: LayerRunner, options: LayerSurger
       ...(options.match === undefined ? {} : { match: options.match }),
       gramOf: (cols) => gramModeFor(cols, gram, memoryBytes),
       ...(options.isDone === undefined ? {} : { isDone: options.isDone, stored: options.stored }),
+      ...(options.matchRate === undefined ? {} : { matchRate: options.matchRate }),
     });
   } finally {
     await blocks?.close();

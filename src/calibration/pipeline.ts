@@ -7,6 +7,7 @@ import type { PruneMethod, PruneResult, PruneTarget } from "../methods/method.js
 import type { BlockRunner } from "../methods/rows/runner.js";
 import type { Site } from "../model/sites.js";
 import { type Projection, STEPS, suppliedName } from "../model/steps.js";
+import { trainedBy } from "../probe/forward/layer-gradient.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
 import type { MatchRecord } from "../record/matching.js";
@@ -55,6 +56,8 @@ export interface PipelineOptions {
    */
   readonly isDone?: (tensor: string) => boolean;
   readonly stored?: (tensor: string) => Promise<Uint8Array>;
+  /** v3: the rate that the layer of such a tensor took: the search in the next one begins there, interrupted or not. */
+  readonly matchRate?: (tensor: string) => number | undefined;
   /** Stops the work, throwing `STOPPED`: what was yielded before stays good. */
   readonly signal?: AbortSignal | undefined;
 }
@@ -102,7 +105,8 @@ export async function* operateLayers(
     await runner.closeLayer(layer);
     yield result;
     // Layers are alike: the search begins where the last one ended.
-    if (result.match !== undefined && match !== undefined) match = { ...match, firstRate: result.match.rate };
+    const rate = result.match?.rate ?? work.earlierRate;
+    if (rate !== undefined && match !== undefined) match = { ...match, firstRate: rate };
   }
 }
 
@@ -131,6 +135,13 @@ class LayerWork {
     else await this.runAtOnce();
     if (options.match !== undefined && !isWhole) await this.match(options.match, entered);
     return this.result();
+  }
+
+  /** The rate of a layer that an earlier run matched. */
+  get earlierRate(): number | undefined {
+    const { runner, layer, options } = this;
+    const [place] = runner.sites(layer).flatMap((site) => this.targets(site));
+    return place === undefined ? undefined : options.matchRate?.(place.tensor);
   }
 
   /** Each site's statistics come from the sites before it, operated on. */
@@ -192,7 +203,7 @@ class LayerWork {
         output: donor!,
         isHeldOut,
       })),
-      places.map((place) => ({ name: suppliedName(place), shape: [place.rows, place.cols] })),
+      places.map(trainedBy),
       supplied,
       options,
       this.options.signal,

@@ -78,8 +78,8 @@ export function gradientsOf(
     if (rule === undefined) {
       throw new PhysariumError(
         "DONOR_ARCHITECTURE",
-        `gradients do not pass ${node.type}, which this architecture's layers are made of; take a flow without ` +
-          "gradients (activation)",
+        `gradients do not pass ${node.type}, which this architecture's layers are made of; take a flow or ` +
+          "methods without gradients (activation) in place of matched",
         { operator: node.type },
       );
     }

@@ -34,6 +34,8 @@ export class Distiller {
   readonly adams = new Map<string, Adam>();
   /** Steps made. */
   made = 0;
+  /** False where a step broke off on its way back: layers are a step apart, and nothing goes on from there. */
+  isWhole = true;
   private readonly lessons: readonly (readonly (readonly number[])[])[];
   private readonly judges: readonly (readonly (readonly number[])[])[];
   private order: Generator<readonly (readonly number[])[]>;
@@ -94,6 +96,7 @@ export class Distiller {
     const rate = options.rate * paceAt(this.made, options.steps);
     let behind = gradient;
     // From here to the end of the step nothing stops it: layers must not be a step apart.
+    this.isWhole = false;
     for (let layer = layers.length - 1; layer >= 0; layer--) {
       const found = await this.inLayer(layer, { kind: "pull back" }, (session) =>
         session.pullBack(entered[layer], behind, weights),
@@ -102,6 +105,7 @@ export class Distiller {
       for (const { name } of layers[layer]) adams.get(name)!.step(found.gradients.get(name)!, rate);
     }
     this.made++;
+    this.isWhole = true;
     return divergence;
   }
 

@@ -179,7 +179,9 @@ export class LayerFlow implements FlowRun {
     const pace = { layers: 0, seconds: 0 };
     const isDone = (name: string) => records.has(name);
     const stored = (name: string) => readTensor(join(folder, targets.get(name)!.shard), targets.get(name)!, files);
-    for await (const { layer, tensors, seconds, match } of surgery.layers(calibration, { isDone, stored }, signal)) {
+    const matchRate = (name: string) => records.get(name)?.match?.rate;
+    const earlier = { isDone, stored, matchRate };
+    for await (const { layer, tensors, seconds, match } of surgery.layers(calibration, earlier, signal)) {
       // A step with one tensor missing is done whole again, to the same bytes.
       for (const tensor of tensors) if (!records.has(tensor.name)) await this.write(tensor, context, match);
       const now = performance.now();

@@ -1,16 +1,21 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { verify } from "../../dist/audit/verify.js";
+import { type DistilHooks, distilModel } from "../../dist/calibration/distil.js";
 import { openDonor } from "../../dist/checkpoint/donor.js";
+import { Engine } from "../../dist/engine/session.js";
+import { DISTIL_DEFAULTS } from "../../dist/matching/distil.js";
+import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
 import type { TensorRecord } from "../../dist/record/ledger.js";
 import { renderMarkdown } from "../../dist/report/index.js";
 import type { SurgeryEvent } from "../../dist/surgery/events.js";
 import { checkOptions, type SurgeryOptions } from "../../dist/surgery/options.js";
 import { hasEngine } from "../probe/engine-present.js";
+import { writeTinyModel } from "../probe/tiny-model.js";
 import { readTensor } from "../read-tensor.js";
-import { LOAM } from "../shared.js";
+import { LOAM, SHARED } from "../shared.js";
 import { temporaryFolder } from "../temporary.js";
 import { filesOf, operateOn } from "./operate.js";
 
@@ -82,6 +87,82 @@ describe.skipIf(!hasEngine)("surgery --flow matched", () => {
     expect(recordsOf(`${output}.partial`)).toHaveLength(4);
     await operateOn(LOAM, output, OPTIONS, { resume: true });
     expect(filesOf(output)).toEqual(filesOf(whole));
+  });
+
+  test("a resumed run searches on from the rate of the layers that are done, as an undisturbed one does", async () => {
+    const output = join(folder, "other rate");
+    const controller = new AbortController();
+    const onEvent = ({ event }: SurgeryEvent) => void (event === "layer" && controller.abort());
+    await expect(operateOn(LOAM, output, OPTIONS, { onEvent, signal: controller.signal })).rejects.toThrow();
+    // A rate that doublings of the first one never reach.
+    const ledger = join(`${output}.partial`, "physarium/ledger.jsonl");
+    writeFileSync(
+      ledger,
+      readFileSync(ledger, "utf8").replace(/("match":\{[^}]*"rate":)[^,]+/g, (_, head) => `${head}0.01`),
+    );
+    await operateOn(LOAM, output, OPTIONS, { resume: true });
+    const rates = new Set(
+      recordsOf(output)
+        .slice(-4)
+        .map(({ match }) => match!.rate),
+    );
+    expect(rates.size).toBe(1);
+    expect(Number.isInteger(Math.log2([...rates][0] / 0.01))).toBe(true);
+  });
+
+  const families = { gemma4_text: /layer 0 takes .* of what comes before it/, qwen3_next: /do not pass Scan/ };
+  test.skipIf(!existsSync(`${SHARED}oracle/`)).each(Object.entries(families))(
+    "%s, which gradients do not pass, is refused before anything is written",
+    async (family, words) => {
+      const output = join(folder, family);
+      const include = "self_attn\\.o_proj|linear_attn\\.in_proj";
+      for (const options of [{}, { distil: 2 }]) {
+        const run = operateOn(`${SHARED}oracle/${family}`, output, { ...OPTIONS, include, ...options });
+        await expect(run).rejects.toMatchObject({
+          code: "DONOR_ARCHITECTURE",
+          message: expect.stringMatching(words),
+        });
+      }
+      expect(readdirSync(folder).filter((name) => name.startsWith(family))).toEqual([]);
+    },
+  );
+
+  test("half a step of distilling is not saved: what is, is between two steps", async () => {
+    const donor = await openDonor(writeTinyModel(temporaryFolder(), { config: { model_type: "llama" }, dtype: "F32" }));
+    const names = donor.shards.flatMap(({ tensors }) => tensors.map(({ name }) => name));
+    const bytes = new Map<string, Uint8Array>();
+    for (const name of names.filter((name) => name.endsWith("_proj.weight"))) {
+      const { values } = await readTensor(donor, name);
+      bytes.set(name, new Uint8Array(Float32Array.from(values, (value, at) => (at % 2 === 0 ? value : 0)).buffer));
+    }
+    const sequences = Array.from({ length: 8 }, (_, row) => Array.from({ length: 8 }, (_, at) => (row * 11 + at) % 97));
+    const run = async (failsAt: number): Promise<number[]> => {
+      const saved: number[] = [];
+      const engine = await Engine.open();
+      let steps = 0;
+      const failing: Engine = Object.create(engine);
+      failing.session = (graph, fold) => {
+        if (graph.outputNames.includes("residual_in_gradient") && ++steps === failsAt) throw new Error("no memory");
+        return engine.session(graph, fold);
+      };
+      const hooks: DistilHooks = {
+        load: async () => undefined,
+        save: async ({ made }) => void saved.push(made),
+        stored: async (name) => bytes.get(name)!,
+        onStep: ({ made }) => {
+          if (failsAt === 0 && made === 2) throw new Error("full");
+        },
+      };
+      const runner = await LayerRunner.open(donor, { engine: failing });
+      const isTarget = (name: string) => bytes.has(name);
+      const options = { ...DISTIL_DEFAULTS, steps: 3 };
+      const distilled = distilModel(runner, sequences, isTarget, options, 2 ** 30, hooks);
+      await expect(distilled.next()).rejects.toThrow(failsAt === 0 ? "full" : "no memory");
+      return saved;
+    };
+    // Three layers: the fifth of those sessions is the second one on the second step's way back.
+    expect(await run(5)).toEqual([]);
+    expect(await run(0)).toEqual([2]);
   });
 
   test("a layer of which one tensor is missing is made anew, whole", async () => {

@@ -31,6 +31,11 @@ export class CarriedValues {
   }
 }
 
+/** What a graph takes beside the residual stream. */
+export function takenNames({ inputNames }: OnnxGraph): string[] {
+  return inputNames.filter((name) => name.startsWith(TAKEN)).map((name) => name.slice(TAKEN.length));
+}
+
 /** What comes with a residual stream, for a graph. */
 export function carriedFeeds({ carried, batch, tokens }: Activations, engine: Engine): Feeds {
   return Object.fromEntries(

@@ -1,6 +1,9 @@
 import { gradientsOf } from "../../engine/gradient.js";
 import { OnnxGraph, type Value } from "../../engine/onnx-graph.js";
+import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
+import { type Projection, suppliedName } from "../../model/steps.js";
+import { takenNames } from "./carried.js";
 import { type GraphOptions, LayerBuilder } from "./layer-builder.js";
 import type { Weights } from "./weights.js";
 
@@ -8,6 +11,11 @@ import type { Weights } from "./weights.js";
 export interface TrainedTensor {
   readonly name: string;
   readonly shape: readonly number[];
+}
+
+/** A projection as a trained tensor. */
+export function trainedBy(place: Projection): TrainedTensor {
+  return { name: suppliedName(place), shape: [place.rows, place.cols] };
 }
 
 /** The output of a gradient graph that holds the gradient of a tensor. */
@@ -37,6 +45,7 @@ export function movesWeights(judgement: Judgement): boolean {
  *          (batch, tokens, hidden)
  * outputs  to match: loss = Σ importance · |out − target|², one number; the gradients of trained tensors under
  *          `gradientOutput`; to pull back: residual_in_gradient (batch, tokens, hidden) beside them; forward: residual
+ * Throws `DONOR_ARCHITECTURE` for a layer that gradients do not pass, or that takes more than the residual stream.
  */
 export function layerGradientGraph(
   architecture: Architecture,
@@ -58,6 +67,15 @@ export function layerGradientGraph(
   const residual = graph.input("residual_in", "FLOAT", dims);
   const mid = layer.addAttention(layer.attend(layer.begin(residual)), residual);
   const out = layer.addMlp(layer.gate(layer.enterMlp(residual, mid)), mid);
+  const beside = takenNames(graph);
+  if (beside.length > 0) {
+    throw new PhysariumError(
+      "DONOR_ARCHITECTURE",
+      `gradients follow the residual stream alone, and layer ${layerIndex} takes ${beside.join(", ")} of what comes ` +
+        "before it, too; take a flow or methods without gradients (activation) in place of matched",
+      { layer: layerIndex, beside },
+    );
+  }
 
   if (judgement.kind === "forward") {
     graph.output("residual", out, "FLOAT", dims);

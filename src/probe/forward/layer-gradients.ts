@@ -6,6 +6,7 @@ import {
   layerGradientGraph,
   movesWeights,
   type TrainedTensor,
+  trainedBy,
 } from "./layer-gradient.js";
 import type { LayerRunner } from "./layer-runner.js";
 
@@ -97,5 +98,24 @@ export class LayerGradients {
     };
     for (const { name, shape } of trained) feeds[name] = runner.engine.f32(weights.get(name)!, shape);
     return feeds;
+  }
+}
+
+/**
+ * See before anything takes long that a model's layers have the gradients that will be asked for: of those with
+ * targets to match, of all to pull back. Throws `DONOR_ARCHITECTURE`.
+ */
+export function refuseWithoutGradients(
+  runner: LayerRunner,
+  isTarget: (tensor: string) => boolean,
+  kind: "match" | "pull back",
+): void {
+  const { architecture, weights, engine } = runner;
+  const judgement: Judgement = kind === "match" ? { kind, gradients: true } : { kind };
+  for (let layer = 0; layer < runner.layerCount; layer++) {
+    const places = runner.projections(layer).filter(({ tensor }) => isTarget(tensor));
+    const trained = places.map(trainedBy);
+    if (kind === "match" && trained.length === 0) continue;
+    layerGradientGraph(architecture, weights, layer, trained, judgement, { portable: engine.portable });
   }
 }
