@@ -104,6 +104,7 @@ Example:
         text: resolve(flags.text),
         ...(flags.calibration === undefined ? {} : { calibration: resolve(flags.calibration) }),
         methods: chooseMethods(listOf(flags.methods)),
+        whatCan: listOf(flags.methods).includes("all"),
         targets: targetsOf(flags),
         ...(flags.distil === undefined ? {} : { distil: positive("--distil", flags.distil) }),
         ...(flags.then === undefined ? {} : { thenMatched: isThenMatched(flags.then) }),

@@ -9,11 +9,12 @@ import { suppliedOf } from "../calibration/operated-tensor.js";
 import { operateLayers, type PipelineOptions } from "../calibration/pipeline.js";
 import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
-import { PhysariumError, refuseStopped } from "../errors.js";
+import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
 import { DISTIL_DEFAULTS } from "../matching/distil.js";
 import { MATCH_DEFAULTS, type MatchOptions } from "../matching/match-layer.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
+import { refuseWithoutGradients } from "../probe/forward/layer-gradients.js";
 import { LayerRunner } from "../probe/forward/layer-runner.js";
 import type { ProtocolOptions } from "../probe/text/protocols.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
@@ -38,6 +39,8 @@ export interface ComparisonOptions {
    */
   readonly calibration?: string;
   readonly methods: readonly PruneMethod[];
+  /** Leave out, with a word, a method that moves weights by gradient where that cannot be; else it is refused. */
+  readonly whatCan?: boolean;
   readonly targets: readonly PruneTarget[];
   /** How both texts become sequences. */
   readonly protocol: ProtocolOptions;
@@ -79,7 +82,8 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   let scorer: MemoryScorer | undefined;
   let grams: StoredGrams | undefined;
   try {
-    if (isGramFile(options.calibration)) grams = await openGrams(options.calibration, donor, options);
+    const methods = possibleMethods(runner, options);
+    if (isGramFile(options.calibration)) grams = await openGrams(options.calibration, donor, { ...options, methods });
     const { text, from, take } = await openTexts(tokenizer, runner, options, grams);
     // What calibration asks of it later it knows; the models want its memory.
     tokenizer.close();
@@ -134,12 +138,11 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     // Rows that nobody asks for this time stay in the table.
     record.rows.push(...(options.earlier?.rows ?? []));
     for (const target of options.targets) {
-      for (const method of options.methods) {
+      for (const method of methods) {
         for (const then of thensOf(method, options)) {
-          const known = record.rows.find(
-            (row) => row.method === method.name && row.then === then && isSameTarget(row, target),
-          );
-          const row = known ?? (await measure(method, target, then));
+          const asked = rowKey(method, target, then, options);
+          const known = record.rows.find((row) => isSameRow(row, asked));
+          const row = known ?? { ...asked, ...(await measure(method, target, then)) };
           if (known === undefined) insertRow(record.rows, row);
           await options.onRow?.(record, row, known !== undefined);
         }
@@ -151,7 +154,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       method: PruneMethod,
       target: PruneTarget,
       then: ComparisonRow["then"],
-    ): Promise<ComparisonRow> {
+    ): Promise<Omit<ComparisonRow, keyof RowKey>> {
       resetPeakMemory();
       // Threads are there for those who use them: idle ones take memory, too.
       if (method.worksInBlocks) {
@@ -198,12 +201,6 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       const peak = peakMemory();
       const score = await scorer!.score(supplied);
       return {
-        method: method.name,
-        ...(then === undefined ? {} : { then }),
-        ...(then === "distilled" ? { trained: true as const } : {}),
-        ...(target.kind === "pattern"
-          ? { pattern: `${target.pattern.keep}:${target.pattern.of}` }
-          : { sparsity: target.kind === "sparsity" ? target.sparsity : 0 }),
         ...scoreFields(score),
         damage: Math.log(score.perplexity / dense.perplexity),
         ...(heldOut.length === 0
@@ -252,22 +249,47 @@ function matchWords(match: MatchRecord | undefined): string {
   return `, held-out error ${before} → ${after} in ${match.steps} steps at ${match.rate}`;
 }
 
+/**
+ * The methods that this donor and calibration can have. Throws `DONOR_ARCHITECTURE`, `USAGE_CALIBRATION` where weights
+ * are to move by gradient and cannot.
+ */
+function possibleMethods(runner: LayerRunner, options: ComparisonOptions): readonly PruneMethod[] {
+  const { methods, thenMatched, distil, whatCan, onProgress } = options;
+  const matching = methods.filter(({ matches }) => matches);
+  if (distil !== undefined) refuseGradients(runner, options, "--distil", "pull back");
+  if (thenMatched) refuseGradients(runner, options, "--then matched", "match");
+  if (matching.length === 0) return methods;
+  const names = matching.map(({ name }) => name).join(", ");
+  try {
+    refuseGradients(runner, options, names, "match");
+    return methods;
+  } catch (error) {
+    if (!whatCan || !isPhysariumError(error)) throw error;
+    onProgress?.(`left out: ${names}: ${error.message}`);
+    return methods.filter(({ matches }) => !matches);
+  }
+}
+
+function refuseGradients(
+  runner: LayerRunner,
+  { calibration }: ComparisonOptions,
+  what: string,
+  kind: "match" | "pull back",
+): void {
+  if (isGramFile(calibration)) {
+    throw new PhysariumError(
+      "USAGE_CALIBRATION",
+      `${calibration}: ${what} runs the calibration text through every layer, and a file of Grams holds none; give a ` +
+        "text",
+    );
+  }
+  refuseWithoutGradients(runner, () => true, kind);
+}
+
 /** Grams in place of a calibration text. Throws `USAGE_CALIBRATION` where a method asks for more than they hold. */
 async function openGrams(path: string, donor: Donor, options: ComparisonOptions): Promise<StoredGrams> {
   if (options.allocation !== undefined) {
     throw new PhysariumError("USAGE_CALIBRATION", `${path}: an allocation runs a text, and a file of Grams holds none`);
-  }
-  const matching = options.distil
-    ? ["--distil"]
-    : options.thenMatched
-      ? ["--then matched"]
-      : options.methods.filter((m) => m.matches).map((m) => m.name);
-  if (matching.length > 0) {
-    throw new PhysariumError(
-      "USAGE_CALIBRATION",
-      `${path}: ${matching.join(", ")} runs the calibration text through every layer, and a file of Grams holds ` +
-        "none; give a text",
-    );
   }
   const grams = await StoredGrams.open(path, donor);
   const needy = options.methods.filter(({ needs }) => needs === "gram" || needs === "both").map(({ name }) => name);
@@ -287,14 +309,7 @@ function scoreFields({ perplexity, klMean, sameTop, tokens }: Score) {
 /** Take over the rows of `others` that are not there, each in its group. */
 export function mergeRows(rows: ComparisonRow[], others: readonly ComparisonRow[]): void {
   for (const other of others) {
-    const isThere = rows.some(
-      (row) =>
-        row.method === other.method &&
-        row.then === other.then &&
-        row.sparsity === other.sparsity &&
-        row.pattern === other.pattern,
-    );
-    if (!isThere) insertRow(rows, other);
+    if (!rows.some((row) => isSameRow(row, other))) insertRow(rows, other);
   }
 }
 
@@ -304,8 +319,26 @@ function insertRow(rows: ComparisonRow[], row: ComparisonRow): void {
   rows.splice(last < 0 ? rows.length : last + 1, 0, row);
 }
 
-function isSameTarget(row: ComparisonRow, target: PruneTarget): boolean {
-  return target.kind === "pattern"
-    ? row.pattern === `${target.pattern.keep}:${target.pattern.of}`
-    : target.kind === "sparsity" && row.sparsity === target.sparsity;
+/** What was asked for: two rows that say the same of it are one. */
+type RowKey = Pick<ComparisonRow, "method" | "then" | "trained" | "distil_steps" | "sparsity" | "pattern">;
+
+function rowKey(
+  { name: method }: PruneMethod,
+  target: PruneTarget,
+  then: ComparisonRow["then"],
+  { distil }: ComparisonOptions,
+): RowKey {
+  return {
+    method,
+    ...(then === undefined ? {} : { then }),
+    ...(then === "distilled" ? { trained: true as const, distil_steps: distil! } : {}),
+    ...(target.kind === "pattern"
+      ? { pattern: `${target.pattern.keep}:${target.pattern.of}` }
+      : { sparsity: target.kind === "sparsity" ? target.sparsity : 0 }),
+  };
+}
+
+function isSameRow(one: RowKey, other: RowKey): boolean {
+  const parts = ["method", "then", "distil_steps", "sparsity", "pattern"] as const;
+  return parts.every((part) => one[part] === other[part]);
 }

@@ -37,6 +37,8 @@ export interface ComparisonRow extends ScoreRecord {
   then?: "matched" | "distilled";
   /** The whole model's likelihoods moved it: in a class of its own. */
   trained?: true;
+  /** In so many steps. */
+  distil_steps?: number;
   /** Where layers were matched: mean over them of |out − donor's|² / |donor's|² on calibration that was held out. */
   held_out_loss?: number;
   /** Fraction asked for; absent where a pattern was. */

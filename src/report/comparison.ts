@@ -10,8 +10,10 @@ export interface ComparisonTitles {
 const HEADS = ["target", "method", "perplexity", "damage", "KL", "same top", "zeros", "time", "peak memory"];
 
 /** How the method of a row is written, with what was done behind it. */
-export function methodTitle({ method, then, trained }: ComparisonRow, titles: ComparisonTitles): string {
-  return `${titles[method] ?? method}${then === undefined ? "" : `, then ${then}${trained ? " (trained)" : ""}`}`;
+export function methodTitle(row: ComparisonRow, titles: ComparisonTitles): string {
+  const { method, then, trained, distil_steps: steps } = row;
+  const how = `${steps === undefined ? "" : ` in ${steps} steps`}${trained ? " (trained)" : ""}`;
+  return `${titles[method] ?? method}${then === undefined ? "" : `, then ${then}${how}`}`;
 }
 
 /** The table of `physarium compare`, with what it was measured on above it. */
@@ -55,6 +57,7 @@ export function comparisonCsv(record: ComparisonRecord): string {
     "method",
     "then",
     "trained",
+    "distil_steps",
     "sparsity",
     "pattern",
     "perplexity",

@@ -116,6 +116,25 @@ describe("compare", () => {
     expect(comparisonPicture(record, titles)).toMatch(/^<svg xmlns="http:\/\/www.w3.org\/2000\/svg".*activation flow/s);
   });
 
+  test("--distil: a row of its own that says in how many steps; another number is another row", async () => {
+    const own = { ...options, methods: chooseMethods(["magnitude"]), targets: [{ kind: "sparsity", sparsity: 0.7 }] };
+    const run = (more: Partial<ComparisonOptions>) => compareMethods(LOAM, { ...own, ...more } as ComparisonOptions);
+    const record = await run({ distil: 6 });
+    const [plain, distilled] = record.rows;
+    expect(plain.trained).toBeUndefined();
+    expect([distilled.method, distilled.then]).toEqual(["magnitude", "distilled"]);
+    expect(distilled).toMatchObject({ trained: true, distil_steps: 6 });
+    expect(distilled.kl_mean).toBeLessThan(plain.kl_mean);
+    // Dead weights stay dead.
+    expect(distilled.sparsity_reached).toBe(plain.sparsity_reached);
+    expect(renderComparison(record, {})).toContain("| 70 % | magnitude, then distilled in 6 steps (trained) |");
+
+    const taken: boolean[] = [];
+    const later = await run({ distil: 1, earlier: record, onRow: (_, __, isEarlier) => void taken.push(isEarlier) });
+    expect(taken).toEqual([true, false]);
+    expect(later.rows.map(({ distil_steps: steps }) => steps)).toEqual([undefined, 6, 1]);
+  });
+
   test("scored sequences that calibrate, too, are counted and said; --skip makes another comparison", async () => {
     const copy = join(folder, "copy.txt");
     await writeFile(copy, `${await readFile(options.text, "utf8")}\n`);

@@ -108,6 +108,16 @@ describe.skipIf(!hasEngine)("a file of calibrate in place of a text", () => {
     });
     const flattered = { ...base, text, calibration: grams, methods: chooseMethods(["wanda"]) };
     await expect(compareMethods(LOAM, flattered)).rejects.toMatchObject({ code: "USAGE_CALIBRATION" });
+    const matching = { ...base, calibration: grams, methods: chooseMethods(["magnitude", "matched"]) };
+    await expect(compareMethods(LOAM, matching)).rejects.toMatchObject({
+      code: "USAGE_CALIBRATION",
+      message: expect.stringMatching(/matched runs the calibration text through every layer/),
+    });
+    const words: string[] = [];
+    const onProgress = (said: string) => void words.push(said);
+    const { rows } = await compareMethods(LOAM, { ...matching, whatCan: true, onProgress });
+    expect(rows.map(({ method }) => method)).toEqual(["magnitude"]);
+    expect(words.join("\n")).toMatch(/left out: matched: .*a file of Grams holds none/);
     const said = await physarium(["compare", LOAM, "--text", other, "--calibration", grams, "--samples", "4"]);
     expect([said.status, said.stderr]).toEqual([2, expect.stringMatching(/--samples choose what calibrates/)]);
   });
