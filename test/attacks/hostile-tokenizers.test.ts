@@ -128,6 +128,13 @@ test("a signal ends the middle of a text, within a second", async () => {
   await expect(tokenizer.encode("a")).rejects.toMatchObject({ code: "STOPPED" });
 });
 
+test("a failure of the library itself is told in its words", async () => {
+  const folder = folderWith({ pre_tokenizer: split("(a+)+$") });
+  await TextTokenizer.with(folder, { limits: LIMITS }, (tokenizer) =>
+    expect(tokenizer.encode(LETTERS)).rejects.toThrow("retry-limit-in-match over"),
+  );
+});
+
 test("after a job that took too long the next one is answered", async () => {
   const folder = folderWith({ pre_tokenizer: split("(a+)+$") });
   await TextTokenizer.with(folder, { limits: LIMITS }, async (tokenizer) => {

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Tokenizer } from "@huggingface/tokenizers";
+import { Tokenizer } from "tokenizers";
 import { describe, expect, it } from "vitest";
 import { GPT2_PATTERN, namePreTokenizer, PRE_TOKENIZERS } from "../../dist/export/gguf/pre-tokenizers.js";
 import { describeTokenizer, EMBEDDED_TOKENIZER, TOKEN_TYPE } from "../../dist/export/gguf/tokenizer.js";
@@ -18,7 +18,7 @@ const PROSE =
 const UNICODE = "Zażółć gęślą jaźń — naïve café, 東京 2026年, Ελληνικά, emoji 🐝🧪, ½ and ²";
 
 /** The donor's own tokenizer and one rebuilt from metadata alone must give the same ids. */
-function expectSameIds(folder: string, vocabSize: number, texts: readonly string[]): void {
+async function expectSameIds(folder: string, vocabSize: number, texts: readonly string[]): Promise<void> {
   const files = {
     tokenizerJson: read(folder, "tokenizer.json"),
     tokenizerConfig: read(folder, "tokenizer_config.json"),
@@ -26,29 +26,34 @@ function expectSameIds(folder: string, vocabSize: number, texts: readonly string
   const metadata = new Map(describeTokenizer(files, vocabSize).metadata);
   metadata.delete(EMBEDDED_TOKENIZER);
   const rebuilt = rebuildTokenizer(metadata);
-  const own = new Tokenizer(JSON.parse(files.tokenizerJson), JSON.parse(files.tokenizerConfig));
-  const other = new Tokenizer(JSON.parse(rebuilt.tokenizerJson ?? ""), rebuilt.tokenizerConfig);
+  const own = Tokenizer.fromString(files.tokenizerJson);
+  const other = Tokenizer.fromString(rebuilt.tokenizerJson ?? "");
   for (const text of texts) {
-    const ids = own.encode(text).ids;
-    expect(other.encode(text).ids).toEqual(ids);
-    if (ids.length > 0) expect(other.decode(ids)).toBe(own.decode(ids));
+    const ids = (await own.encode(text)).getIds();
+    expect((await other.encode(text)).getIds()).toEqual(ids);
+    if (ids.length > 0) expect(await other.decode(ids, false)).toBe(await own.decode(ids, false));
   }
 }
 
 describe("tokenizers rebuilt from metadata give the ids of the donor's", () => {
-  it("loam: byte-level, its own split, ASCII text", () => {
-    expectSameIds(join(repository, "examples/donors/loam"), 2048, [PROSE, "<|endoftext|>", "a<|endoftext|>b", ""]);
+  it("loam: byte-level, its own split, ASCII text", async () => {
+    await expectSameIds(join(repository, "examples/donors/loam"), 2048, [
+      PROSE,
+      "<|endoftext|>",
+      "a<|endoftext|>b",
+      "",
+    ]);
   });
 
   const stories = join(shared, "donors/stories260K");
-  it.runIf(existsSync(stories))("stories260K: SentencePiece kind, whole stories", () => {
+  it.runIf(existsSync(stories))("stories260K: SentencePiece kind, whole stories", async () => {
     const text = read(join(shared, "text"), "tinystories_dev.txt").slice(0, 60_000);
-    expectSameIds(stories, 512, [PROSE, UNICODE, ...text.split("<|endoftext|>")]);
+    await expectSameIds(stories, 512, [PROSE, UNICODE, ...text.split("<|endoftext|>")]);
   });
 
   const qwen = join(shared, "tokenizers/qwen2.5");
-  it.runIf(existsSync(qwen))("Qwen2.5: 151,643 tokens, 22 added ones, Unicode", () => {
-    expectSameIds(qwen, 152_064, [PROSE, UNICODE, "<|im_start|>user\nHi<|im_end|>", "x<|fim_prefix|>y"]);
+  it.runIf(existsSync(qwen))("Qwen2.5: 151,643 tokens, 22 added ones, Unicode", async () => {
+    await expectSameIds(qwen, 152_064, [PROSE, UNICODE, "<|im_start|>user\nHi<|im_end|>", "x<|fim_prefix|>y"]);
   });
 
   if (!existsSync(shared)) console.log(`skipped: stories260K and Qwen2.5, ${shared} is not there`);

@@ -1,4 +1,5 @@
 import { type ChildProcess, fork } from "node:child_process";
+import type { Socket } from "node:net";
 import { fromPlainError, PhysariumError, type PlainError, refuseStopped } from "../../errors.js";
 import { memoryLimitBytes } from "../memory.js";
 
@@ -29,6 +30,9 @@ interface Waiting<Result> {
   readonly timer: NodeJS.Timeout;
 }
 
+/** Of what a process writes at its end: the line of a failed library stands at its beginning. */
+const MAX_STDERR_CHARACTERS = 4096;
+
 /** Beyond a job's own limit: what a garbage collection or a busy machine may take until the answer is here. */
 const GRACE_MILLISECONDS = 10_000;
 
@@ -38,7 +42,7 @@ const GRACE_MILLISECONDS = 10_000;
  *
  * A process and not a thread: a thread that reaches its `resourceLimits` with a large allocation aborts all of Node,
  * and a pattern of the native tokenizers library that backtracks too long does the same (both tried). Jobs are answered
- * one after another.
+ * one after another. Where a limit is broken the process ends, and all jobs that wait fail (`isOver`).
  */
 export class ConfinedProcess<Job, Result> {
   private readonly child: ChildProcess;
@@ -46,6 +50,7 @@ export class ConfinedProcess<Job, Result> {
   private readonly stop = (): void => this.end(new PhysariumError("STOPPED", "stopped on request"));
   private nextId = 0;
   private failure: Error | undefined;
+  private stderr = "";
 
   /**
    * `refuse` makes the error of a broken limit: it gets what was broken, in words, and the job that broke it. An abort
@@ -61,8 +66,8 @@ export class ConfinedProcess<Job, Result> {
     const { NODE_OPTIONS: _, ...env } = process.env;
     this.child = fork(url, {
       serialization: "advanced",
-      // V8 writes a page of stack on its way out of memory: one sentence of ours says it.
-      stdio: ["ignore", "ignore", "ignore", "ipc"],
+      // V8 and Rust write a page of stack on their way out: one sentence of ours says it.
+      stdio: ["ignore", "ignore", "pipe", "ipc"],
       execArgv: [`--max-old-space-size=${megabytes}`, "--stack-size=900"],
       env,
     });
@@ -71,7 +76,10 @@ export class ConfinedProcess<Job, Result> {
     this.child.on("error", (error) =>
       this.end(new PhysariumError("INTERNAL", `a process could not be started: ${error.message}`, {}, error)),
     );
-    this.child.on("exit", (code, signalName) => this.end(this.explain(code, signalName, megabytes)));
+    this.child.stderr?.setEncoding("utf8").on("data", (text: string) => {
+      this.stderr = (this.stderr + text).slice(0, MAX_STDERR_CHARACTERS);
+    });
+    this.child.on("close", (code, signalName) => this.end(this.explain(code, signalName, megabytes)));
     this.rest();
     if (signal?.aborted) this.stop();
     else signal?.addEventListener("abort", this.stop, { once: true });
@@ -102,6 +110,11 @@ export class ConfinedProcess<Job, Result> {
     });
   }
 
+  /** The process ended; there will be no more answers. */
+  get isOver(): boolean {
+    return this.failure !== undefined;
+  }
+
   /** Ends the process; jobs that are still waiting fail. */
   close(): void {
     this.end(new PhysariumError("INTERNAL", "the process was ended"));
@@ -110,18 +123,22 @@ export class ConfinedProcess<Job, Result> {
   private settle(message: AnswerMessage<Result>): void {
     const job = this.waiting.get(message.id);
     if (job === undefined) return;
+    if ("error" in message && message.error.code === JOB_TOO_LONG) {
+      // Native code cannot be interrupted: it may be at work still.
+      this.end(this.refuse(tooLong(this.limits.jobMilliseconds), job.job as Job));
+      return;
+    }
     clearTimeout(job.timer);
     this.waiting.delete(message.id);
     if (this.waiting.size === 0) this.rest();
     if ("result" in message) job.resolve(message.result);
-    else if (message.error.code === JOB_TOO_LONG)
-      job.reject(this.refuse(tooLong(this.limits.jobMilliseconds), job.job as Job));
     else job.reject(fromPlainError(message.error));
   }
 
   private rest(): void {
     this.child.unref();
     this.child.channel?.unref();
+    (this.child.stderr as Socket | null)?.unref();
   }
 
   private end(error: Error): void {
@@ -145,6 +162,13 @@ export class ConfinedProcess<Job, Result> {
     const ended = signalName === null ? `ended with code ${code}` : `was ended by ${signalName}`;
     // Jobs are answered in order: the oldest was the one at work.
     const [oldest] = this.waiting.values();
+    const panic = /panicked at [^\n]*\n([^\n]+)/.exec(this.stderr)?.[1];
+    if (panic !== undefined) {
+      return this.refuse(
+        `fails in the library that runs it: ${panic} (its process ${ended})`,
+        oldest?.job as Job | undefined,
+      );
+    }
     const limit = memoryLimitBytes();
     const may =
       this.limits.heapBytes <= limit / 2

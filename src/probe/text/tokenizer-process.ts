@@ -9,10 +9,9 @@ const MAX_RENDERED_CHARACTERS = 1 << 22;
 
 let vocabulary: Vocabulary | undefined;
 
-function handle(job: TokenizerJob): TokenizerAnswer {
+async function handle(job: TokenizerJob): Promise<TokenizerAnswer> {
   if (job.kind === "load") {
-    const json: unknown = JSON.parse(new TextDecoder().decode(job.definition));
-    vocabulary = new Vocabulary((json ?? {}) as Json, job.config);
+    vocabulary = await Vocabulary.load(new TextDecoder().decode(job.definition), job.config);
     return vocabulary.facts();
   }
   if (vocabulary === undefined) throw new PhysariumError("INTERNAL", "a tokenizer was asked before it was loaded");
@@ -30,9 +29,9 @@ function render(template: string, context: Json): string {
 }
 
 /** What a foreign file makes a library throw is that file's fault, not ours. */
-serveConfined((job: TokenizerJob) => {
+serveConfined(async (job: TokenizerJob) => {
   try {
-    return handle(job);
+    return await handle(job);
   } catch (error) {
     if (isPhysariumError(error) || (error as NodeJS.ErrnoException).code === "ERR_SCRIPT_EXECUTION_TIMEOUT")
       throw error;

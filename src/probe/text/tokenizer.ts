@@ -20,8 +20,11 @@ export interface TokenizerOptions {
  * It works in a process of its own, within limits of time, memory and output: `DONOR_TOKENIZER` says which was broken.
  */
 export class TextTokenizer {
+  private closed = false;
+
   private constructor(
-    private readonly process: ConfinedProcess<TokenizerJob, TokenizerAnswer>,
+    private readonly start: () => TokenizerProcess,
+    private process: TokenizerProcess,
     /** The bytes of tokenizer.json: two models share a tokenizer where these are equal. */
     readonly definition: Uint8Array,
     readonly config: Json,
@@ -43,12 +46,13 @@ export class TextTokenizer {
       job?.kind === "render"
         ? new PhysariumError("DONOR_CHAT_TEMPLATE", `it ${words}`)
         : new PhysariumError("DONOR_TOKENIZER", `${path}: the tokenizer ${words}`, { path });
-    const child = new ConfinedProcess<TokenizerJob, TokenizerAnswer>(PROCESS, refuse, signal, limits);
+    const start = (): TokenizerProcess => new ConfinedProcess(PROCESS, refuse, signal, limits);
+    const process = start();
     try {
-      const facts = (await child.run({ kind: "load", definition, config })) as TokenizerFacts;
-      return new TextTokenizer(child, definition, config, path, facts);
+      const facts = (await process.run({ kind: "load", definition, config })) as TokenizerFacts;
+      return new TextTokenizer(start, process, definition, config, path, facts);
     } catch (error) {
-      child.close();
+      process.close();
       throw withPath(error, path);
     }
   }
@@ -112,24 +116,37 @@ export class TextTokenizer {
 
   /** A chat template's text: it is foreign code as the tokenizer is. Throws `DONOR_CHAT_TEMPLATE`. */
   async render(template: string, context: Json): Promise<string> {
-    return (await this.process.run({ kind: "render", template, context })) as string;
+    return (await this.running().run({ kind: "render", template, context })) as string;
   }
 
   /**
    * Ends the tokenizer's process. An idle one does not keep Node from ending, but takes the memory of its vocabulary.
    */
   close(): void {
+    this.closed = true;
     this.process.close();
+  }
+
+  /** A process that a text or a template ended is followed by another one: the next text may be a better one. */
+  private running(): TokenizerProcess {
+    if (this.process.isOver && !this.closed) {
+      this.process = this.start();
+      // Jobs are answered in order; the next one says what goes wrong here.
+      this.process.run({ kind: "load", definition: this.definition, config: this.config }).catch(() => undefined);
+    }
+    return this.process;
   }
 
   private async run(job: TokenizerJob): Promise<TokenizerAnswer> {
     try {
-      return await this.process.run(job);
+      return await this.running().run(job);
     } catch (error) {
       throw withPath(error, this.path);
     }
   }
 }
+
+type TokenizerProcess = ConfinedProcess<TokenizerJob, TokenizerAnswer>;
 
 const PROCESS = new URL("./tokenizer-process.js", import.meta.url);
 

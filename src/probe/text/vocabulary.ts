@@ -1,6 +1,5 @@
-import { Tokenizer } from "@huggingface/tokenizers";
+import type { Tokenizer } from "tokenizers";
 import { PhysariumError } from "../../errors.js";
-import { mend } from "./mended.js";
 import type { Json, SpecialToken, TokenizerFacts } from "./tokenizer-protocol.js";
 
 /** The largest vocabularies have a million tokens; tables are as long as the highest id. */
@@ -11,29 +10,36 @@ const MAX_TOKENS_PER_CHARACTER = 72;
 const MAX_ADDED_TOKENS = 4096;
 
 /**
- * A tokenizer as `tokenizer.json` and `tokenizer_config.json` define it. Runs what these say, so only in a process of
- * its own (`tokenizer-process.ts`).
+ * A tokenizer as `tokenizer.json` and `tokenizer_config.json` define it, run by the Rust library itself, which is the
+ * reference. Only in a process of its own (`tokenizer-process.ts`): the library aborts Node where a pattern backtracks
+ * too long.
  *
  * Throws `DONOR_TOKENIZER` for what cannot be read, and for more tokens than the text can have.
  */
 export class Vocabulary {
-  private readonly tokenizer: Tokenizer;
   private readonly byteLevel: boolean;
-  private readonly special: ReadonlyMap<number, unknown>;
+  private readonly added: ReadonlySet<number>;
   private readonly unknownId: number | undefined;
-  private readonly size: number;
 
-  constructor(
+  private constructor(
+    private readonly tokenizer: Tokenizer,
     private readonly json: Json,
     private readonly config: Json,
+    private readonly size: number,
   ) {
-    this.size = checkIds(json);
-    this.tokenizer = new Tokenizer(json, config);
-    mend(this.tokenizer, json);
     this.byteLevel = JSON.stringify(json.decoder ?? null).includes('"ByteLevel"');
-    this.special = this.tokenizer.get_added_tokens_decoder();
-    const unknown = (json.model as Json | undefined)?.unk_token ?? contentOf(config.unk_token);
-    this.unknownId = typeof unknown === "string" ? this.tokenizer.token_to_id(unknown) : undefined;
+    this.added = new Set(addedTokens(json).map(({ content }) => tokenizer.tokenToId(content as string) ?? -1));
+    const { unk_token, unk_id, vocab } = json.model as Json;
+    const listed = typeof unk_id === "number" ? (vocab as [string][])[unk_id]?.[0] : undefined;
+    const unknown = unk_token ?? listed ?? contentOf(config.unk_token);
+    this.unknownId = typeof unknown === "string" ? (tokenizer.tokenToId(unknown) ?? undefined) : undefined;
+  }
+
+  static async load(definition: string, config: Json): Promise<Vocabulary> {
+    const json = (JSON.parse(definition) ?? {}) as Json;
+    const size = checkIds(json);
+    const tokenizer = (await openLibrary()).fromString(isWhole(json) ? definition : JSON.stringify(completed(json)));
+    return new Vocabulary(tokenizer, json, config, size);
   }
 
   facts(): TokenizerFacts {
@@ -47,14 +53,12 @@ export class Vocabulary {
     };
   }
 
-  encode(text: string): Int32Array {
-    const { ids } = this.tokenizer.encode(text, { add_special_tokens: false });
+  async encode(text: string): Promise<Int32Array> {
+    const ids = (await this.tokenizer.encode(text, null, { addSpecialTokens: false })).getIds();
     if (ids.length > MAX_TOKENS_PER_CHARACTER * text.length + MAX_ADDED_TOKENS) {
       throw new PhysariumError("DONOR_TOKENIZER", `${text.length} characters become ${ids.length} tokens`);
     }
-    const bad = ids.findIndex(
-      (id: unknown) => !(Number.isInteger(id) && (id as number) >= 0 && (id as number) < this.size),
-    );
+    const bad = ids.findIndex((id) => !(id < this.size));
     if (bad >= 0) {
       throw new PhysariumError(
         "DONOR_TOKENIZER",
@@ -65,19 +69,17 @@ export class Vocabulary {
   }
 
   /** Special tokens are left out. */
-  decode(ids: readonly number[]): string {
-    return ids.length === 0
-      ? ""
-      : this.tokenizer.decode([...ids], { skip_special_tokens: true, clean_up_tokenization_spaces: false });
+  async decode(ids: readonly number[]): Promise<string> {
+    return ids.length === 0 ? "" : this.tokenizer.decode([...ids], true);
   }
 
   named(text: string | undefined): SpecialToken | undefined {
-    const id = text === undefined ? undefined : this.tokenizer.token_to_id(text);
-    return id === undefined ? undefined : { id, text: text! };
+    const id = text === undefined ? null : this.tokenizer.tokenToId(text);
+    return id === null ? undefined : { id, text: text! };
   }
 
   textOf(id: number): string | undefined {
-    return this.tokenizer.id_to_token(id);
+    return this.tokenizer.idToToken(id) ?? undefined;
   }
 
   /**
@@ -91,13 +93,43 @@ export class Vocabulary {
   }
 
   private byteLengthOf(id: number): number {
-    const token = this.tokenizer.id_to_token(id);
+    const token = this.textOf(id);
     if (token === undefined || id === this.unknownId) return -1;
-    if (this.special.has(id)) return Buffer.byteLength(token);
+    if (this.added.has(id)) return Buffer.byteLength(token);
     // Byte-level vocabularies spell every byte as one character.
     if (this.byteLevel) return [...token].length;
     if (/^<0x[0-9A-Fa-f]{2}>$/.test(token)) return 1;
     return Buffer.byteLength(token.replaceAll("▁", " "));
+  }
+}
+
+/** What the library wants to see of every added token; where other tools leave it out they mean false. */
+const ADDED_TOKEN = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: false };
+
+function addedTokens({ added_tokens }: Json): readonly Json[] {
+  return Array.isArray(added_tokens) ? added_tokens : [];
+}
+
+function isWhole(json: Json): boolean {
+  return addedTokens(json).every((token) => Object.keys(ADDED_TOKEN).every((field) => field in token));
+}
+
+function completed(json: Json): Json {
+  return { ...json, added_tokens: addedTokens(json).map((token) => ({ ...ADDED_TOKEN, ...token })) };
+}
+
+/** Throws `DONOR_TOKENIZER` where the library has no binary for this machine. */
+async function openLibrary(): Promise<typeof Tokenizer> {
+  try {
+    return (await import("tokenizers")).Tokenizer;
+  } catch (error) {
+    throw new PhysariumError(
+      "DONOR_TOKENIZER",
+      `cannot be read: the package "tokenizers" does not load on ${process.platform}-${process.arch}; install ` +
+        "it again (npm install), or work on Linux, macOS or Windows on x64 or arm64",
+      {},
+      error,
+    );
   }
 }
 
@@ -135,8 +167,8 @@ function checkIds(json: Json): number {
   const vocab = (json.model as Json | null | undefined)?.vocab;
   if (Array.isArray(vocab)) highest = vocab.length - 1;
   else if (typeof vocab === "object" && vocab !== null) for (const token in vocab) check(token, (vocab as Json)[token]);
-  for (const added of Array.isArray(json.added_tokens) ? (json.added_tokens as unknown[]) : []) {
-    const { content, id } = (added ?? {}) as Json;
+  for (const added of addedTokens(json)) {
+    const { content, id } = added ?? {};
     if (typeof content !== "string" || content === "") {
       throw new PhysariumError("DONOR_TOKENIZER", `an added token has the text ${JSON.stringify(content)}`);
     }
