@@ -7,4 +7,5 @@ import { PHYSARIUM_VERSION } from "../dist/version.js";
 const folder = new URL("../man/", import.meta.url);
 rmSync(folder, { recursive: true, force: true });
 mkdirSync(folder);
-for (const [name, page] of manPages(buildProgram(), PHYSARIUM_VERSION)) writeFileSync(new URL(name, folder), page);
+for (const [name, page] of manPages(await buildProgram(), PHYSARIUM_VERSION))
+  writeFileSync(new URL(name, folder), page);

@@ -1,57 +1,45 @@
 import type { Command } from "commander";
-import { registerCalibrate } from "./calibrate.js";
-import { registerChat } from "./chat.js";
-import { registerCompare } from "./compare.js";
-import { registerCompletion } from "./completion.js";
-import { registerDiff } from "./diff.js";
-import { registerDoctor } from "./doctor.js";
-import { registerEval } from "./eval.js";
-import { registerExport } from "./export.js";
-import { registerFarm } from "./farm.js";
-import { registerFetch } from "./fetch.js";
-import { registerGate } from "./gate.js";
-import { registerGenerate } from "./generate.js";
-import { registerImport } from "./import.js";
-import { registerMan } from "./man.js";
-import { registerOperate } from "./operate.js";
-import { registerPack } from "./pack.js";
-import { registerParts } from "./parts.js";
-import { registerPlan } from "./plan.js";
-import { registerPush } from "./push.js";
-import { registerReport } from "./report.js";
-import { registerRun } from "./run.js";
-import { registerSign } from "./sign.js";
-import { registerSurgery } from "./surgery.js";
-import { registerSynth } from "./synth.js";
-import { registerUnpack } from "./unpack.js";
-import { registerVerify } from "./verify.js";
 
-/** Every command. Where it stands in the help says tree/option-groups.ts; one that is not named there comes last. */
-export const COMMANDS: readonly ((program: Command) => void)[] = [
-  registerOperate,
-  registerSurgery,
-  registerPlan,
-  registerVerify,
-  registerDiff,
-  registerSign,
-  registerReport,
-  registerEval,
-  registerGate,
-  registerGenerate,
-  registerChat,
-  registerCompare,
-  registerRun,
-  registerCalibrate,
-  registerPack,
-  registerUnpack,
-  registerExport,
-  registerImport,
-  registerSynth,
-  registerFetch,
-  registerParts,
-  registerFarm,
-  registerPush,
-  registerDoctor,
-  registerCompletion,
-  registerMan,
-];
+type Register = (program: Command) => void;
+
+/**
+ * Every command by its name, loaded when it is asked for: one command needs a tenth of the modules that all need. Where
+ * it stands in the help says tree/option-groups.ts; one that is not named there comes last.
+ */
+export const COMMANDS: Readonly<Record<string, () => Promise<Register>>> = {
+  operate: async () => (await import("./operate.js")).registerOperate,
+  surgery: async () => (await import("./surgery.js")).registerSurgery,
+  plan: async () => (await import("./plan.js")).registerPlan,
+  verify: async () => (await import("./verify.js")).registerVerify,
+  diff: async () => (await import("./diff.js")).registerDiff,
+  sign: async () => (await import("./sign.js")).registerSign,
+  report: async () => (await import("./report.js")).registerReport,
+  eval: async () => (await import("./eval.js")).registerEval,
+  gate: async () => (await import("./gate.js")).registerGate,
+  generate: async () => (await import("./generate.js")).registerGenerate,
+  chat: async () => (await import("./chat.js")).registerChat,
+  compare: async () => (await import("./compare.js")).registerCompare,
+  run: async () => (await import("./run.js")).registerRun,
+  calibrate: async () => (await import("./calibrate.js")).registerCalibrate,
+  pack: async () => (await import("./pack.js")).registerPack,
+  unpack: async () => (await import("./unpack.js")).registerUnpack,
+  export: async () => (await import("./export.js")).registerExport,
+  import: async () => (await import("./import.js")).registerImport,
+  synth: async () => (await import("./synth.js")).registerSynth,
+  fetch: async () => (await import("./fetch.js")).registerFetch,
+  parts: async () => (await import("./parts.js")).registerParts,
+  farm: async () => (await import("./farm.js")).registerFarm,
+  push: async () => (await import("./push.js")).registerPush,
+  doctor: async () => (await import("./doctor.js")).registerDoctor,
+  completion: async () => (await import("./completion.js")).registerCompletion,
+  man: async () => (await import("./man.js")).registerMan,
+};
+
+/** Commands that speak of the whole tree. */
+const OF_ALL: readonly string[] = ["completion", "man", "run"];
+
+/** The commands that have to be loaded for these arguments: the one that they name, or all. */
+export function commandsFor(args: readonly string[]): readonly string[] {
+  const [first = ""] = args;
+  return Object.hasOwn(COMMANDS, first) && !OF_ALL.includes(first) ? [first] : Object.keys(COMMANDS);
+}

@@ -25,8 +25,8 @@ const started = performance.now();
 let asked = "physarium";
 try {
   // Behind the `try`: opening all our modules at once is where a low limit of open files shows first.
-  const { buildProgram } = await import("./program.js");
-  const program = buildProgram();
+  const [{ buildProgram }, { commandsFor }] = await Promise.all([import("./program.js"), import("./commands.js")]);
+  const program = await buildProgram(commandsFor(process.argv.slice(2)));
   program.hook("preAction", (_, command) => {
     asked = pathOf(command);
   });

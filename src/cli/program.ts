@@ -10,9 +10,9 @@ import { commandsUnder, pathOf } from "./tree/walk.js";
 
 /**
  * The command tree. Everything that is made of it (help, completion, man pages) sees new commands by itself; each gets
- * the common options, and options that many share get their headings.
+ * the common options, and options that many share get their headings. `names`: only these commands.
  */
-export function buildProgram(): Command {
+export async function buildProgram(names: readonly string[] = Object.keys(COMMANDS)): Promise<Command> {
   const program = new Command()
     .name("physarium")
     .description("Surgery for open-weight language models: a slime-mould flow decides which weights starve.")
@@ -33,7 +33,7 @@ physarium <command> --help is short; --help --all has every option.
 Exit codes: 2 usage, 3 the donor, 4 verification, 5 input and output, 70 a bug of ours, 75 try again, 130 stopped.`,
     );
   configureHelp(program);
-  for (const register of COMMANDS) register(program);
+  for (const register of await Promise.all(names.map((name) => COMMANDS[name]()))) register(program);
   sortCommands(program);
   for (const command of commandsUnder(program)) {
     const path = pathOf(command);

@@ -8,10 +8,10 @@ import type { PushResult } from "../hub/push/push-session.js";
 import { estimateWorth } from "../pack/worth.js";
 import { openTextFile } from "../probe/text/text-file.js";
 import type { ReportInput } from "../record/report-input.js";
-import { addSections, renderDocuments } from "../report/documents.js";
-import { renderSummary } from "../report/index.js";
+import { addSections, loadPage, renderDocuments } from "../report/documents.js";
 import { nextCommands } from "../report/next-commands.js";
 import { shellQuote } from "../report/report-text.js";
+import { renderSummary } from "../report/summary.js";
 import { type OperationResult, operate } from "../surgery/operation.js";
 import { checkOptions } from "../surgery/options.js";
 import { createEventPrinter } from "./event-printer.js";
@@ -85,7 +85,11 @@ Examples:
             overwrite: flags.overwrite ?? false,
             onEvent: (event) => {
               show.event(event);
-              if (event.event === "started") partial = `${event.output}.partial`;
+              if (event.event === "started") {
+                partial = `${event.output}.partial`;
+                // While the disk is waited for; what is wrong with it shows where it is used.
+                loadPage().catch(() => {});
+              }
               // Its bytes are final: they go up while the next one is operated on.
               if (event.event === "shard") push?.shard(event.file, join(partial, event.file));
             },

@@ -1,16 +1,25 @@
 import { readDocuments, readLedgerText, writeRecord } from "../record/open-record.js";
 import type { ReportInput } from "../record/report-input.js";
 import type { SurgeryReport } from "../record/surgery-report.js";
-import { renderHtml, renderMarkdown } from "./index.js";
+import { renderMarkdown } from "./markdown.js";
 import { renderRunLog } from "./run-log.js";
 
 /** The documents of an output's `physarium/` folder: what stands beside the ledger for people. */
-export function renderDocuments(report: SurgeryReport, ledgerText: string): Record<string, string> {
+export async function renderDocuments(report: SurgeryReport, ledgerText: string): Promise<Record<string, string>> {
+  const { renderHtml } = await loadPage();
   return {
     "REPORT.md": renderMarkdown(report),
     "report.html": renderHtml(report),
     "run.log": renderRunLog(ledgerText),
   };
+}
+
+/**
+ * What draws the page: libraries that take longer to load than most commands run. Who will need it soon may call this
+ * while something else is waited for.
+ */
+export function loadPage(): Promise<typeof import("./html.js")> {
+  return import("./html.js");
 }
 
 /**
@@ -24,6 +33,7 @@ export async function addSections(outputPath: string, sections: Partial<ReportIn
 /** Write a report and its documents into a finished output. */
 export async function writeDocuments(outputPath: string, report: ReportInput): Promise<ReportInput> {
   const { text } = await readLedgerText(outputPath);
+  const { renderHtml } = await loadPage();
   await writeRecord(outputPath, {
     numbers: `${JSON.stringify(report, null, 1)}\n`,
     markdown: renderMarkdown(report),

@@ -13,7 +13,10 @@ import type { Plan } from "./plan.js";
 import { checkDonorUnchanged, copySideFiles } from "./shard-files.js";
 
 /** Renders what goes beside `surgery.json` into `physarium/`: file name → content. */
-export type RenderDocuments = (report: SurgeryReport, ledgerText: string) => Record<string, string>;
+export type RenderDocuments = (
+  report: SurgeryReport,
+  ledgerText: string,
+) => Record<string, string> | Promise<Record<string, string>>;
 
 /** Sections measured on the finished folder before it gets its name, to be added to the report. */
 export type MeasureSections = (folder: string) => Promise<Record<string, unknown>>;
@@ -21,13 +24,15 @@ export type MeasureSections = (folder: string) => Promise<Record<string, unknown
 export interface Completion {
   readonly plan: Plan;
   readonly params: FlowParams;
-  /** The partial folder, all of whose weights are on the disk. */
+  /** The partial folder, all of whose weights are written. */
   readonly folder: string;
   readonly outputPath: string;
   readonly ledger: LedgerWriter;
   readonly digester: Digester;
   readonly files: FileLayer;
   checkSignal(): void;
+  /** Brings the weights to the disk, where that is not done yet; runs beside what only reads them. */
+  readonly flush?: () => Promise<void>;
   /** Note how this run went; returns all runs. */
   recordEnd(): Promise<RunEntry[]>;
   readonly render: RenderDocuments | undefined;
@@ -39,26 +44,41 @@ export interface Completion {
  * the last record, the numbers and documents, all of it flushed.
  */
 export async function completeOperation(completion: Completion): Promise<SurgeryReport> {
-  const { plan, params, folder, outputPath, ledger: writer, digester, files } = completion;
-  for (const record of await copySideFiles(plan, folder, digester, files)) await writer.append(record);
-  const rows = summarise((await readLedgerText(folder, files)).ledger, [], outputPath).per_tensor;
+  const { plan, folder, outputPath, ledger: writer, files } = completion;
   const at = () => new Date().toISOString();
-  const figures = await gatherFigures(plan, params, folder, rows, files, () => completion.checkSignal());
-  await writer.append({ kind: "figures", at: at(), figures });
+  const [sections] = await together(gather(completion), completion.flush?.());
   await checkDonorUnchanged(plan, files);
   const side_files = plan.sideFiles.map(({ file }) => file);
+  // Everything is on the disk before the ledger says so.
   await writer.append({ kind: "finished", at: at(), side_files, left_out: plan.leftOut });
   await writer.sync();
 
-  const sections = await completion.measure?.(folder);
   const { ledger, text } = await readLedgerText(folder, files);
   const report = { ...summarise(ledger, await completion.recordEnd(), outputPath), ...sections };
   const recordFolder = join(folder, RECORD_FOLDER);
   await writeSmallFile(recordPath(folder, "numbers"), `${JSON.stringify(report, null, 1)}\n`, files);
-  for (const [name, content] of Object.entries(completion.render?.(report, text) ?? {})) {
+  for (const [name, content] of Object.entries((await completion.render?.(report, text)) ?? {})) {
     await writeSmallFile(join(recordFolder, name), content, files);
   }
   await syncFolder(recordFolder, files);
   await syncFolder(folder, files);
   return report;
+}
+
+/** Side files, what the report draws, and what is measured besides. */
+async function gather(completion: Completion): Promise<Record<string, unknown> | undefined> {
+  const { plan, params, folder, outputPath, ledger: writer, digester, files } = completion;
+  for (const record of await copySideFiles(plan, folder, digester, files)) await writer.append(record);
+  const rows = summarise((await readLedgerText(folder, files)).ledger, [], outputPath).per_tensor;
+  const figures = await gatherFigures(plan, params, folder, rows, files, () => completion.checkSignal());
+  await writer.append({ kind: "figures", at: new Date().toISOString(), figures });
+  return completion.measure?.(folder);
+}
+
+/** Both results, once both have ended: nothing goes on writing behind an error. */
+async function together<First, Second>(first: Promise<First>, second: Promise<Second> | undefined) {
+  const [one, other] = await Promise.allSettled([first, second]);
+  if (one.status === "rejected") throw one.reason;
+  if (other.status === "rejected") throw other.reason;
+  return [one.value, other.value] as const;
 }

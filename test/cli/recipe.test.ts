@@ -9,7 +9,7 @@ import { LOAM } from "../shared.js";
 import { temporaryFolder } from "../temporary.js";
 
 const folder = temporaryFolder();
-const program = buildProgram();
+const program = await buildProgram();
 const read = (text: string) => readRecipe(text, "recipe.yaml", program);
 
 describe("a recipe", () => {

@@ -3,6 +3,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
+import { commandsFor } from "../../dist/cli/commands.js";
 import { buildProgram } from "../../dist/cli/program.js";
 import { completionScript } from "../../dist/cli/tree/completion.js";
 import { manPages } from "../../dist/cli/tree/man-page.js";
@@ -11,7 +12,7 @@ import { physarium } from "../physarium.js";
 import { temporaryFolder } from "../temporary.js";
 
 const folder = temporaryFolder();
-const program = buildProgram();
+const program = await buildProgram();
 const names = program.commands.map((command) => command.name());
 const LAUNCHER = fileURLToPath(new URL("../../bin/physarium.cjs", import.meta.url));
 
@@ -25,6 +26,18 @@ describe("every command", () => {
       expect(new Set(said).size, flag).toBe(1);
       expect(said[0]).toBeTypeOf("string");
     }
+  });
+
+  test.each(names)("%s is loaded alone where it is asked for, and is what it is among all", async (name) => {
+    if (!["completion", "man", "run"].includes(name)) expect(commandsFor([name, "--help"])).toEqual([name]);
+    const [alone] = (await buildProgram([name])).commands;
+    const among = program.commands.find((command) => command.name() === name)!;
+    expect(alone.helpInformation()).toBe(among.helpInformation());
+  });
+
+  test("is known where none is asked for, or one that there is not", () => {
+    for (const args of [[], ["--help"], ["help", "surgery"], ["nonsense"], ["constructor"], ["completion", "bash"]])
+      expect(commandsFor(args)).toHaveLength(names.length);
   });
 
   test("stands under a heading of its own kind", () => {
