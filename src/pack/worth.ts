@@ -19,7 +19,7 @@ export interface TensorWorth {
 }
 
 /** Sampling reads at most about this much of a model, spread over its tensors: cold reads that surgery waits for. */
-const SAMPLE_BUDGET_BYTES = 64 << 20;
+const SAMPLE_BUDGET_BYTES = 16 << 20;
 const MIN_SAMPLE_BYTES = 16 << 10;
 const MAX_SAMPLE_BYTES = 1 << 20;
 /** A tensor's sample is taken in this many places, evenly spread: rows differ more than neighbours do. */
@@ -32,7 +32,7 @@ const RESERVED_FRACTION = 0.1;
 
 /**
  * Estimate what packing and export would make of a model: every tensor is sampled in eight places, and the codec's own
- * code lengths are computed on the sample. Reads at most about 64 MiB.
+ * code lengths are computed on the sample. Reads at most about 16 MiB.
  */
 export async function estimateWorth(donor: Donor): Promise<ZerosWorth> {
   return summariseWorth(await estimateTensors(donor), "estimated");

@@ -16,7 +16,8 @@ import { openFlow } from "./open-flow.js";
 import type { Plan, PlannedTensor } from "./plan.js";
 import { ProgressTally } from "./progress-tally.js";
 import { ShardBoundaries } from "./shard-boundaries.js";
-import { prepareShard, syncFile, wholeShards } from "./shard-files.js";
+import { prepareShard, wholeShards } from "./shard-files.js";
+import { ShardFlusher } from "./shard-flusher.js";
 import type { TensorProgress } from "./tensor-progress.js";
 import {
   discardWorkspace,
@@ -76,6 +77,7 @@ class Operation {
   private readonly shardRecords = new Map<string, ShardRecord>();
   private ledger!: LedgerWriter;
   private readonly progress: ProgressTally;
+  private readonly flusher: ShardFlusher;
   /** Told when a tensor is recorded; of the phase that operates. */
   private onRecord: (record: TensorRecord) => Promise<void> = async () => {};
 
@@ -91,6 +93,7 @@ class Operation {
     this.folder = workspace.output.partialPath;
     this.clock = new RunClock(plan.memory.workers);
     this.progress = new ProgressTally(onEvent);
+    this.flusher = new ShardFlusher(files);
   }
 
   async run(): Promise<OperationResult> {
@@ -111,9 +114,7 @@ class Operation {
       const params = await flow.prepare(this.context());
       await this.operateShards(params);
       this.checkSignal();
-      await this.flush();
-      this.checkSignal();
-      this.onEvent({ event: "finishing", step: "copying side files, gathering figures, writing the report" });
+      this.onEvent({ event: "finishing", step: "flushing to disk, gathering figures, writing the report" });
       const report = await completeOperation({
         plan,
         params,
@@ -123,6 +124,7 @@ class Operation {
         digester: this.digester,
         files,
         checkSignal: () => this.checkSignal(),
+        flush: () => this.flush(),
         recordEnd: () => this.recordRun(true),
         render: this.options.render,
         measure: this.options.measure,
@@ -138,6 +140,7 @@ class Operation {
       if (keep) await this.recordRun(true).catch(() => {});
       throw await explain(error, plan, workspace, this.records.size, files);
     } finally {
+      await this.flusher.settle();
       await this.ledger?.close().catch(() => {});
       if (keep) await releaseWorkspace(workspace).catch(() => {});
       else await discardWorkspace(workspace, files).catch(() => {});
@@ -230,6 +233,7 @@ class Operation {
     const boundary = new ShardBoundaries(this.plan, remaining, this.records, this.shardRecords, async (record) => {
       await this.ledger.append(record);
       const { file, order, seconds, killed_cumulative } = record;
+      this.flusher.begin(join(this.folder, file));
       this.onEvent({ event: "shard", file, order, seconds, killed_cumulative });
     });
     this.onRecord = async ({ shard }) => {
@@ -269,13 +273,11 @@ class Operation {
     refuseStopped(this.options.signal);
   }
 
-  /** Everything on the disk before the ledger says so. */
-  private async flush(): Promise<void> {
-    this.onEvent({ event: "finishing", step: "flushing to disk" });
-    for (const shard of this.plan.shards) {
-      this.checkSignal();
-      await syncFile(join(this.folder, shard.file), this.files);
-    }
+  private flush(): Promise<void> {
+    return this.flusher.finish(
+      this.plan.shards.map(({ file }) => join(this.folder, file)),
+      () => this.checkSignal(),
+    );
   }
 
   /** Note this run beside the ledger: when it begins, and how it went once it is over. */
