@@ -41,7 +41,7 @@ export { readDocuments, readReport } from "./record/open-record.js";
 export type { ReportInput } from "./record/report-input.js";
 export { signOutput } from "./record/signature.js";
 export type { SurgeryReport } from "./record/surgery-report.js";
-export { addSections, renderDocuments, writeDocuments } from "./report/documents.js";
+export { addSections, renderCard, renderDocuments, writeDocuments } from "./report/documents.js";
 export { renderHtml, renderMarkdown, renderSummary } from "./report/index.js";
 export { parseHeader, readHeader, type SafetensorsHeader, type TensorInfo } from "./safetensors/header.js";
 export { serializeHeader, type TensorSpec } from "./safetensors/writer.js";

@@ -35,6 +35,7 @@ test("the public surface is this list", () => {
       "readDocuments",
       "readHeader",
       "readReport",
+      "renderCard",
       "renderDocuments",
       "renderHtml",
       "renderMarkdown",

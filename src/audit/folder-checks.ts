@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { Donor } from "../checkpoint/donor.js";
 import { type FileLayer, FileSource, readSmallFile } from "../checkpoint/file-layer.js";
 import { isPhysariumError } from "../errors.js";
+import { CARD_FILE, copiedNames } from "../record/card.js";
 import { type Digester, digestSideFile } from "../record/digest.js";
 import type { Ledger } from "../record/ledger.js";
 import { readHeader, type SafetensorsHeader } from "../safetensors/header.js";
@@ -24,7 +25,7 @@ export async function checkFolder(
   files: FileLayer,
 ): Promise<FolderChecks> {
   const shards = donor === undefined ? [...ledger.shards.keys()] : donor.shards.map(({ file }) => file);
-  const expected = new Set([...shards, ...sideFileNames(donor, ledger)]);
+  const expected = new Set([...shards, ...sideFilesOf(donor, ledger).map(({ file }) => file)]);
   const names = await checkListing(output, expected, findings, files);
   findings.check("shards present", `${shards.length} of ${shards.length}`);
   for (const shard of shards) if (!names.has(shard)) findings.differ("shards present", shard, "the shard is missing");
@@ -195,8 +196,24 @@ async function checkIndex(
   }
 }
 
-function sideFileNames(donor: Donor | undefined, ledger: Ledger): string[] {
-  return donor === undefined ? [...ledger.sideFiles.keys()] : donor.sideFiles.map(({ file }) => file);
+interface ExpectedFile {
+  readonly file: string;
+  /** The donor's file that it is; absent where it is our card, or no donor is at hand. */
+  readonly from?: string;
+}
+
+/**
+ * What the ledger may decide is whether there is a card of ours, and no more: the donor says which files there are, and
+ * where its own card steps aside to is a rule.
+ */
+function sideFilesOf(donor: Donor | undefined, ledger: Ledger): ExpectedFile[] {
+  if (donor === undefined) return [...ledger.sideFiles.keys()].map((file) => ({ file }));
+  const hasCard = ledger.cards.length > 0;
+  const copied: ExpectedFile[] = copiedNames(
+    donor.sideFiles.map(({ file }) => file),
+    hasCard,
+  );
+  return hasCard ? [...copied, { file: CARD_FILE }] : copied;
 }
 
 async function checkSideFiles(
@@ -208,23 +225,29 @@ async function checkSideFiles(
   digester: Digester,
   files: FileLayer,
 ): Promise<void> {
-  const sideFiles = sideFileNames(donor, ledger);
-  findings.check(
-    "side files copied",
-    `${sideFiles.length} files${sideFiles.length > 0 && sideFiles.length <= 8 ? `: ${sideFiles.join(", ")}` : ""}`,
-  );
-  for (const file of sideFiles) {
+  const sideFiles = sideFilesOf(donor, ledger);
+  findings.check("side files copied", sideFileWords(sideFiles, ledger));
+  for (const { file, from } of sideFiles) {
     if (!names.has(file)) {
       findings.differ("side files copied", file, "the file is missing");
       continue;
     }
     const digest = await digestSideFile(join(output, file), digester, files);
-    if (donor !== undefined && digest !== (await digestSideFile(join(donor.path, file), digester, files))) {
-      findings.differ("side files copied", file, "its bytes are not the donor's");
+    if (donor !== undefined && from !== undefined) {
+      const original = await digestSideFile(join(donor.path, from), digester, files);
+      const whose = from === file ? "the donor's" : `those of the donor's ${from}`;
+      if (digest !== original) findings.differ("side files copied", file, `its bytes are not ${whose}`);
     }
-    const record = ledger.sideFiles.get(file);
-    if (record === undefined) findings.differ("ledger complete", file, "the ledger has no record of this file");
-    else if (record.digest !== digest)
+    const isCard = file === CARD_FILE && ledger.cards.length > 0;
+    const records = isCard ? ledger.cards : [ledger.sideFiles.get(file)].filter((each) => each !== undefined);
+    if (records.length === 0) findings.differ("ledger complete", file, "the ledger has no record of this file");
+    else if (!records.some((record) => record.digest === digest))
       findings.differ("side files copied", file, "its digest is not the one in the ledger");
   }
+}
+
+function sideFileWords(sideFiles: readonly ExpectedFile[], { cards }: Ledger): string {
+  const count = sideFiles.length;
+  const few = count > 0 && count <= 8 ? `: ${sideFiles.map(({ file }) => file).join(", ")}` : "";
+  return `${count} files${few}${cards.length > 0 ? `; ${CARD_FILE} is the model card, as the ledger has it` : ""}`;
 }

@@ -8,7 +8,7 @@ import { runPart } from "../parts/part-run.js";
 import { prepareParts } from "../parts/prepare.js";
 import { isWorthRetrying } from "../parts/retry.js";
 import { partsStatus } from "../parts/status.js";
-import { renderDocuments } from "../report/documents.js";
+import { renderCard, renderDocuments } from "../report/documents.js";
 import { shellQuote } from "../report/report-text.js";
 import { renderSummary } from "../report/summary.js";
 import { checkOptions } from "../surgery/options.js";
@@ -187,16 +187,18 @@ function registerFinish(parts: Command): void {
     .description("look at every byte, join what was cut, write the record, give the output its name")
     .argument("<output>", "what parts prepare was given")
     .option("--workers <n>", "worker threads (default: the processors)", toInteger)
+    .option("--no-card", "write no model card: README.md stays the donor's")
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")
     .action(
-      retryable(async (signal, output: string, flags: ProgressStyle & { workers?: number }) => {
+      retryable(async (signal, output: string, flags: ProgressStyle & { workers?: number; card: boolean }) => {
         const show = createEventPrinter(flags);
         const { state, outputPath, report } = await finishParts(output, {
           ...(flags.workers === undefined ? {} : { workers: flags.workers }),
           onEvent: show.event,
           signal,
           render: renderDocuments,
+          ...(flags.card ? { card: renderCard } : {}),
           measure: async (folder) => ({ worth: await estimateWorth(await openDonor(folder)) }),
         }).finally(() => show.stop());
         if (flags.json) process.stdout.write(jsonLine({ event: "finished", state, output: outputPath, report }));

@@ -2,10 +2,11 @@ import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { isPhysariumError } from "../errors.js";
 import type { PushFile } from "../hub/push/push-files.js";
+import { CARD_FILE, type DonorCard } from "../record/card.js";
 import { readDocuments } from "../record/open-record.js";
 import { CARD_MARK, type CardForm, renderModelCard } from "../report/model-card.js";
 
-/** The donor's card beside ours. */
+/** The donor's card beside ours, where the push makes it. */
 const DONOR_CARD = "README.donor.md";
 
 /** Where the card's numbers come from, where that is not what is pushed: the model that was exported. */
@@ -15,8 +16,9 @@ export interface CardSource {
 }
 
 /**
- * The files of a push with a model card among them: made of the records in the folder, the donor's own kept as
- * README.donor.md. What has no records goes as it is.
+ * The files of a push with a model card among them. A card of ours goes as it stands: surgery wrote it, and the ledger
+ * (or the pack's manifest) has its digest. Where what is pushed has none, it is made of the records, and the donor's own
+ * is kept as README.donor.md. What has no records goes as it is.
  */
 export async function withCard(
   place: string,
@@ -32,15 +34,18 @@ export async function withCard(
   });
   if (report === undefined) return [...files];
   const text = (name: string) => readFile(join(records, name), "utf8").catch(() => undefined);
-  const readme = await text("README.md");
-  // Ours from an earlier step is made anew: measurements may have come since.
+  const readme = await text(CARD_FILE);
   const isOurs = readme?.includes(CARD_MARK) ?? false;
-  const donorReadme = isOurs ? await text(DONOR_CARD) : readme;
   const isPacked = files.some(({ path }) => path === "physarium-pack.json");
+  const hasCard = files.some(({ path }) => path === CARD_FILE);
+  // The manifest of a pack lists every file's checksum: one that stands in it stays as it is.
+  if (hasCard && records === place && (isOurs || isPacked)) return [...files];
+  const donorText = isOurs ? await text(report.model_card?.donor_as ?? DONOR_CARD) : readme;
+  const donorCard: DonorCard | undefined = donorText === undefined ? undefined : { file: DONOR_CARD, text: donorText };
   const form = source.form ?? (isPacked ? "packed" : "safetensors");
-  const kept = files.filter(({ path }) => path !== "README.md" && path !== DONOR_CARD);
-  const card = fileOf("README.md", renderModelCard(report, { donorReadme, form }));
-  return [card, ...(donorReadme === undefined ? [] : [fileOf(DONOR_CARD, donorReadme)]), ...kept];
+  const kept = files.filter(({ path }) => path !== CARD_FILE && path !== DONOR_CARD);
+  const card = fileOf(CARD_FILE, renderModelCard(report, { donorCard, form }));
+  return [card, ...(donorCard === undefined ? [] : [fileOf(DONOR_CARD, donorCard.text)]), ...kept];
 }
 
 function fileOf(path: string, text: string): PushFile {

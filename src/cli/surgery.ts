@@ -8,7 +8,7 @@ import type { PushResult } from "../hub/push/push-session.js";
 import { estimateWorth } from "../pack/worth.js";
 import { openTextFile } from "../probe/text/text-file.js";
 import type { ReportInput } from "../record/report-input.js";
-import { addSections, loadPage, renderDocuments } from "../report/documents.js";
+import { addSections, loadPage, renderCard, renderDocuments } from "../report/documents.js";
 import { nextCommands } from "../report/next-commands.js";
 import { shellQuote } from "../report/report-text.js";
 import { renderSummary } from "../report/summary.js";
@@ -28,6 +28,7 @@ interface Flags extends SurgeryFlags, ProgressStyle, PushFlags {
   overwrite?: boolean;
   stream?: boolean;
   eval?: string;
+  card: boolean;
 }
 
 /** `physarium surgery <donor> <output>` */
@@ -42,6 +43,7 @@ export function registerSurgery(program: Command): void {
     .option("--overwrite", "replace an output of physarium, or throw a stopped run away")
     .option("--stream", "hf:// donors: operate on the bytes as they come, proven by their hash; no donor on the disk")
     .option("--eval <text>", "afterwards measure on this text what it cost: perplexity and divergence, into the report")
+    .option("--no-card", "write no model card: README.md stays the donor's")
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")
     .addHelpText(
@@ -95,6 +97,7 @@ Examples:
             },
             signal,
             render: renderDocuments,
+            ...(flags.card ? { card: renderCard } : {}),
             measure: async (folder) => ({ worth: await estimateWorth(await openDonor(folder)) }),
           });
         const result = await run(flags.resume ?? false).catch((error: unknown) => {

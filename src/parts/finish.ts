@@ -11,7 +11,12 @@ import { type LedgerRecord, LedgerWriter, RECORD_FOLDER } from "../record/ledger
 import { readReport, recordPath } from "../record/open-record.js";
 import { type RunEntry, writeRuns } from "../record/run-history.js";
 import type { SurgeryReport } from "../record/surgery-report.js";
-import { completeOperation, type MeasureSections, type RenderDocuments } from "../surgery/completion.js";
+import {
+  completeOperation,
+  type MeasureSections,
+  type RenderCard,
+  type RenderDocuments,
+} from "../surgery/completion.js";
 import type { OnEvent } from "../surgery/events.js";
 import { checkSameOperation, fingerprintOf } from "../surgery/fingerprint.js";
 import { type Plan, planSurgery } from "../surgery/plan.js";
@@ -30,6 +35,8 @@ export interface FinishOptions {
   readonly signal?: AbortSignal;
   readonly render?: RenderDocuments;
   readonly measure?: MeasureSections;
+  /** The output's README.md; absent, it has the donor's. */
+  readonly card?: RenderCard;
   readonly files?: FileLayer;
 }
 
@@ -131,6 +138,7 @@ class Finish {
         checkSignal,
         recordEnd: () => this.recordRun(gathered),
         render: options.render,
+        card: options.card,
         measure: async (staged) => ({
           ...(await options.measure?.(staged)),
           parts: partsNumbers(gathered.done, (performance.now() - this.startedMs) / 1000),

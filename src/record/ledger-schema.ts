@@ -172,6 +172,8 @@ export const RECORD_SCHEMAS: {
     file: FileName,
     byte_length: Count,
     digest: Digest,
+    from: v.optional(FileName),
+    made: v.optional(v.literal("card")),
   }),
   warning: v.looseObject({ kind: v.literal("warning"), at: Time, code: Words, message: Words }),
   donor_hash: v.looseObject({

@@ -16,7 +16,7 @@ import type { Figures } from "./surgery-report.js";
 /**
  * `physarium/ledger.jsonl`: one JSON record a line, appended as things are done. A header with the fingerprint, then a
  * record for every tensor of the output; warnings, shards and side files are records of their own; `finished` is the
- * last. A stopped run is exactly a ledger without it. A run that was stopped and resumed leaves the same records as one
+ * last, but for cards that measurements renewed. A stopped run is exactly a ledger without it. A run that was stopped and resumed leaves the same records as one
  * that was not, up to order and times; what differs between runs (workers, memory, starts) stands in runs.jsonl.
  *
  * Version 2: a donor is told by its content (donor-identity.ts), the times stand beside it in `donor.modified_ns`.
@@ -188,6 +188,10 @@ export interface SideFileRecord {
   readonly file: string;
   readonly byte_length: number;
   readonly digest: string;
+  /** The donor's name for it, where that is another (record/card.ts). */
+  readonly from?: string;
+  /** Ours: the model card. All other side files are the donor's. */
+  readonly made?: "card";
 }
 
 export interface WarningRecord {
@@ -255,6 +259,8 @@ export interface Ledger {
   readonly tensors: ReadonlyMap<string, TensorRecord>;
   readonly shards: ReadonlyMap<string, ShardRecord>;
   readonly sideFiles: ReadonlyMap<string, SideFileRecord>;
+  /** Every model card that the output has had, the first one first; none where it was asked for none. */
+  readonly cards: readonly SideFileRecord[];
   readonly warnings: readonly WarningRecord[];
   /** By shard; the last one of a shard counts. */
   readonly donorHashes: ReadonlyMap<string, DonorHashRecord>;

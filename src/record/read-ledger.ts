@@ -114,6 +114,7 @@ function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeBy
   const tensors = new Map<string, TensorRecord>();
   const shards = new Map<string, ShardRecord>();
   const sideFiles = new Map<string, SideFileRecord>();
+  const cards: SideFileRecord[] = [];
   const warnings: WarningRecord[] = [];
   const donorHashes = new Map<string, DonorHashRecord>();
   const donorProofs = new Map<string, DonorProofRecord>();
@@ -124,8 +125,10 @@ function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeBy
   for (const record of records) {
     if (record.kind === "tensor") tensors.set(record.name, record);
     else if (record.kind === "shard") shards.set(record.file, record);
-    else if (record.kind === "side_file") sideFiles.set(record.file, record);
-    else if (record.kind === "warning") warnings.push(record);
+    else if (record.kind === "side_file") {
+      sideFiles.set(record.file, record);
+      if (record.made === "card") cards.push(record);
+    } else if (record.kind === "warning") warnings.push(record);
     else if (record.kind === "donor_hash") donorHashes.set(record.file, record);
     else if (record.kind === "donor_proof") donorProofs.set(record.file, record);
     else if (record.kind === "search") search = record;
@@ -134,7 +137,7 @@ function collect(header: HeaderRecord, records: readonly LedgerRecord[], wholeBy
     else if (record.kind === "finished") finished = record;
   }
   return {
-    ...{ header, search, calibration, tensors, shards, sideFiles, warnings },
+    ...{ header, search, calibration, tensors, shards, sideFiles, cards, warnings },
     ...{ donorHashes, donorProofs, figures, finished, wholeByteLength },
   };
 }

@@ -304,6 +304,7 @@ export const ReportSchema: v.GenericSchema<unknown, ReportInput> = v.looseObject
   ),
   warnings: v.array(v.looseObject({ code: Words, message: Words })),
   side_files: v.array(Words),
+  model_card: v.optional(v.looseObject({ file: Words, donor_as: v.optional(Words) })),
   left_out: v.array(v.looseObject({ file: Words, reason: Words })),
   activation: v.optional(Activation),
   figures: v.optional(FiguresSchema),

@@ -56,12 +56,20 @@ export function summarise(ledger: Ledger, runs: readonly RunEntry[], outputPath:
     decoder: decoderCoverage(decoderTensors(ledger)),
     warnings: ledger.warnings.map(({ code, message }) => ({ code, message })),
     side_files: [...(finished?.side_files ?? [])],
+    ...cardOf(ledger),
     left_out: [...(finished?.left_out ?? [])],
     ...(fingerprint.activation === null ? {} : { activation: activationSection(ledger) }),
     ...(ledger.figures === undefined ? {} : { figures: ledger.figures }),
     wall_seconds: runs.reduce((sum, run) => sum + (run.wall_seconds ?? 0), 0),
     peak_rss_bytes: runs.reduce((most, run) => Math.max(most, run.peak_rss_bytes ?? 0), 0),
   };
+}
+
+/** The card of ours, where there is one. */
+function cardOf({ cards, sideFiles }: Ledger): Pick<SurgeryReport, "model_card"> {
+  if (cards.length === 0) return {};
+  const kept = [...sideFiles.values()].find(({ from }) => from !== undefined);
+  return { model_card: { file: cards[0].file, ...(kept === undefined ? {} : { donor_as: kept.file }) } };
 }
 
 /** Where the donor came over the wire: all its shards by the hashes that its source states, or nothing is said. */

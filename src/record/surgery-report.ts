@@ -41,6 +41,8 @@ export interface SurgeryReport {
   decoder?: DecoderCoverage;
   warnings: { code: string; message: string }[];
   side_files: string[];
+  /** The model card of ours, and the name that the donor's has beside it; absent with `--no-card`. */
+  model_card?: { file: string; donor_as?: string };
   left_out: { file: string; reason: string }[];
   /** v2 only: what it was calibrated on, and what its stages did. */
   activation?: ActivationSection;

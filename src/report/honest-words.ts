@@ -106,8 +106,9 @@ export function assessment(report: ReportInput): List {
     warning(say`The output has not been verified. Until it is, take the counts as what the run says of itself.`);
   } else if (integrity.ok) {
     good(
-      say`The output is a valid checkpoint, re-read from disk: shards, headers, shapes, dtypes and side files are the
-        donor's, what was not operated on is byte-identical, and the zeros were counted again.`,
+      say`The output is a valid checkpoint, re-read from disk: shards, headers, shapes, dtypes and side
+        files${report.model_card === undefined ? "" : " (but for the model card)"} are the donor's, what was not
+        operated on is byte-identical, and the zeros were counted again.`,
     );
   } else {
     warning(

@@ -71,6 +71,16 @@ export function filesSection(report: ReportInput): Section {
   } else {
     blocks.push(paragraph(say`The donor had no side files.`));
   }
+  const { model_card: card } = report;
+  if (card !== undefined) {
+    blocks.push(
+      paragraph(
+        card.donor_as === undefined
+          ? say`${code(card.file)} is this output's model card; the donor had none.`
+          : say`${code(card.file)} is this output's model card; the donor's is kept as ${code(card.donor_as)}.`,
+      ),
+    );
+  }
   if (report.left_out.length > 0) {
     blocks.push(
       limited(

@@ -1,3 +1,4 @@
+import type { DonorCard } from "../record/card.js";
 import type { QualityNumbers, ReportInput } from "../record/report-input.js";
 import { byteSize, count, fixed, percent, percentRange, share, significant } from "./number-words.js";
 import { shellQuote } from "./report-text.js";
@@ -6,8 +7,8 @@ import { shellQuote } from "./report-text.js";
 export type CardForm = "safetensors" | "packed" | "gguf" | "compressed-tensors";
 
 export interface CardOptions {
-  /** The donor's own card: its licence, languages and the like are carried on. */
-  readonly donorReadme?: string | undefined;
+  /** The donor's own card and its name beside this one: its licence, languages and the like are carried on. */
+  readonly donorCard?: DonorCard | undefined;
   readonly form?: CardForm;
 }
 
@@ -20,9 +21,10 @@ const TAGS = ["physarium", "pruned", "sparse"];
 
 /**
  * `README.md` of an operated model as the Hub reads it: front matter with the base model and the donor's licence; what
- * was done with both denominators, what it cost with its protocol, how to verify it.
+ * was done with both denominators, what it cost with its protocol, how to verify it. No time and no path stands in it:
+ * the same operation gives the same card.
  */
-export function renderModelCard(report: ReportInput, { donorReadme, form = "safetensors" }: CardOptions = {}): string {
+export function renderModelCard(report: ReportInput, { donorCard, form = "safetensors" }: CardOptions = {}): string {
   const { donor, totals, flow, flow_version } = report;
   const { killed, target_weights, model_weights } = totals;
   const name = donor.name;
@@ -30,14 +32,14 @@ export function renderModelCard(report: ReportInput, { donorReadme, form = "safe
   const at = donor.commit === undefined ? "" : ` at commit \`${donor.commit}\``;
   const base = isHub ? `[${name}](https://huggingface.co/${name})` : `\`${inline(name)}\``;
   return [
-    ...frontMatter(isHub ? name : undefined, donorReadme),
+    ...frontMatter(isHub ? name : undefined, donorCard?.text ?? ""),
     "",
     CARD_MARK,
     "",
     `# ${inline(name.split("/").at(-1)!)}, operated`,
     "",
     `${base}${at} with weights set to zero by Physarium's flow \`${inline(flow)}\` (${inline(flow_version)}).`,
-    "Headers, shapes, tokenizer and configuration are the base model's.",
+    "Headers, shapes, tokenizer and configuration are the base model's: it is loaded as the base model is.",
     "",
     ...FORM_WORDS[form],
     "## What was done",
@@ -50,6 +52,7 @@ export function renderModelCard(report: ReportInput, { donorReadme, form = "safe
     `| Zeros in the targets now | ${percentRange(totals.min_sparsity, totals.max_sparsity)} of a tensor, mean ` +
       `${percent(totals.mean_sparsity)} over ${count(totals.tensors)} tensors |`,
     `| Flow | \`${inline(flow)}\` ${inline(flow_version)}: ${settings(report)} |`,
+    ...calibrated(report),
     `| Base model | ${base}${at}, ${byteSize(donor.total_size)} |`,
     ...(donor.proven === undefined ? [] : [`| Base model proven | ${inline(donor.proven)} of every shard |`]),
     "",
@@ -66,9 +69,9 @@ export function renderModelCard(report: ReportInput, { donorReadme, form = "safe
     `physarium verify ${shellQuote(baseAddress(report, isHub))} FOLDER`,
     "```",
     "",
-    ...(donorReadme === undefined
+    ...(donorCard === undefined
       ? []
-      : ["The base model's own card is kept as [README.donor.md](README.donor.md).", ""]),
+      : [`The base model's own card is kept as [${donorCard.file}](${donorCard.file}).`, ""]),
   ].join("\n");
 }
 
@@ -89,8 +92,16 @@ function settings({ params }: ReportInput): string {
   return shown.map(([key, value]) => `${key} ${inline(String(value))}`).join(", ");
 }
 
+function calibrated({ activation }: ReportInput): string[] {
+  if (activation?.calibration === undefined) return [];
+  const { text, samples, tokens } = activation.calibration;
+  const what = text === null ? "text that the base model wrote itself" : `\`${inline(text)}\``;
+  const trained = activation.trained ? "; trained afterwards towards the base model's predictions" : "";
+  return [`| Calibrated on | ${what}: ${count(samples)} samples, ${count(tokens)} tokens${trained} |`];
+}
+
 function quality(numbers: QualityNumbers | null | undefined): string[] {
-  if (numbers == null) return ["Not measured: no forward pass was run on this model before it was published."];
+  if (numbers == null) return ["Not measured: no forward pass was run on this model when this card was written."];
   const { model, donor, divergence, protocol, text, engine } = numbers;
   const ofDonor = (words: (numbers: NonNullable<typeof donor>) => string) => (donor === null ? "–" : words(donor));
   return [
@@ -121,9 +132,11 @@ function inline(text: string): string {
   return text.replace(/[\r\n]+/g, " ").replace(/[\\|`<>[\]]/g, (character) => `\\${character}`);
 }
 
-function frontMatter(base: string | undefined, donorReadme: string | undefined): string[] {
-  const donor = blocksOf(donorReadme ?? "");
-  const carried = CARRIED_ON.flatMap((key) => donor.get(key) ?? []);
+function frontMatter(base: string | undefined, donorCard: string): string[] {
+  const donor = blocksOf(donorCard);
+  // What we made of a model stays that model's, however often it is operated on.
+  const carriedBase = base === undefined && donorCard.includes(CARD_MARK) ? (donor.get("base_model") ?? []) : [];
+  const carried = [...carriedBase, ...CARRIED_ON.flatMap((key) => donor.get(key) ?? [])];
   const tags = [...new Set([...listOf(donor.get("tags")), ...TAGS])];
   return [
     "---",

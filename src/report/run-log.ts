@@ -1,5 +1,5 @@
 import { printable } from "../errors.js";
-import type { LedgerRecord, TensorRecord } from "../record/ledger.js";
+import type { LedgerRecord, SideFileRecord, TensorRecord } from "../record/ledger.js";
 import { parseRecords } from "../record/read-ledger.js";
 import { renderCarriedLogLine, renderLogLine } from "./log-line.js";
 
@@ -36,7 +36,7 @@ function renderRecord(record: LedgerRecord): string {
         `${record.killed_cumulative}`
       );
     case "side_file":
-      return `side file  ${record.file}  ${record.byte_length} bytes  copied`;
+      return `side file  ${record.file}  ${record.byte_length} bytes  ${originOf(record)}`;
     case "warning":
       return `warning  ${record.code}  ${record.message}`;
     case "donor_hash":
@@ -48,6 +48,11 @@ function renderRecord(record: LedgerRecord): string {
     case "finished":
       return "finished";
   }
+}
+
+function originOf({ from, made }: SideFileRecord): string {
+  if (made !== undefined) return "written, the model card";
+  return from === undefined ? "copied" : `copied, the donor's ${from}`;
 }
 
 function renderTensor(record: TensorRecord): string {

@@ -2,8 +2,9 @@ import { join } from "node:path";
 import type { FileLayer } from "../checkpoint/file-layer.js";
 import type { FlowParams } from "../flow/params.js";
 import { syncFolder, writeSmallFile } from "../output/small-file.js";
+import { CARD_FILE, cardRecord, type DonorCard, readDonorCard } from "../record/card.js";
 import type { Digester } from "../record/digest.js";
-import { type LedgerWriter, RECORD_FOLDER } from "../record/ledger.js";
+import { type LedgerWriter, RECORD_FOLDER, type SideFileRecord } from "../record/ledger.js";
 import { readLedgerText, recordPath } from "../record/open-record.js";
 import type { RunEntry } from "../record/run-history.js";
 import { summarise } from "../record/summarise.js";
@@ -17,6 +18,9 @@ export type RenderDocuments = (
   report: SurgeryReport,
   ledgerText: string,
 ) => Record<string, string> | Promise<Record<string, string>>;
+
+/** Renders the output's model card; the same numbers give the same bytes. */
+export type RenderCard = (report: SurgeryReport, donorCard: DonorCard | undefined) => string;
 
 /** Sections measured on the finished folder before it gets its name, to be added to the report. */
 export type MeasureSections = (folder: string) => Promise<Record<string, unknown>>;
@@ -37,6 +41,8 @@ export interface Completion {
   recordEnd(): Promise<RunEntry[]>;
   readonly render: RenderDocuments | undefined;
   readonly measure: MeasureSections | undefined;
+  /** Where absent, the output gets no card, and the donor's keeps its name. */
+  readonly card: RenderCard | undefined;
 }
 
 /**
@@ -46,9 +52,8 @@ export interface Completion {
 export async function completeOperation(completion: Completion): Promise<SurgeryReport> {
   const { plan, folder, outputPath, ledger: writer, files } = completion;
   const at = () => new Date().toISOString();
-  const [sections] = await together(gather(completion), completion.flush?.());
+  const [{ side_files, sections }] = await together(gather(completion), completion.flush?.());
   await checkDonorUnchanged(plan, files);
-  const side_files = plan.sideFiles.map(({ file }) => file);
   // Everything is on the disk before the ledger says so.
   await writer.append({ kind: "finished", at: at(), side_files, left_out: plan.leftOut });
   await writer.sync();
@@ -65,14 +70,21 @@ export async function completeOperation(completion: Completion): Promise<Surgery
   return report;
 }
 
-/** Side files, what the report draws, and what is measured besides. */
-async function gather(completion: Completion): Promise<Record<string, unknown> | undefined> {
-  const { plan, params, folder, outputPath, ledger: writer, digester, files } = completion;
-  for (const record of await copySideFiles(plan, folder, digester, files)) await writer.append(record);
-  const rows = summarise((await readLedgerText(folder, files)).ledger, [], outputPath).per_tensor;
-  const figures = await gatherFigures(plan, params, folder, rows, files, () => completion.checkSignal());
+/** Side files, the card, what the report draws, and what is measured besides. */
+async function gather(completion: Completion): Promise<Gathered> {
+  const { plan, params, folder, outputPath, ledger: writer, digester, files, card } = completion;
+  const copied = await copySideFiles(plan, folder, digester, card !== undefined, files);
+  for (const record of copied) await writer.append(record);
+  const sums = summarise((await readLedgerText(folder, files)).ledger, [], outputPath);
+  if (card !== undefined) await writer.append(await writeCard(card, sums, copied, completion));
+  const figures = await gatherFigures(plan, params, folder, sums.per_tensor, files, () => completion.checkSignal());
   await writer.append({ kind: "figures", at: new Date().toISOString(), figures });
-  return completion.measure?.(folder);
+  return { side_files: copied.map(({ file }) => file), sections: await completion.measure?.(folder) };
+}
+
+interface Gathered {
+  readonly side_files: readonly string[];
+  readonly sections: Record<string, unknown> | undefined;
 }
 
 /** Both results, once both have ended: nothing goes on writing behind an error. */
@@ -81,4 +93,16 @@ async function together<First, Second>(first: Promise<First>, second: Promise<Se
   if (one.status === "rejected") throw one.reason;
   if (other.status === "rejected") throw other.reason;
   return [one.value, other.value] as const;
+}
+
+/** The card from the sums of the ledger as it stands: nothing in it is of this run alone. Returns its record. */
+async function writeCard(
+  render: RenderCard,
+  sums: SurgeryReport,
+  copied: readonly SideFileRecord[],
+  { folder, digester, files }: Completion,
+): Promise<SideFileRecord> {
+  const text = render(sums, await readDonorCard(folder, copied, files));
+  await writeSmallFile(join(folder, CARD_FILE), text, files);
+  return cardRecord(text, digester);
 }

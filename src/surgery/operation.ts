@@ -8,7 +8,7 @@ import type { ActivationRecord, LedgerRecord, LedgerWriter, ShardRecord, TensorR
 import { readReport } from "../record/open-record.js";
 import { RunClock, type RunEntry, writeRuns } from "../record/run-history.js";
 import type { SurgeryReport } from "../record/surgery-report.js";
-import { completeOperation, type MeasureSections, type RenderDocuments } from "./completion.js";
+import { completeOperation, type MeasureSections, type RenderCard, type RenderDocuments } from "./completion.js";
 import type { OnEvent } from "./events.js";
 import { explain } from "./explain.js";
 import type { FlowContext, FlowRun } from "./flow-run.js";
@@ -35,6 +35,8 @@ export interface OperateOptions extends Partial<WorkspaceOptions> {
   readonly signal?: AbortSignal;
   readonly render?: RenderDocuments;
   readonly measure?: MeasureSections;
+  /** The output's README.md; absent, it has the donor's. */
+  readonly card?: RenderCard;
   /** The file layer; tests break it. Faults are seen by every call only with `workers: 0`. */
   readonly files?: FileLayer;
 }
@@ -128,6 +130,7 @@ class Operation {
         recordEnd: () => this.recordRun(true),
         render: this.options.render,
         measure: this.options.measure,
+        card: this.options.card,
       });
       this.checkSignal();
       // The lock moves along, so that nobody takes the folder for a stopped run's while it gets its name.

@@ -11,6 +11,7 @@ import {
 } from "../checkpoint/file-layer.js";
 import type { SourceFile } from "../checkpoint/model-source.js";
 import { PhysariumError } from "../errors.js";
+import { CARD_FILE, copiedNames } from "../record/card.js";
 import { type Digester, SIDE_FILE_PIECE_BYTES } from "../record/digest.js";
 import type { SideFileRecord } from "../record/ledger.js";
 import { type DonorPlace, isLocal, openDonorFile } from "./donor-files.js";
@@ -68,17 +69,32 @@ export async function syncFile(path: string, files: FileLayer = nodeFiles): Prom
   await closeWritten(file, path);
 }
 
-/** Copy the donor's side files byte for byte, flushed; returns their records. */
+/**
+ * Copy the donor's side files byte for byte, flushed; returns their records. With a card of ours to come, the donor's
+ * steps aside; what an earlier run left under a name of the other case goes.
+ */
 export async function copySideFiles(
   plan: Plan,
   folder: string,
   digester: Digester,
+  hasCard: boolean,
   files: FileLayer = nodeFiles,
 ): Promise<SideFileRecord[]> {
   const records: SideFileRecord[] = [];
-  for (const { file, byteLength, modifiedNs } of plan.sideFiles) {
-    const digest = await copyFile(plan, { file, byteLength, modifiedNs }, join(folder, file), digester, files);
-    records.push({ kind: "side_file", at: new Date().toISOString(), file, byte_length: byteLength, digest });
+  const donorFiles = plan.sideFiles.map(({ file }) => file);
+  const names = copiedNames(donorFiles, hasCard);
+  const wanted = new Set(names.map(({ file }) => file));
+  for (const { file } of [...copiedNames(donorFiles, !hasCard), { file: CARD_FILE }]) {
+    const path = join(folder, file);
+    if (!wanted.has(file)) await attempt("removing", path, () => files.rm(path, { force: true }));
+  }
+  for (const [at, { file, from }] of names.entries()) {
+    const side = plan.sideFiles[at];
+    const digest = await copyFile(plan, side, join(folder, file), digester, files);
+    records.push({
+      ...{ kind: "side_file", at: new Date().toISOString(), file, byte_length: side.byteLength, digest },
+      ...(file === from ? {} : { from }),
+    });
   }
   return records;
 }

@@ -1,6 +1,6 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { HubClient } from "../../dist/hub/hub-client.js";
 import { filesToPush } from "../../dist/hub/push/push-files.js";
@@ -165,7 +165,7 @@ test("surgery --push: shards as they finish, a card, the records; the pushed mod
   expect(status, stderr).toBe(0);
   const { commit, files } = hub.repositories.get("me/loam")!;
   expect(JSON.parse(stdout).push).toMatchObject({ commit });
-  for (const name of readdirSync(output).filter((each) => !/^(README.*|physarium)$/.test(each))) {
+  for (const name of readdirSync(output).filter((each) => each !== "physarium")) {
     expect(Buffer.compare(files.get(name)!, readFileSync(join(output, name))), name).toBe(0);
   }
   const card = Buffer.from(files.get("README.md")!).toString();
@@ -178,6 +178,7 @@ test("surgery --push: shards as they finish, a card, the records; the pushed mod
     "of the full model",
     `physarium verify hf://org/loam@${COMMIT} FOLDER`,
     "no forward pass was run",
+    "| Base model proven | sha256 of every shard |",
   ]) {
     expect(card, part).toContain(part);
   }
@@ -189,4 +190,27 @@ test("surgery --push: shards as they finish, a card, the records; the pushed mod
   expect(hub.requests.findIndex(({ method }) => method === "PUT")).toBeLessThan(reads.at(-1)!);
   expect(hub.uploads.commits).toHaveLength(1);
   expect(existsSync(`${output}.push.jsonl`)).toBe(false);
+});
+
+test("a packed model that was pushed unpacks and verifies: no file of it was written anew", async () => {
+  const donor = join(root, "donor");
+  cpSync(LOAM, donor, { recursive: true });
+  writeFileSync(join(donor, "README.md"), "---\nlicense: mit\n---\n");
+  for (const more of [[], ["--no-card"]]) {
+    const [operated, packed, fetched, unpacked] = ["o", "p", "f", "u"].map((name) =>
+      join(root, `${name}${more.length}`),
+    );
+    expect((await physarium(["surgery", donor, operated, "--quiet", ...more], { env })).status).toBe(0);
+    const { status, stderr } = await physarium(["pack", operated, packed, "--push", `me/packed${more.length}`], {
+      env,
+    });
+    expect(status, stderr).toBe(0);
+    for (const [name, bytes] of hub.repositories.get(`me/packed${more.length}`)!.files) {
+      mkdirSync(dirname(join(fetched, name)), { recursive: true });
+      writeFileSync(join(fetched, name), bytes);
+    }
+    const end = await physarium(["unpack", fetched, unpacked, "--quiet"], { env });
+    expect(end.status, end.stderr).toBe(0);
+    expect((await physarium(["verify", donor, unpacked, "--quiet"], { env })).status).toBe(0);
+  }
 });
