@@ -11,6 +11,7 @@ export const DAMAGE_FLAGS = {
   limit: { type: "string", default: "512" },
   window: { type: "string", default: "128" },
   threads: { type: "string", default: "1" },
+  rows: { type: "boolean", default: false },
 };
 
 /** `0.5,2:4` → targets. */
@@ -25,8 +26,8 @@ export function targetsOf(text) {
 }
 
 /**
- * The record of `compare` for one seed. Documents of the text that are at least a window long are cut to it and split
- * into scored and calibrating ones.
+ * The record of `compare` for one seed. Documents of the text that are at least a window long are cut to it (with
+ * `--rows` the text is WikiText's, one stream in windows) and split into scored and calibrating ones.
  */
 export function compareOnce(donor, flags, seed, more) {
   const window = Number(flags.window);
@@ -34,8 +35,10 @@ export function compareOnce(donor, flags, seed, more) {
     text: flags.text,
     calibration: flags.text,
     targets: targetsOf(flags.targets),
-    protocol: { protocol: "documents", window, limit: Number(flags.limit) },
-    minTokens: window,
+    protocol: flags.rows
+      ? { rows: true, window, limit: Number(flags.limit) }
+      : { protocol: "documents", window, limit: Number(flags.limit) },
+    ...(flags.rows ? {} : { minTokens: window }),
     samples: Number(flags.samples),
     seed,
     threads: Number(flags.threads),

@@ -15,7 +15,7 @@ export function trustIn(tokens: number, inputs: number): number {
  * know nothing of each other, as large as its own on average. So little is learnt from little: with fewer tokens the
  * choice goes by magnitude more, and survivors are anchored and healed less; with none they keep the donor's bits.
  *
- * G ← s G + (1 − s) ε I, K ← s K + (1 − s) ε I, drift ← s drift, with ε = mean diag G, or 1 without tokens.
+ * G ← s G + (1 − s) ε I, K ← s K + (1 − s) ε I, drift and means ← s times themselves, with ε = mean diag G, or 1 without tokens.
  */
 export function tempered(statistics: SiteStatistics, tokens: number, cols: number): SiteStatistics {
   const share = trustIn(tokens, cols);
@@ -27,13 +27,14 @@ export function tempered(statistics: SiteStatistics, tokens: number, cols: numbe
   }
   if (inputs !== undefined) {
     const mean = (tokens === 0 ? 0 : meanEnergyOf(inputs.gram, cols)) || 1;
-    const { gram, cross, drift } = inputs;
+    const { gram, cross, drift, mean: center } = inputs;
     return {
       inputs: {
         ...inputs,
         gram: mixed(gram, share, mean, cols, 0),
         ...(cross === undefined ? {} : { cross: mixed(cross, share, mean, cols, 0) }),
         ...(drift === undefined ? {} : { drift: drift.map((value) => (share === 0 ? 0 : share * value)) }),
+        ...(center === undefined ? {} : { mean: center.map((value) => (share === 0 ? 0 : share * value)) }),
       },
     };
   }

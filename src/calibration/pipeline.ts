@@ -283,7 +283,7 @@ class LayerWork {
   }
 
   private async gather(site: Site, streams: LayerStreams, isMine = true): Promise<SiteStatistics> {
-    const { engine, gramOf, weighTokens = true } = this.options;
+    const { engine, gramOf, method, weighTokens = true } = this.options;
     const cols = site.width;
     const chunks = await streams.inputs(site, this.supplied, isMine && weighTokens);
     const seen =
@@ -294,13 +294,19 @@ class LayerWork {
       return { tiled: await this.timed("gram", async () => tiledStatistics(chunks, cols, engine)), ...seen };
     }
     const haveParted = chunks.some(({ donor }) => donor !== undefined);
-    const collector = new StatisticsCollector(cols, engine, haveParted);
+    const collector = new StatisticsCollector(cols, engine, haveParted, method.needsMean);
+    // Fresh memory costs a page fault a page: as much as what is computed in it.
+    const rooms: Float32Array[] = [];
     for (const { operated, donor, drift, weights } of chunks) {
-      const weigh = (values: Float32Array) => (weights === undefined ? values : weighed(values, weights));
-      const input = weigh(operated);
-      await this.timed("gram", () => collector.add(input, donor === undefined ? undefined : weigh(donor)));
+      const weigh = (values: Float32Array, room: number) => {
+        if (weights === undefined) return values;
+        if (!(rooms[room]?.length >= values.length)) rooms[room] = new Float32Array(values.length);
+        return weighed(values, weights, rooms[room]);
+      };
+      const input = weigh(operated, 0);
+      await this.timed("gram", () => collector.add(input, donor === undefined ? undefined : weigh(donor, 1)));
       if (drift === undefined) continue;
-      await this.timed("gram", () => collector.addDrift(input, weigh(drift), streams.residualWidth));
+      await this.timed("gram", () => collector.addDrift(input, weigh(drift, 1), streams.residualWidth));
     }
     return { inputs: collector.finish(), ...seen };
   }

@@ -9,15 +9,18 @@ export class StatisticsCollector {
   private readonly gram: Float32Array;
   private readonly cross: Float32Array | undefined;
   private drift: Float32Array | undefined;
+  private readonly mean: Float64Array | undefined;
   private tokens = 0;
 
   constructor(
     private readonly cols: number,
     private readonly engine: MatrixEngine,
     withCross: boolean,
+    withMean = false,
   ) {
     this.gram = new Float32Array(cols * cols);
     this.cross = withCross ? new Float32Array(cols * cols) : undefined;
+    this.mean = withMean ? new Float64Array(cols) : undefined;
   }
 
   /** operated, donor: f32 (tokens, cols) of the same tokens. */
@@ -25,6 +28,8 @@ export class StatisticsCollector {
     const tokens = operated.length / this.cols;
     this.tokens += tokens;
     addTo(this.gram, await this.engine.multiplyTransposed(operated, operated, tokens, this.cols, this.cols));
+    const { mean, cols } = this;
+    if (mean !== undefined) for (let at = 0; at < operated.length; at++) mean[at % cols] += operated[at];
     if (this.cross === undefined || donor === undefined) return;
     addTo(this.cross, await this.engine.multiplyTransposed(donor, operated, tokens, this.cols, this.cols));
   }
@@ -38,11 +43,17 @@ export class StatisticsCollector {
 
   /** Means over the tokens seen; the collector is spent. */
   finish(): InputStatistics {
-    const { tokens, gram, cross, drift } = this;
-    for (const sums of [gram, cross, drift]) {
+    const { tokens, gram, cross, drift, mean } = this;
+    for (const sums of [gram, cross, drift, mean]) {
       if (sums !== undefined) for (let at = 0; at < sums.length; at++) sums[at] /= tokens;
     }
-    return { tokens, gram, ...(cross === undefined ? {} : { cross }), ...(drift === undefined ? {} : { drift }) };
+    return {
+      tokens,
+      gram,
+      ...(cross === undefined ? {} : { cross }),
+      ...(drift === undefined ? {} : { drift }),
+      ...(mean === undefined ? {} : { mean }),
+    };
   }
 }
 

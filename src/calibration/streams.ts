@@ -102,7 +102,7 @@ export class LayerStreams {
         ...(donor === undefined || !havePartedWays ? {} : { donor: donor.input!.data }),
         ...(donor === undefined || !havePartedWays || !meetsResidual
           ? {}
-          : { drift: donor.residual.data.map((value, at) => value - operated.residual.data[at]) }),
+          : { drift: difference(donor.residual.data, operated.residual.data) }),
       });
     }
     return chunks;
@@ -157,10 +157,16 @@ function inverseSizes({ data, width }: Activations): Float64Array {
   return sizes;
 }
 
-/** Each token's row of `values` (tokens, width), times its weight. */
-export function weighed(values: Float32Array, weights: Float64Array): Float32Array {
+function difference(left: Float32Array, right: Float32Array): Float32Array {
+  const out = new Float32Array(left.length);
+  for (let at = 0; at < out.length; at++) out[at] = left[at] - right[at];
+  return out;
+}
+
+/** Each token's row of `values` (tokens, width), times its weight, in the front of `room`, which is at least as long. */
+export function weighed(values: Float32Array, weights: Float64Array, room: Float32Array): Float32Array {
   const width = values.length / weights.length;
-  const out = new Float32Array(values.length);
+  const out = room.subarray(0, values.length);
   for (let token = 0; token < weights.length; token++) {
     for (let at = token * width, end = at + width; at < end; at++) out[at] = values[at] * weights[token];
   }

@@ -36,6 +36,7 @@ interface Flags extends ProtocolFlags, DeviceFlags {
   methods: string;
   then?: string;
   distil?: number;
+  answers?: number;
   samples: number;
   seed: number;
   minTokens?: number;
@@ -67,6 +68,11 @@ export function registerCompare(program: Command): void {
     .option(
       "--distil <steps>",
       "beside every method's row one distilled in so many steps (trained: a class of its own)",
+      toInteger,
+    )
+    .option(
+      "--answers <n>",
+      "greedy answers to so many prompts that the donor writes: how many stay its own, and how they repeat themselves",
       toInteger,
     )
     .option("--samples <n>", "sequences that calibrate", toInteger, 128)
@@ -107,6 +113,7 @@ Example:
         whatCan: listOf(flags.methods).includes("all"),
         targets: targetsOf(flags),
         ...(flags.distil === undefined ? {} : { distil: positive("--distil", flags.distil) }),
+        ...(flags.answers === undefined ? {} : { answers: positive("--answers", flags.answers) }),
         ...(flags.then === undefined ? {} : { thenMatched: isThenMatched(flags.then) }),
         protocol: toProtocolOptions(protocolOf(flags)),
         samples: positive("--samples", flags.samples),

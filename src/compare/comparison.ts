@@ -1,73 +1,47 @@
 import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
 import { sha256 } from "hash-wasm";
-import { type Allocation, allocate } from "../calibration/allocation.js";
+import { allocate } from "../calibration/allocation.js";
 import { distilWeights } from "../calibration/distil.js";
-import { isGramFile, StoredGrams } from "../calibration/grams/stored-grams.js";
+import { isGramFile, type StoredGrams } from "../calibration/grams/stored-grams.js";
 import { blockThreads, defaultMemoryBytes } from "../calibration/memory.js";
 import { suppliedOf } from "../calibration/operated-tensor.js";
-import { operateLayers, type PipelineOptions } from "../calibration/pipeline.js";
-import { type Donor, openDonor } from "../checkpoint/donor.js";
+import { operateLayers } from "../calibration/pipeline.js";
+import { openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
-import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
+import { PhysariumError, refuseStopped } from "../errors.js";
 import { DISTIL_DEFAULTS } from "../matching/distil.js";
-import { MATCH_DEFAULTS, type MatchOptions } from "../matching/match-layer.js";
+import { MATCH_DEFAULTS } from "../matching/match-layer.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
-import { refuseWithoutGradients } from "../probe/forward/layer-gradients.js";
 import { LayerRunner } from "../probe/forward/layer-runner.js";
-import type { ProtocolOptions } from "../probe/text/protocols.js";
+import { bytesPredicted } from "../probe/text/predicted-bytes.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
 import type { ComparisonRecord, ComparisonRow } from "../record/comparison.js";
 import { createDigester } from "../record/digest.js";
 import { identityOf } from "../record/donor-identity.js";
 import type { MatchRecord } from "../record/matching.js";
 import { PHYSARIUM_VERSION } from "../version.js";
+import { Answers } from "./answers.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";
+import type { ComparisonOptions } from "./options.js";
 import { peakMemory, resetPeakMemory } from "./peak-memory.js";
+import { openGrams, possibleMethods } from "./possible-methods.js";
+import { insertRow, isSameRow, type RowKey, rowKey, thensOf } from "./rows.js";
 import { countShared, openTexts } from "./texts.js";
 
+export type { ComparisonOptions } from "./options.js";
+export { mergeRows } from "./rows.js";
 export { SELF_WRITTEN } from "./texts.js";
 
-export interface ComparisonOptions {
-  /** Text to score. */
-  readonly text: string;
-  /**
-   * Text to calibrate on; the same path for a text that serves both, each part of it for one. Or a file of Grams
-   * (`.safetensors`), which serves methods with one
-   * stream. Without it the donor writes its own text.
-   */
-  readonly calibration?: string;
-  readonly methods: readonly PruneMethod[];
-  /** Leave out, with a word, a method that moves weights by gradient where that cannot be; else it is refused. */
-  readonly whatCan?: boolean;
-  readonly targets: readonly PruneTarget[];
-  /** How both texts become sequences. */
-  readonly protocol: ProtocolOptions;
-  readonly samples: number;
-  /** For experiments: use only so many of the samples. */
-  readonly calibrate?: number;
-  readonly seed: number;
-  readonly minTokens?: number;
-  readonly threads?: number;
-  /** Where the products are computed; default `cpu`. */
-  readonly device?: string;
-  /** For experiments: share a sparsity between tensors other than evenly. */
-  readonly allocation?: Allocation;
-  /** Beside every method's row one whose layers were matched afterwards. */
-  readonly thenMatched?: boolean;
-  /** Beside every method's row one that was distilled afterwards, in so many steps. */
-  readonly distil?: number;
-  /** For experiments: another way of matching. */
-  readonly match?: Partial<MatchOptions>;
-  /** For experiments: other ways of the pipeline. */
-  readonly pipeline?: Pick<PipelineOptions, "gramOf" | "weighTokens">;
-  /** What an earlier run finished: its rows are taken over. Made another way it is refused (`USAGE_OUTPUT`). */
-  readonly earlier?: ComparisonRecord;
-  /** Called with the record so far after every row, for whoever keeps it. */
-  readonly onRow?: (record: ComparisonRecord, row: ComparisonRow, isEarlier: boolean) => void | Promise<void>;
-  readonly onProgress?: (words: string) => void;
-  readonly signal?: AbortSignal;
+/** A model that was operated on in memory, and what that took. */
+interface OperatedModel {
+  readonly supplied: Map<string, Float32Array>;
+  /** Of each layer that was matched. */
+  readonly heldOut: readonly number[];
+  readonly sparsity: number;
+  readonly seconds: number;
+  readonly peak: number;
 }
 
 /** Methods × targets on one donor, one table. Nothing is written; rows come through `onRow` as they are done. */
@@ -81,6 +55,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   let blocks: BlockRunner | undefined;
   let scorer: MemoryScorer | undefined;
   let grams: StoredGrams | undefined;
+  let kept: { method: PruneMethod; target: PruneTarget; operated: OperatedModel } | undefined;
   try {
     const methods = possibleMethods(runner, options);
     if (isGramFile(options.calibration)) grams = await openGrams(options.calibration, donor, { ...options, methods });
@@ -97,23 +72,26 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         options.samples,
         options.seed,
         options.minTokens ?? null,
+        ...(options.answers === undefined ? [] : [options.answers]),
       ]),
     );
     if (options.earlier !== undefined && options.earlier.fingerprint !== fingerprint) {
       throw new PhysariumError(
         "USAGE_OUTPUT",
         "the comparison that stands in --out was made with another donor, text, calibration, protocol, sample " +
-          "count or seed, or by another version; give another --out",
+          "count, seed or number of answers, or by another version; give another --out",
         { earlier: options.earlier.fingerprint, fingerprint },
       );
     }
     const { sequences: all, scored } = await take();
     const sequences = all.slice(0, options.calibrate);
+    const predictedBytes = bytesPredicted(scored, tokenizer);
     const collected = grams?.record;
     options.onProgress?.(`scoring the donor on ${scored.length} sequences`);
     scorer = await MemoryScorer.open(runner, scored, options.signal);
     const dense = await scorer.scoreDonor();
     refuseOtherWeights(options.earlier, dense);
+    const answers = options.answers === undefined ? undefined : await Answers.ask(runner, tokenizer, options);
     const record: ComparisonRecord = {
       donor: donor.source.name,
       fingerprint,
@@ -132,7 +110,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         // Grams do not tell which sequences they are of; that they are of another text is seen above.
         ...(grams === undefined ? { scored_too: countShared(sequences, scored) } : {}),
       },
-      dense: scoreFields(dense),
+      dense: { ...scoreFields(dense, predictedBytes), ...answers?.donorFields() },
       rows: [],
     };
     // Rows that nobody asks for this time stay in the table.
@@ -156,6 +134,38 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       then: ComparisonRow["then"],
     ): Promise<Omit<ComparisonRow, keyof RowKey>> {
       resetPeakMemory();
+      // What was distilled was operated on for the row before: that is not done again.
+      const isKept = then === "distilled" && kept?.method === method && kept.target === target;
+      const operated = isKept ? kept!.operated : await operate(method, target, then);
+      kept = then === undefined && options.distil !== undefined ? { method, target, operated } : undefined;
+      const { supplied, heldOut } = operated;
+      const started = performance.now();
+      if (then === "distilled") {
+        const { distil: steps = 0, seed, onProgress, signal } = options;
+        const told = (made: number) => onProgress?.(`${method.name}, distilled: step ${made} of ${steps}`);
+        await distilWeights(runner, sequences, supplied, { ...DISTIL_DEFAULTS, steps, seed }, told, signal);
+      }
+      const seconds = operated.seconds + (performance.now() - started) / 1000;
+      const peak = Math.max(operated.peak, peakMemory());
+      const score = await scorer!.score(supplied);
+      return {
+        ...scoreFields(score, predictedBytes),
+        ...(await answers?.fields(supplied)),
+        damage: Math.log(score.perplexity / dense.perplexity),
+        ...(heldOut.length === 0
+          ? {}
+          : { held_out_loss: heldOut.reduce((sum, loss) => sum + loss, 0) / heldOut.length }),
+        sparsity_reached: operated.sparsity,
+        seconds,
+        peak_rss_bytes: peak,
+      };
+    }
+
+    async function operate(
+      method: PruneMethod,
+      target: PruneTarget,
+      then: ComparisonRow["then"],
+    ): Promise<OperatedModel> {
       // Threads are there for those who use them: idle ones take memory, too.
       if (method.worksInBlocks) {
         blocks ??= await openBlocks(blockThreads(runner, "full", defaultMemoryBytes(), threads), threads, engine);
@@ -192,23 +202,12 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
           weights += tensor.matrixCount * tensor.rows * tensor.cols;
         }
       }
-      if (then === "distilled") {
-        const { distil: steps = 0, seed, onProgress, signal } = options;
-        const told = (made: number) => onProgress?.(`${method.name}, distilled: step ${made} of ${steps}`);
-        await distilWeights(runner, sequences, supplied, { ...DISTIL_DEFAULTS, steps, seed }, told, signal);
-      }
-      const seconds = (performance.now() - started) / 1000;
-      const peak = peakMemory();
-      const score = await scorer!.score(supplied);
       return {
-        ...scoreFields(score),
-        damage: Math.log(score.perplexity / dense.perplexity),
-        ...(heldOut.length === 0
-          ? {}
-          : { held_out_loss: heldOut.reduce((sum, loss) => sum + loss, 0) / heldOut.length }),
-        sparsity_reached: zeros / weights,
-        seconds,
-        peak_rss_bytes: peak,
+        supplied,
+        heldOut,
+        sparsity: zeros / weights,
+        seconds: (performance.now() - started) / 1000,
+        peak: peakMemory(),
       };
     }
   } finally {
@@ -237,64 +236,10 @@ function refuseOtherWeights(earlier: ComparisonRecord | undefined, dense: { read
   );
 }
 
-/** What is done behind a method: nothing, and matching where it is asked for and is not the method's own part. */
-function thensOf({ matches }: PruneMethod, { thenMatched, distil }: ComparisonOptions): ComparisonRow["then"][] {
-  const matched = thenMatched && !matches ? (["matched"] as const) : [];
-  return [undefined, ...matched, ...(distil === undefined ? [] : (["distilled"] as const))];
-}
-
 function matchWords(match: MatchRecord | undefined): string {
   if (match === undefined) return "";
   const [before, after] = [match.held_out_before, match.held_out_after].map((loss) => loss.toPrecision(3));
   return `, held-out error ${before} → ${after} in ${match.steps} steps at ${match.rate}`;
-}
-
-/**
- * The methods that this donor and calibration can have. Throws `DONOR_ARCHITECTURE`, `USAGE_CALIBRATION` where weights
- * are to move by gradient and cannot.
- */
-function possibleMethods(runner: LayerRunner, options: ComparisonOptions): readonly PruneMethod[] {
-  const { methods, thenMatched, distil, whatCan, onProgress } = options;
-  const matching = methods.filter(({ matches }) => matches);
-  if (distil !== undefined) refuseGradients(runner, options, "--distil", "pull back");
-  if (thenMatched) refuseGradients(runner, options, "--then matched", "match");
-  if (matching.length === 0) return methods;
-  const names = matching.map(({ name }) => name).join(", ");
-  try {
-    refuseGradients(runner, options, names, "match");
-    return methods;
-  } catch (error) {
-    if (!whatCan || !isPhysariumError(error)) throw error;
-    onProgress?.(`left out: ${names}: ${error.message}`);
-    return methods.filter(({ matches }) => !matches);
-  }
-}
-
-function refuseGradients(
-  runner: LayerRunner,
-  { calibration }: ComparisonOptions,
-  what: string,
-  kind: "match" | "pull back",
-): void {
-  if (isGramFile(calibration)) {
-    throw new PhysariumError(
-      "USAGE_CALIBRATION",
-      `${calibration}: ${what} runs the calibration text through every layer, and a file of Grams holds none; give a ` +
-        "text",
-    );
-  }
-  refuseWithoutGradients(runner, () => true, kind);
-}
-
-/** Grams in place of a calibration text. Throws `USAGE_CALIBRATION` where a method asks for more than they hold. */
-async function openGrams(path: string, donor: Donor, options: ComparisonOptions): Promise<StoredGrams> {
-  if (options.allocation !== undefined) {
-    throw new PhysariumError("USAGE_CALIBRATION", `${path}: an allocation runs a text, and a file of Grams holds none`);
-  }
-  const grams = await StoredGrams.open(path, donor);
-  const needy = options.methods.filter(({ needs }) => needs === "gram" || needs === "both").map(({ name }) => name);
-  if (needy.length > 0) await grams.requireWhole(needy.join(", "));
-  return grams;
 }
 
 export function targetWords(target: PruneTarget): string {
@@ -302,43 +247,7 @@ export function targetWords(target: PruneTarget): string {
   return target.kind === "sparsity" ? `${Number((100 * target.sparsity).toFixed(2))} %` : "emergent";
 }
 
-function scoreFields({ perplexity, klMean, sameTop, tokens }: Score) {
-  return { perplexity, kl_mean: klMean, same_top: sameTop, tokens };
-}
-
-/** Take over the rows of `others` that are not there, each in its group. */
-export function mergeRows(rows: ComparisonRow[], others: readonly ComparisonRow[]): void {
-  for (const other of others) {
-    if (!rows.some((row) => isSameRow(row, other))) insertRow(rows, other);
-  }
-}
-
-/** Behind the last row of its target, or at the end: the table stays in groups. */
-function insertRow(rows: ComparisonRow[], row: ComparisonRow): void {
-  const last = rows.findLastIndex(({ sparsity, pattern }) => sparsity === row.sparsity && pattern === row.pattern);
-  rows.splice(last < 0 ? rows.length : last + 1, 0, row);
-}
-
-/** What was asked for: two rows that say the same of it are one. */
-type RowKey = Pick<ComparisonRow, "method" | "then" | "trained" | "distil_steps" | "sparsity" | "pattern">;
-
-function rowKey(
-  { name: method }: PruneMethod,
-  target: PruneTarget,
-  then: ComparisonRow["then"],
-  { distil }: ComparisonOptions,
-): RowKey {
-  return {
-    method,
-    ...(then === undefined ? {} : { then }),
-    ...(then === "distilled" ? { trained: true as const, distil_steps: distil! } : {}),
-    ...(target.kind === "pattern"
-      ? { pattern: `${target.pattern.keep}:${target.pattern.of}` }
-      : { sparsity: target.kind === "sparsity" ? target.sparsity : 0 }),
-  };
-}
-
-function isSameRow(one: RowKey, other: RowKey): boolean {
-  const parts = ["method", "then", "distil_steps", "sparsity", "pattern"] as const;
-  return parts.every((part) => one[part] === other[part]);
+function scoreFields({ perplexity, klMean, sameTop, tokens }: Score, bytes: number | undefined) {
+  const bits = bytes === undefined ? {} : { bits_per_byte: (tokens * Math.log2(perplexity)) / bytes };
+  return { perplexity, ...bits, kl_mean: klMean, same_top: sameTop, tokens };
 }

@@ -26,6 +26,8 @@ export interface InputStatistics {
    * donor's stream before the addition, ĥ the operated model's.
    */
   readonly drift?: Float32Array;
+  /** E[x̂] of each input, for methods that ask for it. */
+  readonly mean?: Float64Array;
 }
 
 /**
@@ -106,6 +108,8 @@ export interface PruneMethod {
    * inputs beside them.
    */
   readonly needs: "weights" | "norms" | "gram" | "both";
+  /** Asks for the inputs' means, too, which a file of Grams does not hold. */
+  readonly needsMean?: boolean;
   /** The method where the donor's stream is not there, for one that needs both. */
   withOneStream?(): PruneMethod;
   /**

@@ -2,9 +2,11 @@ import { PhysariumError } from "../errors.js";
 import { activationFlow, matchedFlow } from "./activation.js";
 import { alpsPerRow, alpsPerTensor } from "./baselines/alps.js";
 import { balanced } from "./baselines/balanced.js";
+import { dsnot } from "./baselines/dsnot.js";
 import { magnitudePerRow, magnitudePerTensor } from "./baselines/magnitude.js";
 import { relativeImportanceOnly, ria } from "./baselines/ria.js";
-import { sparsegpt } from "./baselines/sparsegpt.js";
+import { swapsFromRia, swapsFromWanda } from "./baselines/sparse-swaps.js";
+import { sparsegpt, sparsegptNarrow } from "./baselines/sparsegpt.js";
 import { tileMagnitude } from "./baselines/tile-magnitude.js";
 import { wanda } from "./baselines/wanda.js";
 import type { PruneMethod } from "./method.js";
@@ -16,9 +18,13 @@ export const METHODS: readonly PruneMethod[] = [
   tileMagnitude,
   balanced,
   wanda,
+  dsnot,
+  swapsFromWanda,
   relativeImportanceOnly,
   ria,
+  swapsFromRia,
   sparsegpt,
+  sparsegptNarrow,
   alpsPerTensor,
   alpsPerRow,
   activationFlow(),

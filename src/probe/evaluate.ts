@@ -13,6 +13,7 @@ import { layerDamage } from "./layer-damage.js";
 import { defaultMemoryBytes, memoryLimitBytes } from "./memory.js";
 import { sizesThatFit } from "./memory-plan.js";
 import { Scorer } from "./scorer.js";
+import { bytesPredicted } from "./text/predicted-bytes.js";
 import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "./text/protocols.js";
 import { openTextFile } from "./text/text-file.js";
 import { readDefinition, TextTokenizer } from "./text/tokenizer.js";
@@ -259,20 +260,6 @@ function modelQuality(name: string, nll: Float64Array, predictedBytes: number | 
     mean_nll_stderr: stderr,
     bits_per_byte: predictedBytes === undefined ? null : sum(nll) / Math.LN2 / predictedBytes,
   };
-}
-
-function bytesPredicted(sequences: readonly ScoredSequence[], tokenizer: TextTokenizer): number | undefined {
-  const lengths = new Map<number, number | undefined>();
-  let bytes = 0;
-  for (const { ids, scoreFrom } of sequences) {
-    for (let at = scoreFrom; at < ids.length; at++) {
-      if (!lengths.has(ids[at])) lengths.set(ids[at], tokenizer.byteLengthOf(ids[at]));
-      const length = lengths.get(ids[at]);
-      if (length === undefined) return undefined;
-      bytes += length;
-    }
-  }
-  return bytes;
 }
 
 async function checkSameTokenizer(tokenizer: TextTokenizer, donor: Donor): Promise<void> {

@@ -21,8 +21,20 @@ export interface ComparisonRecord {
   rows: ComparisonRow[];
 }
 
-export interface ScoreRecord {
+/** Greedy answers of 64 tokens to prompts that the donor wrote; absent where none were asked for. */
+export interface AnswerRecord {
+  /** Share of answers whose first 8, 16, 32 tokens are the donor's. */
+  same_answers_8: number;
+  same_answers_16: number;
+  same_answers_32: number;
+  /** Mean share of an answer's runs of four tokens that stood in it before: a loop comes near 1. */
+  repetition: number;
+}
+
+export interface ScoreRecord extends Partial<AnswerRecord> {
   perplexity: number;
+  /** Absent where a token of the text stands for no bytes of its own, and in records of earlier versions. */
+  bits_per_byte?: number;
   /** Mean KL(donor ‖ operated), nats. */
   kl_mean: number;
   /** Share of places where donor and operated model find the same token most likely. */

@@ -7,7 +7,59 @@ export interface ComparisonTitles {
   readonly [method: string]: string;
 }
 
-const HEADS = ["target", "method", "perplexity", "damage", "KL", "same top", "zeros", "time", "peak memory"];
+/** A column of the table; those without `isThere` always stand. */
+interface Column {
+  readonly head: string;
+  readonly isThere?: (row: ComparisonRow) => boolean;
+  readonly cell: (row: ComparisonRow) => string;
+}
+
+const COLUMNS: readonly Column[] = [
+  { head: "perplexity", cell: (row) => fixed(row.perplexity, row.perplexity < 100 ? 3 : 1) },
+  { head: "damage", cell: (row) => fixed(row.damage, 4) },
+  optional(
+    "bits a byte",
+    ({ bits_per_byte: bits }) => bits,
+    (bits) => fixed(bits, 4),
+  ),
+  { head: "KL", cell: (row) => fixed(row.kl_mean, 4) },
+  { head: "same top", cell: (row) => percent(row.same_top, 1) },
+  optional(
+    "held-out error",
+    ({ held_out_loss: loss }) => loss,
+    (loss) => fixed(loss, 5),
+  ),
+  ...([8, 16, 32] as const).map((tokens) =>
+    optional(
+      `same ${tokens}`,
+      (row) => row[`same_answers_${tokens}`],
+      (share) => percent(share, 1),
+    ),
+  ),
+  optional(
+    "repeats",
+    ({ repetition }) => repetition,
+    (share) => percent(share, 1),
+  ),
+  { head: "zeros", cell: (row) => percent(row.sparsity_reached) },
+  { head: "time", cell: (row) => duration(row.seconds) },
+  { head: "peak memory", cell: (row) => byteSize(row.peak_rss_bytes) },
+];
+
+function optional(
+  head: string,
+  of: (row: ComparisonRow) => number | undefined,
+  written: (value: number) => string,
+): Column {
+  return {
+    head,
+    isThere: (row) => of(row) !== undefined,
+    cell(row) {
+      const value = of(row);
+      return value === undefined ? "–" : written(value);
+    },
+  };
+}
 
 /** How the method of a row is written, with what was done behind it. */
 export function methodTitle(row: ComparisonRow, titles: ComparisonTitles): string {
@@ -19,9 +71,14 @@ export function methodTitle(row: ComparisonRow, titles: ComparisonTitles): strin
 /** The table of `physarium compare`, with what it was measured on above it. */
 export function renderComparison(record: ComparisonRecord, titles: ComparisonTitles): string {
   const { protocol, calibration, dense } = record;
+  const columns = COLUMNS.filter(({ isThere }) => isThere === undefined || record.rows.some(isThere));
   const isMatched = record.rows.some(({ held_out_loss: loss }) => loss !== undefined);
-  const heads = isMatched ? [...HEADS.slice(0, 6), "held-out error", ...HEADS.slice(6)] : HEADS;
-  const rows = record.rows.map((row) => cells(row, titles, isMatched));
+  const heads = ["target", "method", ...columns.map(({ head }) => head)];
+  const rows = record.rows.map((row) => [
+    targetOf(row),
+    cell(methodTitle(row, titles)),
+    ...columns.map((column) => column.cell(row)),
+  ]);
   return [
     `# Methods compared on ${cell(record.donor)}`,
     "",
@@ -32,7 +89,7 @@ export function renderComparison(record: ComparisonRecord, titles: ComparisonTit
       `${cell(baseName(calibration.text))}, seed ${calibration.seed}.${sharedWords(record)}`,
     "",
     "Damage is ln perplexity − ln dense perplexity; KL is the mean divergence from the donor in nats; time is " +
-      `calibration and operation together.${isMatched ? MATCHED_WORDS : ""}`,
+      `calibration and operation together.${isMatched ? MATCHED_WORDS : ""}${answerWords(record)}`,
     "",
     line(heads),
     line(heads.map((_, at) => (at < 2 ? "---" : "---:"))),
@@ -62,9 +119,14 @@ export function comparisonCsv(record: ComparisonRecord): string {
     "pattern",
     "perplexity",
     "damage",
+    "bits_per_byte",
     "kl_mean",
     "same_top",
     "held_out_loss",
+    "same_answers_8",
+    "same_answers_16",
+    "same_answers_32",
+    "repetition",
     "sparsity_reached",
     "seconds",
     "peak_rss_bytes",
@@ -81,19 +143,12 @@ export function targetOf(row: ComparisonRow): string {
 const MATCHED_WORDS =
   " Held-out error is the mean over layers of |out − donor's|² / |donor's|² on calibration that nothing learnt from.";
 
-function cells(row: ComparisonRow, titles: ComparisonTitles, isMatched: boolean): string[] {
-  return [
-    targetOf(row),
-    cell(methodTitle(row, titles)),
-    fixed(row.perplexity, row.perplexity < 100 ? 3 : 1),
-    fixed(row.damage, 4),
-    fixed(row.kl_mean, 4),
-    percent(row.same_top, 1),
-    ...(isMatched ? [row.held_out_loss === undefined ? "–" : fixed(row.held_out_loss, 5)] : []),
-    percent(row.sparsity_reached),
-    duration(row.seconds),
-    byteSize(row.peak_rss_bytes),
-  ];
+function answerWords({ dense }: ComparisonRecord): string {
+  if (dense.repetition === undefined) return "";
+  return (
+    " Same 8, 16, 32: how many greedy answers begin with so many of the donor's tokens; repeats: the share of an " +
+    `answer's runs of four tokens that stood in it before, ${percent(dense.repetition, 1)} in the donor's own.`
+  );
 }
 
 function line(values: readonly string[]): string {

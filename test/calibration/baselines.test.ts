@@ -5,11 +5,11 @@ import { alpsPerRow, alpsPerTensor } from "../../dist/methods/baselines/alps.js"
 import { balanced } from "../../dist/methods/baselines/balanced.js";
 import { magnitudePerRow, magnitudePerTensor } from "../../dist/methods/baselines/magnitude.js";
 import { relativeImportanceOnly, ria } from "../../dist/methods/baselines/ria.js";
-import { sparsegpt } from "../../dist/methods/baselines/sparsegpt.js";
+import { sparsegpt, sparsegptNarrow } from "../../dist/methods/baselines/sparsegpt.js";
 import { wanda } from "../../dist/methods/baselines/wanda.js";
 import { keepPerRow, type PruneMethod, type PruneTask } from "../../dist/methods/method.js";
 import { METHODS } from "../../dist/methods/registry.js";
-import { relativeError, syntheticTask } from "./synthetic.js";
+import { gaussWeights, relativeError, syntheticTask } from "./synthetic.js";
 
 const half = { kind: "sparsity", sparsity: 0.5 } as const;
 const twoOfFour = { kind: "pattern", pattern: { keep: 2, of: 4 } } as const;
@@ -98,9 +98,9 @@ function dampedGram(task: PruneTask): Float64Array {
 
 /**
  * SparseGPT as its paper derives it: column by column, with the inverse of the Gram of the columns not yet visited
- * computed afresh; masks are chosen for 128 columns at a time. Scores and updates then need no Cholesky factor at all.
+ * computed afresh; masks are chosen for `maskBlock` columns at a time. Scores and updates then need no Cholesky factor at all.
  */
-function plainSparseGpt(task: PruneTask): { weights: number[]; alive: number[] } {
+function plainSparseGpt(task: PruneTask, maskBlock = 128): { weights: number[]; alive: number[] } {
   const { rows, cols: n, target } = task;
   const gram = dampedGram(task);
   const weights = Array.from(task.weights);
@@ -113,8 +113,8 @@ function plainSparseGpt(task: PruneTask): { weights: number[]; alive: number[] }
   const score = (row: number, col: number) => weights[row * n + col] ** 2 / inverses[col][0];
   const alive = new Array<number>(rows * n).fill(1);
   for (let col = 0; col < n; col++) {
-    if (target.kind === "sparsity" && col % 128 === 0) {
-      const block = range(Math.min(128, n - col), col);
+    if (target.kind === "sparsity" && col % maskBlock === 0) {
+      const block = range(Math.min(maskBlock, n - col), col);
       const places = range(rows).flatMap((row) => block.map((other) => row * n + other));
       const scores = places.map((at) => score(Math.floor(at / n), at % n));
       const keep = Math.round(places.length * (1 - target.sparsity));
@@ -153,6 +153,16 @@ describe("sparsegpt", () => {
       expect(Math.abs(found.weights[at] - expected.weights[at])).toBeLessThan(2e-4);
     }
   });
+});
+
+test("sparsegpt-narrow: masks of an eighth of a narrow matrix; a wide one is the same", async () => {
+  const task = syntheticTask(4, 150, 6);
+  const found = await sparsegptNarrow.prune(task);
+  expect([...found.alive]).toEqual(plainSparseGpt(task, 18).alive);
+  expect(found.alive).not.toEqual((await sparsegpt.prune(task)).alive);
+  const gram = new Float32Array(1030 ** 2).map((_, at) => (at % 1031 === 0 ? 1 + (at % 3) : 0.1));
+  const wide = { ...task, rows: 2, cols: 1030, weights: gaussWeights(2, 1030, 3), inputs: { tokens: 1, gram } };
+  expect((await sparsegptNarrow.prune(wide)).weights).toEqual((await sparsegpt.prune(wide)).weights);
 });
 
 test("sparsegpt: weights of an input that never fires go first", async () => {

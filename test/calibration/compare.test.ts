@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { writeOwnCalibration } from "../../dist/calibration/self-calibration.js";
 import { type ComparisonOptions, compareMethods, SELF_WRITTEN } from "../../dist/compare/comparison.js";
 import { chooseMethods } from "../../dist/methods/registry.js";
+import { evaluate } from "../../dist/probe/evaluate.js";
 import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
 import type { PreparedText } from "../../dist/probe/text/protocols.js";
 import { splitText, takeSamples } from "../../dist/probe/text/samples.js";
@@ -133,6 +134,53 @@ describe("compare", () => {
     const later = await run({ distil: 1, earlier: record, onRow: (_, __, isEarlier) => void taken.push(isEarlier) });
     expect(taken).toEqual([true, false]);
     expect(later.rows.map(({ distil_steps: steps }) => steps)).toEqual([undefined, 6, 1]);
+  });
+
+  test("--then matched and --distil: what was operated on for the row before is not done again", async () => {
+    const layers: string[] = [];
+    const { rows } = await compareMethods(LOAM, {
+      ...options,
+      methods: chooseMethods(["wanda", "matched"]),
+      match: { rounds: 1, trialSteps: 1 },
+      thenMatched: true,
+      distil: 2,
+      onProgress: (words) => void (/layer 1 of/.test(words) && layers.push(words.split(":")[0])),
+    });
+    expect(rows.map(({ method, then }) => [method, then])).toEqual([
+      ["wanda", undefined],
+      ["wanda", "distilled"],
+      ["wanda", "matched"],
+      ["matched", undefined],
+      ["matched", "distilled"],
+    ]);
+    expect(layers).toEqual(["wanda 50 %", "wanda, then matched 50 %", "matched 50 %"]);
+    const [wanda, trained, then, matched, matchedTrained] = rows;
+    expect([wanda.held_out_loss, trained.held_out_loss]).toEqual([undefined, undefined]);
+    for (const row of [then, matched, matchedTrained]) expect(row.held_out_loss).toBeGreaterThan(0);
+    expect([trained.trained, matchedTrained.trained, matched.trained]).toEqual([true, true, undefined]);
+    expect(then.damage).toBeLessThan(wanda.damage);
+    expect(trained.kl_mean).not.toBe(wanda.kl_mean);
+    expect(trained.seconds).toBeGreaterThan(wanda.seconds);
+  });
+
+  test("bits a byte, and --answers: how many stay the donor's, and how they repeat themselves", async () => {
+    const own = { ...options, methods: chooseMethods(["magnitude"]), targets: [] as ComparisonOptions["targets"] };
+    const at = (sparsity: number) => ({ kind: "sparsity", sparsity }) as const;
+    const { dense, rows } = await compareMethods(LOAM, { ...own, answers: 40, targets: [at(1e-6), at(0.9)] });
+    const evaluated = await evaluate(LOAM, options.text, { ...options.protocol, skip: 16, threads: 1 });
+    expect(dense.bits_per_byte).toBeCloseTo(evaluated.quality.model.bits_per_byte!, 4);
+    const shares = (row: (typeof rows)[0] | typeof dense) =>
+      [8, 16, 32].map((tokens) => row[`same_answers_${tokens}` as "same_answers_8"]!);
+    expect(shares(dense)).toEqual([1, 1, 1]);
+    const [whole, broken] = rows;
+    // No weight, or one, is gone: answers are the donor's, but for places where two tokens are all but equal.
+    expect(Math.min(...shares(whole))).toBeGreaterThan(0.9);
+    expect(whole.repetition).toBeCloseTo(dense.repetition!, 1);
+    expect(shares(broken)[2]).toBeLessThan(0.2);
+    expect(broken.bits_per_byte).toBeGreaterThan(whole.bits_per_byte!);
+    const table = renderComparison(await compareMethods(LOAM, { ...own, targets: [at(0.5)] }), {});
+    expect(table).toContain("| bits a byte | KL | same top | zeros |");
+    expect(table).not.toContain("repeats");
   });
 
   test("scored sequences that calibrate, too, are counted and said; --skip makes another comparison", async () => {

@@ -46,6 +46,13 @@ export function meanProduct(a: Float32Array, b: Float32Array, n: number): Float3
   return Float32Array.from(gram);
 }
 
+/** E[x] over tokens of (tokens, n). */
+function meanOf(inputs: Float32Array, n: number): Float64Array {
+  const mean = new Float64Array(n);
+  for (let at = 0; at < inputs.length; at++) mean[at % n] += inputs[at] / (inputs.length / n);
+  return mean;
+}
+
 export function gaussWeights(rows: number, cols: number, seed: number): Float32Array {
   const { gauss } = randomSource(seed);
   return Float32Array.from({ length: rows * cols }, () => gauss() / Math.sqrt(cols));
@@ -65,7 +72,7 @@ export function syntheticTask(
     cols,
     weights: gaussWeights(rows, cols, seed + 1),
     target,
-    inputs: { tokens: 4 * cols, gram: meanProduct(inputs, inputs, cols) },
+    inputs: { tokens: 4 * cols, gram: meanProduct(inputs, inputs, cols), mean: meanOf(inputs, cols) },
     engine: plainEngine,
   };
 }

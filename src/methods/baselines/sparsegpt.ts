@@ -1,10 +1,14 @@
 import { cholesky, invertLower } from "../algebra/cholesky.js";
 import { dampingOf } from "../algebra/damped.js";
-import type { PruneMethod, PruneTask } from "../method.js";
+import type { PruneMethod, PruneResult, PruneTask } from "../method.js";
 import { gramOf, selectByScores, selectGroups } from "./scores.js";
 
 /** Columns whose mask is chosen together and whose errors are passed on lazily; the authors' blocksize. */
 const BLOCK = 128;
+
+/** Below so many inputs 128 of them are more than an eighth of the matrix. */
+const NARROW_WIDTH = 1024;
+const NARROW_SHARE = 1 / 8;
 
 /**
  * Column by column, each dead weight's error is passed on to the columns not yet visited, through the Cholesky factor
@@ -12,75 +16,90 @@ const BLOCK = 128;
  * source: Frantar & Alistarh 2023, https://arxiv.org/abs/2301.00774; their sparsegpt.py. Differs in one point: exactly
  * k weights of a block go (theirs removes k + 1, `<=` a threshold).
  */
-export const sparsegpt: PruneMethod = {
-  name: "sparsegpt",
-  title: "SparseGPT",
-  reference: "https://arxiv.org/abs/2301.00774",
-  needs: "gram",
-  steps: "layer",
-  async prune(task) {
-    const { rows, cols, target, engine } = task;
-    const weights = task.weights.slice();
-    const gram = gramOf(task).slice();
-    // Inputs that never fire: their weights go first, and stand in nobody's way.
-    for (let col = 0; col < cols; col++) {
-      if (gram[col * cols + col] !== 0) continue;
-      gram[col * cols + col] = 1;
-      for (let row = 0; row < rows; row++) weights[row * cols + col] = 0;
-    }
-    const upper = inverseFactor(gram, cols);
-    const alive = new Uint8Array(rows * cols);
-    // A group of a pattern never straddles two blocks.
-    const block = target.kind === "pattern" ? Math.max(BLOCK - (BLOCK % target.pattern.of), target.pattern.of) : BLOCK;
-    for (let start = 0; start < cols; start += block) {
-      const width = Math.min(block, cols - start);
-      const mask = chooseMask(task, weights, upper, start, width);
-      const errors = new Float32Array(rows * width);
-      for (let row = 0; row < rows; row++) {
-        const base = row * cols + start;
-        for (let col = 0; col < width; col++) {
-          // Groups choose when the sweep reaches them, from weights that earlier columns have already moved.
-          if (target.kind === "pattern" && col % target.pattern.of === 0) {
-            chooseGroup(
-              weights,
-              upper,
-              cols,
-              row,
-              start + col,
-              Math.min(target.pattern.of, width - col),
-              target.pattern,
-              mask.subarray(row * width + col),
-            );
-          }
-          const kept = mask[row * width + col];
-          alive[base + col] = kept;
-          const weight = weights[base + col];
-          const pivot = (start + col) * cols + start + col;
-          const error = kept === 1 ? 0 : weight / upper[pivot];
-          errors[row * width + col] = error;
-          if (error === 0) {
-            if (kept === 0) weights[base + col] = 0;
-            continue;
-          }
-          for (let ahead = 0; ahead < width - col; ahead++) weights[base + col + ahead] -= error * upper[pivot + ahead];
-          weights[base + col] = 0;
-        }
-      }
-      const end = start + width;
-      const rest = cols - end;
-      if (rest === 0) break;
-      const spread = new Float32Array(width * rest);
+export const sparsegpt = sparsegptIn("sparsegpt", "SparseGPT", () => BLOCK);
+
+/**
+ * The same with mask blocks of min(128, width/8) where a matrix has less than 1,024 inputs: of 64 inputs a block of 128
+ * is all, and no choice knows what earlier errors have moved.
+ */
+export const sparsegptNarrow = sparsegptIn("sparsegpt-narrow", "SparseGPT, mask blocks of width/8", (cols) =>
+  cols < NARROW_WIDTH ? Math.max(1, Math.min(BLOCK, Math.floor(cols * NARROW_SHARE))) : BLOCK,
+);
+
+function sparsegptIn(name: string, title: string, blockOf: (cols: number) => number): PruneMethod {
+  return {
+    name,
+    title,
+    reference: "https://arxiv.org/abs/2301.00774",
+    needs: "gram",
+    steps: "layer",
+    prune: (task) => prune(task, blockOf(task.cols)),
+  };
+}
+
+async function prune(task: PruneTask, maskBlock: number): Promise<PruneResult> {
+  const { rows, cols, target, engine } = task;
+  const weights = task.weights.slice();
+  const gram = gramOf(task).slice();
+  // Inputs that never fire: their weights go first, and stand in nobody's way.
+  for (let col = 0; col < cols; col++) {
+    if (gram[col * cols + col] !== 0) continue;
+    gram[col * cols + col] = 1;
+    for (let row = 0; row < rows; row++) weights[row * cols + col] = 0;
+  }
+  const upper = inverseFactor(gram, cols);
+  const alive = new Uint8Array(rows * cols);
+  // A group of a pattern never straddles two blocks.
+  const group = target.kind === "pattern" ? target.pattern.of : 1;
+  const block = Math.max(maskBlock - (maskBlock % group), group);
+  for (let start = 0; start < cols; start += block) {
+    const width = Math.min(block, cols - start);
+    const mask = chooseMask(task, weights, upper, start, width);
+    const errors = new Float32Array(rows * width);
+    for (let row = 0; row < rows; row++) {
+      const base = row * cols + start;
       for (let col = 0; col < width; col++) {
-        spread.set(upper.subarray((start + col) * cols + end, (start + col + 1) * cols), col * rest);
-      }
-      const passed = await engine.multiply(errors, spread, rows, width, rest);
-      for (let row = 0; row < rows; row++) {
-        for (let col = 0; col < rest; col++) weights[row * cols + end + col] -= passed[row * rest + col];
+        // Groups choose when the sweep reaches them, from weights that earlier columns have already moved.
+        if (target.kind === "pattern" && col % target.pattern.of === 0) {
+          chooseGroup(
+            weights,
+            upper,
+            cols,
+            row,
+            start + col,
+            Math.min(target.pattern.of, width - col),
+            target.pattern,
+            mask.subarray(row * width + col),
+          );
+        }
+        const kept = mask[row * width + col];
+        alive[base + col] = kept;
+        const weight = weights[base + col];
+        const pivot = (start + col) * cols + start + col;
+        const error = kept === 1 ? 0 : weight / upper[pivot];
+        errors[row * width + col] = error;
+        if (error === 0) {
+          if (kept === 0) weights[base + col] = 0;
+          continue;
+        }
+        for (let ahead = 0; ahead < width - col; ahead++) weights[base + col + ahead] -= error * upper[pivot + ahead];
+        weights[base + col] = 0;
       }
     }
-    return { weights, alive, stages: [] };
-  },
-};
+    const end = start + width;
+    const rest = cols - end;
+    if (rest === 0) break;
+    const spread = new Float32Array(width * rest);
+    for (let col = 0; col < width; col++) {
+      spread.set(upper.subarray((start + col) * cols + end, (start + col + 1) * cols), col * rest);
+    }
+    const passed = await engine.multiply(errors, spread, rows, width, rest);
+    for (let row = 0; row < rows; row++) {
+      for (let col = 0; col < rest; col++) weights[row * cols + end + col] -= passed[row * rest + col];
+    }
+  }
+  return { weights, alive, stages: [] };
+}
 
 /**
  * U, upper triangular, with (G + ρI)⁻¹ = Uᵀ U. Flipping rows and columns turns the wanted factor into the inverse of an

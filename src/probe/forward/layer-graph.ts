@@ -16,7 +16,7 @@ export function blockGraph(
   layerEnd: number,
   options: GraphOptions,
 ): OnnxGraph {
-  const graph = new OnnxGraph();
+  const graph = new OnnxGraph("", options.supplied);
   const dims = ["batch", "tokens", architecture.hiddenSize];
   let residual = graph.input("residual_in", "FLOAT", dims);
   const carried = new CarriedValues(graph);

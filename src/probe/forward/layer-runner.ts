@@ -281,13 +281,17 @@ export class LayerRunner {
     return (await this.shelf.run("final norm", () => finalNormGraph(this), feeds)).normed;
   }
 
-  /** Run more tokens behind `cache` (or from the start) → residual of these tokens and the cache with them. */
+  /**
+   * Run more tokens behind `cache` (or from the start) → residual of these tokens and the cache with them; `supplied`
+   * weights take the place of the checkpoint's.
+   */
   async extend(
     sequences: readonly ArrayLike<number>[],
     cache?: KvCache,
+    supplied?: SuppliedWeights,
   ): Promise<{ residual: Activations; cache: KvCache }> {
     this.refuseLookingAhead();
-    if (!this.architecture.layers.every(keepsKeysAlone)) return runAnew(this, sequences, cache);
+    if (!this.architecture.layers.every(keepsKeysAlone)) return runAnew(this, sequences, cache, supplied);
     const past = cache?.tokens ?? 0;
     const embedded = await this.embed(sequences, past);
     const { batch, tokens } = embedded;
@@ -298,14 +302,18 @@ export class LayerRunner {
     const values: Tensor[] = [];
     let residual = this.tensorOf(embedded);
     for (const [start, end] of this.blocks(0, this.layerCount)) {
-      const options = { portable: this.engine.portable, cache: true };
-      const build = () => blockGraph(this.architecture, this.weights, start, end, options);
       const feeds: Feeds = { ...common, residual_in: residual };
+      const names = new Set<string>();
       for (let layer = start; layer < end; layer++) {
+        const here = this.projections(layer).filter((projection) => supplied?.has(suppliedName(projection)));
+        for (const projection of here) names.add(suppliedName(projection));
+        this.feedSupplied(feeds, here, supplied);
         feeds[`past_key_${layer}`] = cache?.keys[layer] ?? none;
         feeds[`past_value_${layer}`] = cache?.values[layer] ?? none;
       }
-      const outputs = await this.shelf.run(`cached ${start}-${end}`, build, feeds);
+      const options = { portable: this.engine.portable, cache: true, supplied: names };
+      const build = () => blockGraph(this.architecture, this.weights, start, end, options);
+      const outputs = await this.shelf.run(`cached ${start}-${end} ${[...names].join()}`, build, feeds);
       residual = outputs.residual;
       for (let layer = start; layer < end; layer++) {
         keys.push(outputs[`present_key_${layer}`]);
