@@ -56,6 +56,20 @@ export async function donorBytes(
   return bytes;
 }
 
+/** Write bytes of a piece and take their digest while the disk has them: both only read. */
+export async function writeDigested<T>(
+  files: DirectFiles,
+  path: string,
+  bytes: Uint8Array,
+  byteOffset: number,
+  digest: (bytes: Uint8Array) => T,
+): Promise<T> {
+  const written = files.write(path, bytes, byteOffset);
+  const result = digest(bytes);
+  await written;
+  return result;
+}
+
 /**
  * Copy a piece from the donor, or read it where it stands in the output, through `room` (a buffer on a block, with its
  * margin); returns its digest.
@@ -67,21 +81,20 @@ export async function copyPiece(
   digester: Digester,
 ): Promise<PieceResult> {
   const { kind, outputPath, byteOffset, outputByteOffset, byteLength } = job;
-  const move = async (done: number, length: number): Promise<Uint8Array> => {
-    if (kind === "check") return files.read(outputPath, room, outputByteOffset + done, length);
+  const move = async <T>(done: number, length: number, digest: (bytes: Uint8Array) => T): Promise<T> => {
+    if (kind === "check") return digest(await files.read(outputPath, room, outputByteOffset + done, length));
     const bytes = await donorBytes(job, room, files, byteOffset + done, length);
-    await files.write(outputPath, bytes, outputByteOffset + done);
-    return bytes;
+    return writeDigested(files, outputPath, bytes, outputByteOffset + done, digest);
   };
   if (byteLength <= room.byteLength - BLOCK_MARGIN) {
-    return { ...NOTHING_COUNTED, digest: digester.digest(await move(0, byteLength)) };
+    return { ...NOTHING_COUNTED, digest: await move(0, byteLength, (bytes) => digester.digest(bytes)) };
   }
   // A band that fits no buffer passes through it; the digest is one of its own, for others may be taken between two
   // stretches.
   const hasher = (await createXXHash128()).init();
   const stretch = Math.floor((room.byteLength - BLOCK_MARGIN) / BLOCK_BYTES) * BLOCK_BYTES;
   for (let done = 0; done < byteLength; done += stretch) {
-    hasher.update(await move(done, Math.min(stretch, byteLength - done)));
+    await move(done, Math.min(stretch, byteLength - done), (bytes) => hasher.update(bytes));
   }
   return { ...NOTHING_COUNTED, digest: hasher.digest("hex") };
 }

@@ -7,7 +7,7 @@ import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
 import { isTurned, runResidentBand } from "../flow/resident-band.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
-import { copyPiece, donorBytes, openPieces } from "./piece-copier.js";
+import { copyPiece, donorBytes, openPieces, writeDigested } from "./piece-copier.js";
 import type { Job, JobResult, OperatorSetup, PieceJob, PieceResult } from "./protocol.js";
 import { TileTally } from "./tile-tally.js";
 
@@ -78,8 +78,9 @@ export class PieceOperator {
       );
     }
     if (this.setup.task === "count") return tally.result("");
-    await this.files.write(job.outputPath, bytes, job.outputByteOffset);
-    return tally.result(this.digester.digest(bytes));
+    const { outputPath, outputByteOffset } = job;
+    const digest = (written: Uint8Array) => this.digester.digest(written);
+    return tally.result(await writeDigested(this.files, outputPath, bytes, outputByteOffset, digest));
   }
 
   /** The band is read again for every pass, in row ranges that fit the slot; the last pass writes. */
@@ -113,8 +114,8 @@ export class PieceOperator {
         kernel.run(pass, 0, bytes.byteOffset - room.byteOffset, row, rows);
         if (pass === 0 && !this.setup.allowNonFinite) this.refuseNonFiniteIn(job, bytes, row);
         if (isLast && this.setup.task === "operate") {
-          await this.files.write(job.outputPath, bytes, job.outputByteOffset + row * rowByteLength);
-          hasher.update(bytes);
+          const outputByteOffset = job.outputByteOffset + row * rowByteLength;
+          await writeDigested(this.files, job.outputPath, bytes, outputByteOffset, (written) => hasher.update(written));
         }
       }
       kernel.end(pass);
