@@ -7,6 +7,7 @@ import { findFlow } from "../flow/flows.js";
 import type { PushResult } from "../hub/push/push-session.js";
 import { estimateWorth } from "../pack/worth.js";
 import { openTextFile } from "../probe/text/text-file.js";
+import { readDocuments } from "../record/open-record.js";
 import type { ReportInput } from "../record/report-input.js";
 import { addSections, loadPage, renderCard, renderDocuments } from "../report/documents.js";
 import { nextCommands } from "../report/next-commands.js";
@@ -107,11 +108,12 @@ Examples:
           return run(true);
         });
         show.stop();
-        let report: ReportInput = result.report;
+        // What was proven and measured since an earlier run finished stands beside its figures.
+        let report: ReportInput = result.state === "finished" ? result.report : await readDocuments(result.outputPath);
         let unmeasured: unknown;
         let unpushed: unknown;
         try {
-          report = await addQuality(result, donor.path, flags, signal);
+          report = await addQuality({ ...result, report }, donor.path, flags, signal);
         } catch (error) {
           // The output stands all the same: say so first.
           unmeasured = error;

@@ -81,6 +81,14 @@ describe("surgery, verify, report", () => {
     expect(json).toMatchObject({ ok: true, parity: { mode: "full", tiles_checked: 52, tiles_total: 52 } });
   });
 
+  test("surgery --resume of it does nothing, and says what was proven since", () => {
+    const { status, stdout } = physarium("surgery", LOAM, output, "--resume");
+    expect(status).toBe(0);
+    expect(stdout).toContain("the operation is finished already; nothing was done");
+    expect(stdout).toMatch(/\nverified {2}yes/);
+    expect(stdout).toMatch(/\npacked /);
+  });
+
   test("report renders again from the ledger", () => {
     const before = readFileSync(join(output, "physarium/REPORT.md"), "utf8");
     writeFileSync(join(output, "physarium/REPORT.md"), "lost");
