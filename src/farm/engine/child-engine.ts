@@ -37,6 +37,7 @@ export class ChildBody implements RunningBody {
   private nextId = 1;
   private stopping = false;
   private ended: string | undefined;
+  private onStart: ((pid: number) => Promise<void>) | undefined;
   private onLoaded: ((result: Loaded | Error) => void) | undefined;
   loaded!: Loaded;
 
@@ -69,6 +70,7 @@ export class ChildBody implements RunningBody {
   }
 
   async load(onStart: (pid: number) => Promise<void>): Promise<void> {
+    this.onStart = onStart;
     try {
       if (this.child.pid !== undefined) await onStart(this.child.pid);
       const result = await new Promise<Loaded | Error>((resolve) => {
@@ -152,6 +154,8 @@ export class ChildBody implements RunningBody {
         return;
       case "started":
         this.others.push(message.pid);
+        // Recorded like the child itself: a farm that is killed with both leaves none behind.
+        void this.onStart?.(message.pid).catch(() => {});
         return;
       case "piece":
         this.waiting.get(message.id)?.onPiece(message.text);

@@ -84,7 +84,7 @@ export interface RunningBody {
   onExit(listener: (reason: string) => void): void;
 }
 
-/** Starts bodies. `onStart` is told the child's pid before the model is loaded, so that it can be recorded. */
+/** Starts bodies. `onStart` is told every process before the model is loaded, so that it can be recorded. */
 export interface Engine {
   start(spec: BodySpec, onStart: (pid: number) => Promise<void>): Promise<RunningBody>;
 }

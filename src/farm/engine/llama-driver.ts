@@ -1,7 +1,7 @@
-import { PhysariumError } from "../../errors.js";
 import { BATCH_TOKENS } from "../plan/footprint.js";
-import { type ChatWords, promptText } from "./chat-prompt.js";
+import { type ChatWords, type EngineTokenizer, promptIds, roomBehind } from "./chat-prompt.js";
 import type { Answered, Ask, BodySpec } from "./engine.js";
+import { isWholeJson } from "./json-text.js";
 import { measureDistributions, measureGreedy, measureSpeed } from "./llama-measures.js";
 import {
   type Llama,
@@ -19,6 +19,7 @@ export class LlamaDriver implements Driver {
   private readonly free: LlamaSequence[];
   private readonly waiting: ((sequence: LlamaSequence) => void)[] = [];
   private readonly words: ChatWords;
+  private readonly tokenizer: EngineTokenizer;
   readonly loaded: Driver["loaded"];
 
   private constructor(
@@ -34,6 +35,10 @@ export class LlamaDriver implements Driver {
       template: fileInfo.metadata.tokenizer?.chat_template,
       bos: tokens.bosString ?? "",
       eos: tokens.eosString ?? "",
+    };
+    this.tokenizer = {
+      tokenize: (text, special) => model.tokenize(text, special),
+      bos: tokens.shouldPrependBosToken ? (tokens.bos ?? undefined) : undefined,
     };
     this.loaded = {
       vramBytes: model.memoryUsage.vram + context.memoryUsage.vram,
@@ -74,15 +79,7 @@ export class LlamaDriver implements Driver {
 
   async ask(ask: Ask, onPiece: (text: string) => void, signal: AbortSignal): Promise<Answered> {
     const ids = await this.tokens(ask.prompt);
-    const room = this.spec.context - ids.length;
-    if (room < 1) {
-      throw new PhysariumError(
-        "USAGE_PROMPT",
-        `the prompt has ${ids.length} tokens, the body's context ${this.spec.context}; shorten it, or give the body ` +
-          "more context",
-        { tokens: ids.length, context: this.spec.context },
-      );
-    }
+    const room = roomBehind(ids, this.spec.context);
     const sequence = await this.take(signal);
     try {
       return await this.write(sequence, ids, ask, Math.min(room, ask.maxTokens), onPiece, signal);
@@ -148,11 +145,8 @@ export class LlamaDriver implements Driver {
     return { text, promptTokens: ids.length, completionTokens: count, finish, constrained: grammar !== undefined };
   }
 
-  async tokens(prompt: Ask["prompt"]): Promise<number[]> {
-    const { text, special, hasBos } = promptText(prompt, this.words);
-    const ids = this.model.tokenize(text, special);
-    const { bos, shouldPrependBosToken } = this.model.tokens;
-    return shouldPrependBosToken && bos !== null && ids[0] !== bos && !hasBos ? [bos, ...ids] : ids;
+  tokens(prompt: Ask["prompt"]): Promise<number[]> {
+    return promptIds(prompt, this.words, this.tokenizer);
   }
 
   async distributions(ids: readonly number[], from: number): Promise<{ values: Float32Array; places: number }> {
@@ -210,15 +204,6 @@ export class LlamaDriver implements Driver {
     const next = this.waiting.shift();
     if (next === undefined) this.free.push(sequence);
     else next(sequence);
-  }
-}
-
-function isWholeJson(text: string): boolean {
-  try {
-    JSON.parse(text);
-    return true;
-  } catch {
-    return false;
   }
 }
 

@@ -1,13 +1,14 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { createServer } from "node:net";
-import { setTimeout as sleep } from "node:timers/promises";
-import { PhysariumError } from "../../errors.js";
+import { FileSource } from "../../checkpoint/file-layer.js";
+import { isPhysariumError, PhysariumError } from "../../errors.js";
+import { readGguf } from "../../export/gguf/reader.js";
 import type { EngineChoice } from "../config/organ-farm.js";
-import { type ChatWords, promptText } from "./chat-prompt.js";
+import { type ChatWords, type EngineTokenizer, promptIds, roomBehind } from "./chat-prompt.js";
 import type { Answered, Ask, BodySpec } from "./engine.js";
+import { looksLikeJson, objectGrammar } from "./json-text.js";
 import { residentBytes } from "./process-memory.js";
 import type { Driver, Speed } from "./protocol.js";
-import { readServerEvents, type ServerEvent } from "./server-events.js";
+import { type ServerEvent, serverEvents, serverJson } from "./server-client.js";
+import { awaitServer, ServerProcess } from "./server-process.js";
 
 type ServerChoice = Extract<EngineChoice, { kind: "llama-server" }>;
 
@@ -15,112 +16,125 @@ interface Props {
   readonly chat_template?: string;
   readonly bos_token?: string;
   readonly eos_token?: string;
+  readonly default_generation_settings?: { readonly n_ctx?: number };
+}
+
+interface Likely {
+  readonly completion_probabilities?: readonly {
+    readonly top_logprobs: readonly { readonly id: number; readonly logprob: number | null }[];
+  }[];
 }
 
 /** llama.cpp's own server, started here or running elsewhere, by its HTTP interface. */
 export class ServerDriver implements Driver {
   readonly loaded: Driver["loaded"];
-  private readonly words: ChatWords;
 
   private constructor(
     private readonly address: string,
-    private readonly server: ChildProcess | undefined,
+    private readonly server: ServerProcess | undefined,
     private readonly spec: BodySpec,
-    props: Props,
+    private readonly onServer: (pid: number) => void,
+    private readonly words: ChatWords,
+    private readonly tokenizer: EngineTokenizer,
+    /** Tokens of one conversation: the farm's, or fewer where the server's slots have fewer. */
+    private readonly context: number,
   ) {
-    this.words = {
-      template: props.chat_template === "" ? undefined : props.chat_template,
-      bos: props.bos_token ?? "",
-      eos: props.eos_token ?? "",
-    };
     this.loaded = {
       vramBytes: 0,
-      pids: server?.pid === undefined ? [] : [server.pid],
+      pids: server === undefined ? [] : [server.pid],
       engine: server === undefined ? `llama-server at ${address}` : "llama-server",
-      hasChatTemplate: this.words.template !== undefined,
+      hasChatTemplate: words.template !== undefined,
     };
   }
 
   /** `onServer` is told the server's pid as soon as there is one. */
   static async load(spec: BodySpec, onServer: (pid: number) => void): Promise<ServerDriver> {
-    const choice = spec.engine as ServerChoice;
-    if (choice.address !== undefined) {
-      const address = choice.address.replace(/\/$/, "");
-      await healthy(address, () => undefined);
-      return new ServerDriver(address, undefined, spec, await json<Props>(`${address}/props`));
+    const { address: given, path, args } = spec.engine as ServerChoice;
+    let server: ServerProcess | undefined;
+    if (given !== undefined) await awaitServer(given.replace(/\/$/, ""));
+    else {
+      server = await ServerProcess.start(path!, args, spec, onServer);
+      server.onExit(() => process.exit(1));
     }
-    const port = await freePort();
-    const server = spawn(choice.path!, [...serverArguments(spec, port), ...choice.args], {
-      stdio: ["ignore", "ignore", "inherit"],
-    });
-    if (server.pid !== undefined) onServer(server.pid);
-    // Whatever way this process ends, the server does not outlive it.
-    process.on("exit", () => server.kill("SIGKILL"));
-    let ended: string | undefined;
-    server.on("error", (error) => {
-      ended = `${choice.path} cannot be started: ${error.message}`;
-    });
-    server.on("exit", (code, signal) => {
-      ended ??= `${choice.path} ended (${signal ?? `exit ${code}`})`;
-    });
-    const address = `http://127.0.0.1:${port}`;
-    await healthy(address, () => ended);
-    server.on("exit", () => process.exit(1));
-    return new ServerDriver(address, server, spec, await json<Props>(`${address}/props`));
+    const address = server?.address ?? given!.replace(/\/$/, "");
+    const props = await serverJson<Props>(`${address}/props`);
+    const cut = async (content: string, special: boolean, first = false): Promise<number[]> =>
+      (await serverJson<{ tokens: number[] }>(`${address}/tokenize`, cutting(content, special, first))).tokens;
+    const bos = props.bos_token ?? "";
+    const words = { bos, eos: props.eos_token ?? "", template: await templateOf(spec.file, props, cut) };
+    // What the server would put in front of a text; an EOS that it would put behind one is no part of a prompt.
+    const [lead] = await cut("", false, true);
+    const [bosId] = bos === "" ? [] : await cut(bos, true);
+    const tokenizer = { tokenize: cut, bos: lead !== undefined && lead === bosId ? lead : undefined };
+    const context = Math.min(spec.context, props.default_generation_settings?.n_ctx ?? spec.context);
+    return new ServerDriver(address, server, spec, onServer, words, tokenizer, context);
   }
 
   async ask(ask: Ask, onPiece: (text: string) => void, signal: AbortSignal): Promise<Answered> {
     const prompt = await this.tokens(ask.prompt);
-    const response = await fetch(`${this.address}/completion`, {
-      method: "POST",
-      signal,
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({
-        prompt,
-        stream: true,
-        cache_prompt: true,
-        n_predict: ask.maxTokens,
-        temperature: ask.temperature,
-        top_p: ask.topP,
-        top_k: ask.topK,
-        min_p: ask.minP,
-        seed: ask.seed,
-        stop: ask.stop,
-        ...(ask.grammar === undefined ? {} : { json_schema: ask.grammar === "json" ? {} : ask.grammar.schema }),
-      }),
-    });
-    if (!response.ok || response.body === null) throw await refusal(response);
+    const asked = {
+      prompt,
+      stream: true,
+      cache_prompt: true,
+      n_predict: Math.min(ask.maxTokens, roomBehind(prompt, this.context)),
+      temperature: ask.temperature,
+      top_p: ask.topP,
+      top_k: ask.topK,
+      min_p: ask.minP,
+      seed: ask.seed,
+      stop: ask.stop,
+    };
+    const { grammar } = ask;
+    if (grammar === undefined) return this.write(asked, false, onPiece, signal);
+    // An empty schema the server takes for none; its own grammars say the same.
+    const held = grammar === "json" ? { grammar: objectGrammar } : { json_schema: grammar.schema };
+    try {
+      return await this.write({ ...asked, ...held }, true, onPiece, signal);
+    } catch (error) {
+      // The server's grammars know less of JSON schema than the verifier does; that one decides.
+      if (!isPhysariumError(error, "USAGE_REQUEST")) throw error;
+      return this.write(asked, false, onPiece, signal);
+    }
+  }
+
+  private async write(
+    asked: { readonly prompt: readonly number[] } & object,
+    hasGrammar: boolean,
+    onPiece: (text: string) => void,
+    signal: AbortSignal,
+  ): Promise<Answered> {
     let text = "";
     let last: ServerEvent | undefined;
-    for await (const event of readServerEvents(response.body)) {
+    for await (const event of serverEvents(`${this.address}/completion`, asked, signal)) {
       text += event.content;
       if (event.content !== "") onPiece(event.content);
       last = event;
       if (event.stop) break;
     }
     if (last?.stop !== true) throw new PhysariumError("IO_ENGINE", "llama-server ended its answer before it was whole");
+    const finish = last.stop_type === "limit" || last.truncated === true ? "length" : "stop";
+    // The token that ends an answer is counted by the server, and shown by nobody.
+    const hidden = last.stop_type === "eos" ? 1 : 0;
     return {
       text,
-      promptTokens: last.tokens_evaluated ?? prompt.length,
-      completionTokens: last.tokens_predicted ?? 0,
-      finish: last.stop_type === "limit" || last.truncated === true ? "length" : "stop",
-      constrained: ask.grammar !== undefined,
+      promptTokens: asked.prompt.length,
+      completionTokens: Math.max(0, (last.tokens_predicted ?? 0) - hidden),
+      finish,
+      // A server may let a schema go without a word where its grammars cannot hold it: the answer shows.
+      constrained: hasGrammar && looksLikeJson(text, finish === "stop"),
     };
   }
 
-  async tokens(prompt: Ask["prompt"]): Promise<number[]> {
-    const { text, special, hasBos } = promptText(prompt, this.words);
-    const body = { content: text, add_special: !hasBos, parse_special: special };
-    return (await json<{ tokens: number[] }>(`${this.address}/tokenize`, body)).tokens;
+  tokens(prompt: Ask["prompt"]): Promise<number[]> {
+    return promptIds(prompt, this.words, this.tokenizer);
   }
 
   /** By the server's own list of likely tokens: all of the vocabulary, one place a request. */
   async distributions(ids: readonly number[], from: number): Promise<{ values: Float32Array; places: number }> {
-    const rows: Map<number, number>[] = [];
+    let values = new Float32Array(0);
+    let vocabulary = 0;
     for (let at = from; at < ids.length; at++) {
-      const { completion_probabilities: [first] = [] } = await json<{
-        completion_probabilities?: { top_logprobs: { id: number; logprob: number }[] }[];
-      }>(`${this.address}/completion`, {
+      const { completion_probabilities: [first] = [] } = await serverJson<Likely>(`${this.address}/completion`, {
         prompt: ids.slice(0, at),
         n_predict: 1,
         n_probs: MOST_TOKENS,
@@ -128,86 +142,90 @@ export class ServerDriver implements Driver {
         cache_prompt: true,
         post_sampling_probs: false,
       });
-      rows.push(new Map((first?.top_logprobs ?? []).map(({ id, logprob }) => [id, logprob])));
+      const likely = first?.top_logprobs ?? [];
+      if (vocabulary === 0) {
+        for (const { id } of likely) vocabulary = Math.max(vocabulary, id + 1);
+        values = new Float32Array((ids.length - from) * vocabulary).fill(Number.NaN);
+      }
+      for (const { id, logprob } of likely) {
+        // JSON has no NaN: the server writes null. Of a probability too small for its floats it writes the least float.
+        const known = logprob === null ? Number.NaN : Math.max(logprob, LEAST_LOGPROB);
+        if (id < vocabulary) values[(at - from) * vocabulary + id] = known;
+      }
     }
-    const vocabulary = Math.max(...rows.map((row) => Math.max(...row.keys()) + 1));
-    const values = new Float32Array(rows.length * vocabulary).fill(Number.NEGATIVE_INFINITY);
-    rows.forEach((row, at) => {
-      for (const [id, logprob] of row) values[at * vocabulary + id] = logprob;
-    });
-    return { values, places: rows.length };
+    return { values, places: ids.length - from };
   }
 
   async greedy(ids: readonly number[], count: number): Promise<{ ids: number[]; finite: boolean }> {
-    const { tokens = [] } = await json<{ tokens?: number[] }>(`${this.address}/completion`, {
+    const { tokens = [] } = await serverJson<{ tokens?: number[] }>(`${this.address}/completion`, {
       prompt: ids,
       n_predict: count,
       temperature: 0,
       return_tokens: true,
       cache_prompt: false,
     });
+    // Its logits are not to be seen here; a NaN among them is found by the distributions.
     return { ids: tokens, finite: true };
   }
 
-  async speed(_threads: readonly number[]): Promise<Speed[]> {
-    // A server's threads are fixed when it starts.
-    const { timings } = await json<{ timings?: { prompt_per_second: number; predicted_per_second: number } }>(
-      `${this.address}/completion`,
-      { prompt: "The ".repeat(16), n_predict: 16, temperature: 0, cache_prompt: false },
-    );
-    const { prompt_per_second: prompt = 0, predicted_per_second: answer = 0 } = timings ?? {};
-    return [{ threads: this.spec.threads, prompt, answer }];
+  /** A server's threads are fixed when it starts: each count gets one of its own, where servers are started here. */
+  async speed(threads: readonly number[]): Promise<Speed[]> {
+    const { path, args } = this.spec.engine as ServerChoice;
+    if (path === undefined) return [await speedOf(this.address, this.spec.threads)];
+    const found: Speed[] = [];
+    for (const count of threads) {
+      const server = await ServerProcess.start(path, args, { ...this.spec, threads: count }, this.onServer);
+      try {
+        found.push(await speedOf(server.address, count));
+      } finally {
+        await server.stop();
+      }
+    }
+    return found;
   }
 
   async memory(): Promise<{ otherBytes: number; vramBytes: number }> {
-    return { otherBytes: this.server?.pid === undefined ? 0 : await residentBytes(this.server.pid), vramBytes: 0 };
+    return { otherBytes: this.server === undefined ? 0 : await residentBytes(this.server.pid), vramBytes: 0 };
   }
 }
 
 /** More than any vocabulary has. */
 const MOST_TOKENS = 1_000_000;
+/** ln of the least number above 0 that a 32-bit float holds. */
+const LEAST_LOGPROB = Math.log(2 ** -149);
 
-function serverArguments(spec: BodySpec, port: number): string[] {
-  const { file, context, sequences, threads, gpuLayers } = spec;
-  const numbers = { port, "ctx-size": context * sequences, parallel: sequences, threads, "gpu-layers": gpuLayers };
-  const named = Object.entries(numbers).flatMap(([name, value]) => [`--${name}`, String(value)]);
-  return ["--model", file, "--host", "127.0.0.1", ...named];
+/** What the server is asked to cut; `first`: with what the model wants around a text. */
+function cutting(content: string, special: boolean, first: boolean): object {
+  return { content, add_special: first, parse_special: special };
 }
 
-/** Wait until the server says that its model is there. A large one takes minutes from a slow disk. */
-async function healthy(address: string, ended: () => string | undefined): Promise<void> {
-  const until = Date.now() + 600_000;
-  for (let wait = 20; Date.now() < until; wait = Math.min(500, wait * 2)) {
-    const reason = ended();
-    if (reason !== undefined) throw new PhysariumError("USAGE_ENGINE", reason);
-    const response = await fetch(`${address}/health`).catch(() => undefined);
-    if (response?.ok) return;
-    await sleep(wait);
+/**
+ * The model's own chat template. A server has a stand-in, ChatML, where the model has none, and does not say so: the
+ * file says it; of a server elsewhere, its tokens do.
+ */
+async function templateOf(
+  file: string,
+  props: Props,
+  cut: (text: string, special: boolean) => Promise<number[]>,
+): Promise<string | undefined> {
+  if (file !== "") {
+    const source = await FileSource.open(file);
+    try {
+      const own = (await readGguf(source, file)).metadata.get("tokenizer.chat_template");
+      return own?.type === "string" ? String(own.value) : undefined;
+    } finally {
+      await source.close();
+    }
   }
-  throw new PhysariumError("USAGE_ENGINE", `${address}: no llama-server answers there`);
+  const { chat_template: template = "" } = props;
+  if (template === "") return undefined;
+  const isChatml = template.includes("<|im_start|>");
+  return isChatml && (await cut("<|im_start|>", true)).length > 1 ? undefined : template;
 }
 
-async function json<T>(address: string, body?: unknown): Promise<T> {
-  const response = await fetch(address, {
-    ...(body === undefined ? {} : { method: "POST", body: JSON.stringify(body) }),
-    headers: { "content-type": "application/json" },
-  });
-  if (!response.ok) throw await refusal(response);
-  return (await response.json()) as T;
-}
-
-async function refusal(response: Response): Promise<PhysariumError> {
-  const words = (await response.text().catch(() => "")).slice(0, 500);
-  return new PhysariumError("IO_ENGINE", `llama-server answered ${response.status}: ${words}`);
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const server = createServer();
-    server.once("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address() as { port: number };
-      server.close(() => resolve(port));
-    });
-  });
+async function speedOf(address: string, threads: number): Promise<Speed> {
+  const { timings } = await serverJson<{
+    timings?: { prompt_per_second: number | null; predicted_per_second: number | null };
+  }>(`${address}/completion`, { prompt: "The ".repeat(16), n_predict: 16, temperature: 0, cache_prompt: false });
+  return { threads, prompt: timings?.prompt_per_second ?? 0, answer: timings?.predicted_per_second ?? 0 };
 }
