@@ -3,7 +3,7 @@
 //   node bench/kills.mjs [--kills 20] [--seed 1] [--only surgery,pack,…]
 //
 // After each kill: nothing but a whole output may stand under the final name. After the next run of the same command
-// (with --resume where it has that): exit 0, the bytes of an undisturbed run, nothing beside them. Exit 1 where
+// (with --resume where it has that): exit 0, the bytes of an undisturbed run, nothing beside them or in the temporary folder. Exit 1 where
 // that is not so. Where `unshare` is not allowed it runs without namespaces and says so.
 import { spawn, spawnSync } from "node:child_process";
 import { createHash, generateKeyPairSync } from "node:crypto";
@@ -36,6 +36,8 @@ const only = flag("only", "").split(",").filter(Boolean);
 const work = mkdtempSync(join(tmpdir(), "physarium-kills-"));
 const at = (name) => join(work, name);
 const place = at("place");
+const temporary = at("tmp");
+mkdirSync(temporary);
 const text = at("text.txt");
 writeFileSync(text, "Once upon a time there was a little tree that wanted to see the sea. ".repeat(80));
 const few = ["--samples", "2", "--window", "32", "--threads", "1"];
@@ -54,6 +56,10 @@ const COMMANDS = {
   pack: { args: ["pack", LOAM, "{o}", "--workers", "1"], next: ["--resume"] },
   unpack: { args: ["unpack", "{packed}", "{o}", "--workers", "1"], next: ["--resume"] },
   export: { args: ["export", LOAM, "{o}", "--type", "q8_0"], output: "out.gguf" },
+  "export calibrated": {
+    args: ["export", LOAM, "{o}", "--type", "q4_0", "--calibration", text, "--samples", "2", "--window", "32"],
+    output: "out.gguf",
+  },
   "export sparse": { args: ["export", "{operated}", "{o}", "--format", "compressed-tensors"] },
   import: { args: ["import", "{gguf}", "{o}"] },
   synth: { args: ["synth", LOAM, "{o}", "--seed", "7"] },
@@ -68,7 +74,10 @@ if (!namespaces) console.log("pid namespaces are not allowed here: kills without
 function start(args) {
   const command = [process.execPath, MAIN, ...args, "--quiet"];
   const wrapped = namespaces ? ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", ...command] : command;
-  const child = spawn(wrapped[0], wrapped.slice(1), { stdio: ["ignore", "ignore", "pipe"] });
+  const child = spawn(wrapped[0], wrapped.slice(1), {
+    stdio: ["ignore", "ignore", "pipe"],
+    env: { ...process.env, TMPDIR: temporary },
+  });
   let stderr = "";
   child.stderr.on("data", (piece) => (stderr += piece));
   return { child, ended: new Promise((resolve) => child.on("close", (code) => resolve({ code, stderr }))) };
@@ -162,6 +171,8 @@ async function measure(name, { args, next = [], output = "out", prepared, loose 
       prepared === undefined ? [] : inside(join(path, "physarium")),
     ]);
     if (found !== listing) counts.faults.push(`left: ${found}`);
+    const forgotten = readdirSync(temporary);
+    if (forgotten.length > 0) counts.faults.push(`left in the temporary folder: ${forgotten.join(", ")}`);
   }
   const seconds = whole.seconds.toFixed(1);
   console.log(`| ${name} | ${counts.killed} | ${counts.whole} | ${counts.faults.length} | ${seconds} |`);

@@ -62,7 +62,12 @@ const MAX_MESSAGE_CHARACTERS = 4_000;
 
 /** Throws `STOPPED` once `signal` has aborted. */
 export function refuseStopped(signal: Pick<AbortSignal, "aborted"> | undefined): void {
-  if (signal?.aborted) throw new PhysariumError("STOPPED", "stopped on request");
+  if (signal?.aborted) throw stopped();
+}
+
+/** `STOPPED` as it is thrown where work ends. Whoever keeps something of that work makes another, and says what. */
+export function stopped(): PhysariumError {
+  return new PhysariumError("STOPPED", "stopped; nothing was written");
 }
 
 function clip(message: string): string {

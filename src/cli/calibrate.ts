@@ -53,12 +53,13 @@ export function registerCalibrate(program: Command): void {
       "\nExample:\n  physarium calibrate ./model --text book.txt --out grams.safetensors --samples 64",
     )
     .action(async (modelPath: string, flags: CalibrateFlags) => {
+      const signal = stopSignal();
       await fetchTexts(flags, flags, "text");
       const { text, out, normsOnly, samples, seed, json, device, threads, memory, ...protocol } = flags;
       const { donor, architecture } = await inspectModel(resolve(await modelArgument(modelPath, flags)));
-      const file = await openTextFile(resolve(text));
+      const file = await openTextFile(resolve(text), { signal });
       const options = toProtocolOptions(protocol);
-      const prepared = await TextTokenizer.with(donor.path, {}, (tokenizer) =>
+      const prepared = await TextTokenizer.with(donor.path, { signal }, (tokenizer) =>
         prepareText(file.read(), tokenizer, architecture.maxPositions, options),
       );
       const sequences = chooseSequences(prepared.sequences, samples, seed);
@@ -68,7 +69,7 @@ export function registerCalibrate(program: Command): void {
       const onProgress = countedProgress("calibrate", flags, "tokens");
       const started = performance.now();
       const collecting = {
-        signal: stopSignal(),
+        signal,
         inputs: [resolve(text)],
         ...toEngineOptions({ device, threads, memory }),
         ...(onProgress === undefined ? {} : { onProgress }),

@@ -43,7 +43,7 @@ Examples:
   printf 'My name is Ada.\\nWhat is my name?\\n' | physarium chat ./operated --json`,
     )
     .action(async (modelPath: string, flags: ChatFlags) => {
-      endOnSignal("nothing was written", flags.json);
+      endOnSignal("nothing was written");
       const folder = resolve(await modelArgument(modelPath, flags));
       const say = flags.quiet || flags.json ? () => {} : (line: string) => process.stderr.write(`${printable(line)}\n`);
       const speaker = await Speaker.open(folder, flags, flags.maxTokens);

@@ -43,7 +43,7 @@ Examples:
   physarium diff ./a ./b --exit-code --quiet && echo same`,
     )
     .action(async (a: string, b: string, flags: Flags) => {
-      endOnSignal("nothing was written", flags.json);
+      endOnSignal("nothing was written");
       const progress = createProgress("diff", flags);
       const open = async (given: string) => openDonor(await openSource(resolve(await folderArgument(given, flags))));
       const [left, right] = [await open(a), await open(b)];

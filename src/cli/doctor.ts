@@ -38,7 +38,7 @@ Example:
   physarium doctor --folder /data`,
     )
     .action(async ({ folder, json, quiet }: Flags) => {
-      endOnSignal("nothing was written", json);
+      endOnSignal("nothing was written");
       const findings = [
         nodeVersion(),
         kernels(),

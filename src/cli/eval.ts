@@ -54,7 +54,7 @@ Examples:
     .action(async (modelPath: string, flags: EvalFlags) => {
       await fetchTexts(flags, flags, "text");
       const { text, against, record, json, quiet: _, device, threads, memory, ...protocol } = flags;
-      const { whole } = endOnSignal("nothing was written", json);
+      const { whole } = endOnSignal("nothing was written");
       if (flags.layers && against === undefined) {
         throw new PhysariumError("USAGE_ARGUMENT", "--layers needs --against: damage is damage to a donor");
       }

@@ -1,5 +1,3 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { basename, join, resolve } from "node:path";
 import {
   type CollectedGram,
@@ -18,6 +16,7 @@ import type { Link } from "../export/gguf/links.js";
 import { ggufModelOf } from "../export/gguf/model.js";
 import { type ImportanceEntry, readImatrix, writeImatrix } from "../export/imatrix.js";
 import type { WeightStatistics } from "../export/statistics.js";
+import { openTemporaryFolder } from "../output/temporary-folder.js";
 import { inspectModel } from "../probe/forward/inspect-model.js";
 import { prepareText } from "../probe/text/protocols.js";
 import { openTextFile } from "../probe/text/text-file.js";
@@ -77,16 +76,15 @@ async function openGrams(model: string, path: string, request: StatisticsRequest
     const statistics = await open(path);
     return { statistics, close: () => statistics.close() };
   }
-  const text = await openTextFile(path);
+  const text = await openTextFile(path, { signal: request.signal });
   const window = request.window ?? Math.min(512, architecture.maxPositions);
-  const prepared = await TextTokenizer.with(donor.path, {}, (tokenizer) =>
+  const prepared = await TextTokenizer.with(donor.path, { signal: request.signal }, (tokenizer) =>
     prepareText(text.read(), tokenizer, architecture.maxPositions, { window }),
   );
   const sequences = chooseSequences(prepared.sequences, request.samples, 0);
-  const folder = await mkdtemp(join(tmpdir(), "physarium-grams-"));
-  const gone = () => rm(folder, { recursive: true, force: true });
+  const folder = await openTemporaryFolder("grams");
   try {
-    const file = join(folder, "grams.safetensors");
+    const file = join(folder.path, "grams.safetensors");
     const { name, bos, bos_each, newlines } = prepared.record;
     const about = {
       modelFingerprint: await modelFingerprint(donor),
@@ -103,11 +101,11 @@ async function openGrams(model: string, path: string, request: StatisticsRequest
       statistics,
       async close() {
         await statistics.close();
-        await gone();
+        await folder.close();
       },
     };
   } catch (error) {
-    await gone();
+    await folder.close();
     throw error;
   }
 }

@@ -88,7 +88,7 @@ Examples:
         ...rest
       } = flags;
       const { device, threads, memory, ...protocol } = rest;
-      const { whole } = endOnSignal("nothing was written", json);
+      const { whole } = endOnSignal("nothing was written");
       const folder = resolve(await modelArgument(modelPath, flags));
       const model = await openSource(folder);
       const donor = await openSource(resolve(await modelArgument(against, flags)));

@@ -43,7 +43,7 @@ Examples:
   physarium generate ./model --chat --prompt "Why is the sky blue?" --temperature 0.7 --top-p 0.9 --seed 1`,
     )
     .action(async (modelPath: string, flags: GenerateFlags) => {
-      endOnSignal("nothing was written", flags.json);
+      endOnSignal("nothing was written");
       const { maxTokens, temperature, topP, seed, json, quiet, chat } = flags;
       const folder = resolve(await modelArgument(modelPath, flags));
       const show = (piece: string): void => {

@@ -6,6 +6,7 @@ import { type FetchedModel, type FetchOptions, fetchFileAt, fetchModel } from ".
 import { HubClient } from "../hub/hub-client.js";
 import { HubSource } from "../hub/hub-source.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
+import { heardBy } from "./stop-signal.js";
 
 // Imported where an address is given and nowhere else: the HTTP library takes memory of its own when it is loaded.
 
@@ -26,22 +27,14 @@ async function fetching<T>(
 ): Promise<T> {
   const address = parseHubAddress(text);
   const progress = createProgress(`fetching ${text}`, style);
-  const stop = new AbortController();
-  const onSignal = () => stop.abort();
-  process.once("SIGINT", onSignal).once("SIGTERM", onSignal);
   try {
-    const client = new HubClient(readHubEnvironment(), {
-      signal: stop.signal,
-      onRetry: (line) => progress.note(line),
-    });
-    return await fetch(address, {
-      client,
-      signal: stop.signal,
-      onProgress: (done, total, file) => progress.update(done, total, file),
+    return await heardBy((signal) => {
+      const client = new HubClient(readHubEnvironment(), { signal, onRetry: (line) => progress.note(line) });
+      const onProgress = (done: number, total: number, file: string) => progress.update(done, total, file);
+      return fetch(address, { client, signal, onProgress });
     });
   } finally {
     progress.stop();
-    process.off("SIGINT", onSignal).off("SIGTERM", onSignal);
   }
 }
 

@@ -2,6 +2,7 @@ import { spawn } from "node:child_process";
 import { openDonor } from "../checkpoint/donor.js";
 import type { ModelSource } from "../checkpoint/model-source.js";
 import { memoryLimitBytes } from "../probe/memory.js";
+import { endNow, listen } from "./stop-signal.js";
 
 /**
  * glibc keeps freed blocks of up to 32 MiB for itself and splits them; a forward pass that casts each matrix in turn
@@ -30,17 +31,12 @@ export async function leaveRoom(models: readonly ModelSource[]): Promise<void> {
     stdio: ["inherit", "inherit", "inherit", "ipc"],
   });
   // A terminal signals both; a signal to this process alone is passed on. What is said of it the other one says.
-  for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    process.removeAllListeners(name);
-    process.on(name, () => child.kill(name));
-  }
+  listen((name) => child.kill(name));
   await new Promise<void>((resolve, reject) => {
     child.on("error", reject);
     child.on("exit", (code, signal) => {
       if (signal === null) process.exit(code ?? 70);
-      process.removeAllListeners(signal);
-      process.kill(process.pid, signal);
-      process.exit(130);
+      endNow(signal);
       resolve();
     });
   });

@@ -7,6 +7,7 @@ import { ioError } from "../checkpoint/file-layer.js";
 import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { emitEvent, tellsEvents } from "./events.js";
 import { clearProgress } from "./progress.js";
+import { endOnSignal } from "./stop-signal.js";
 import { pathOf } from "./tree/walk.js";
 
 /** Refusals of options and arguments say where they are explained. */
@@ -19,6 +20,9 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (error.code === "EPIPE" || process.exitCode) return;
   process.exitCode = report(ioError("writing", "standard output", error));
 });
+
+// Loading our modules takes its time, too.
+endOnSignal("nothing was written");
 
 const started = performance.now();
 /** The command that was asked for, as far as it is known. */

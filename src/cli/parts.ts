@@ -175,7 +175,7 @@ function registerStatus(parts: Command): void {
     .argument("<output>", "what parts prepare was given")
     .option("--json", "everything as one JSON object")
     .action(async (output: string, flags: { json?: boolean }) => {
-      endOnSignal("nothing was changed", flags.json);
+      endOnSignal("nothing was changed");
       const status = await partsStatus(output);
       process.stdout.write(flags.json ? statusJson(status) : describeStatus(status));
     });

@@ -33,7 +33,7 @@ Examples:
   physarium plan ./model --exclude 'down_proj' --json | jq .memory`,
     )
     .action(async (donorPath: string, flags: SurgeryFlags & { json?: boolean }) => {
-      endOnSignal("nothing was written", flags.json);
+      endOnSignal("nothing was written");
       await fetchTexts(flags, flags, "calibration");
       const options = checkOptions(toSurgeryOptions(flags));
       const { donor, fetch } = await openForPlan(donorPath, flags);

@@ -36,7 +36,7 @@ Examples:
   physarium report ./a ./b ./c --format html > runs.html`,
     )
     .action(async (outputs: string[], flags: Flags) => {
-      const { whole } = endOnSignal("the report is as it was", flags.json);
+      const { whole } = endOnSignal("the report is as it was");
       const folders = await Promise.all(outputs.map(async (each) => resolve(await folderArgument(each, {}))));
       const reports: ReportInput[] = [];
       for (const folder of folders) reports.push(await fromLedger(folder));

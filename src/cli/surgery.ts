@@ -70,7 +70,7 @@ Examples:
       const signal = stopSignal();
       await fetchTexts(flags, flags, "eval", "calibration");
       if (flags.eval !== undefined) {
-        await checkText(resolve(flags.eval));
+        await checkText(resolve(flags.eval), signal);
         await openRuntime(toDeviceOptions(flags));
       }
       const options = checkOptions(toSurgeryOptions(forSurgery(flags)));
@@ -168,8 +168,8 @@ function forSurgery({ device, threads, ...flags }: Flags): SurgeryFlags {
 }
 
 /** A text that is missing, empty or no UTF-8 is refused before surgery, not after it. Throws `IO_*`, `USAGE_TEXT_*`. */
-async function checkText(path: string): Promise<void> {
-  if (!(await openTextFile(path)).isBlank) return;
+async function checkText(path: string, signal: AbortSignal): Promise<void> {
+  if (!(await openTextFile(path, { signal })).isBlank) return;
   throw new PhysariumError("USAGE_TEXT_EMPTY", `${path}: the text is empty; there is nothing to predict`, { path });
 }
 

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { openDonor } from "../checkpoint/donor.js";
 import { attempt, type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
-import { PhysariumError, refuseStopped } from "../errors.js";
+import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
 import { inspectOutput } from "../output/operated-folder.js";
 import { exists } from "../output/place.js";
 import { publishFolder, settleReplacement } from "../output/replacement.js";
@@ -77,6 +77,10 @@ export async function finishParts(outputPath: string, options: FinishOptions = {
     try {
       const report = await new Finish(folder, parts, options, files, onEvent).run();
       return { outputPath: folder.path, state: "finished", report };
+    } catch (error) {
+      if (!isPhysariumError(error, "STOPPED")) throw error;
+      const kept = "what is joined is kept; the same command goes on from there";
+      throw new PhysariumError("STOPPED", `${folder.path}: stopped; ${kept}`, { path: folder.path }, error);
     } finally {
       await outputLock.release().catch(() => {});
     }

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { PhysariumError, refuseStopped } from "../errors.js";
+import { refuseStopped, stopped } from "../errors.js";
 import type { FlowParams } from "../flow/params.js";
 import type { DonorHashRecord, DonorProofRecord, Ledger, LedgerRecord } from "../record/ledger.js";
 import { runJobs } from "../threads/run-jobs.js";
@@ -111,7 +111,7 @@ export class StreamFlow extends TileFlow {
       await this.files.rm(join(context.folder, damaged.shard.file), { force: true });
       throw damaged.refusal();
     } finally {
-      stop.abort(new PhysariumError("STOPPED", "stopped on request"));
+      stop.abort(stopped());
       await lanes;
     }
   }

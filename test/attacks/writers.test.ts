@@ -1,4 +1,4 @@
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import {
   cpSync,
   existsSync,
@@ -10,7 +10,8 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { OutputFile } from "../../dist/output/output-file.js";
 import { MAIN, physarium } from "../physarium.js";
@@ -85,6 +86,34 @@ describe("an unfinished file", () => {
     await first.discard();
     expect(readdirSync(folder).filter((name) => name.includes("one.bin"))).toEqual([]);
   });
+});
+
+test("what a killed run left in the temporary folder goes with the next run; what a living one uses stays", async () => {
+  const temporary = mkdtempSync(at("tmp-"));
+  const opens = `import { openTemporaryFolder } from ${JSON.stringify(pathToFileURL("dist/output/temporary-folder.js"))};
+    console.log((await openTemporaryFolder("grams")).path);
+    setInterval(() => {}, 1000);`;
+  const start = async () => {
+    const child = spawn(process.execPath, ["--input-type=module", "--eval", opens], {
+      env: { ...process.env, TMPDIR: temporary },
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    const ended = new Promise((resolve) => child.on("close", resolve));
+    const path: string = await new Promise((resolve) => child.stdout.once("data", (line) => resolve(`${line}`.trim())));
+    writeFileSync(join(path, "grams.safetensors.partial"), "half");
+    const kill = async () => {
+      child.kill("SIGKILL");
+      await ended;
+    };
+    return { path, kill };
+  };
+  mkdirSync(join(temporary, "physarium-grams-somebody's"));
+  const [killed, living] = [await start(), await start()];
+  await killed.kill();
+  const next = await start();
+  const left = readdirSync(temporary).sort();
+  await Promise.all([living.kill(), next.kill()]);
+  expect(left).toEqual([...[living, next].map(({ path }) => basename(path)), "physarium-grams-somebody's"].sort());
 });
 
 describe("pack and unpack", () => {

@@ -5,7 +5,7 @@ import { describe, expect, it } from "vitest";
 import { GPT2_PATTERN, namePreTokenizer, PRE_TOKENIZERS } from "../../dist/export/gguf/pre-tokenizers.js";
 import { describeTokenizer, EMBEDDED_TOKENIZER, TOKEN_TYPE } from "../../dist/export/gguf/tokenizer.js";
 import { rebuildTokenizer } from "../../dist/export/gguf/tokenizer-rebuild.js";
-import type { GgufValue } from "../../dist/export/gguf/types.js";
+import type { GgufScalar, GgufValue } from "../../dist/export/gguf/types.js";
 import { byteTokenizer } from "./random-donor.js";
 
 const repository = new URL("../..", import.meta.url).pathname;
@@ -25,7 +25,7 @@ async function expectSameIds(folder: string, vocabSize: number, texts: readonly 
   };
   const metadata = new Map(describeTokenizer(files, vocabSize).metadata);
   metadata.delete(EMBEDDED_TOKENIZER);
-  const rebuilt = rebuildTokenizer(metadata);
+  const rebuilt = await rebuildTokenizer(metadata);
   const own = Tokenizer.fromString(files.tokenizerJson);
   const other = Tokenizer.fromString(rebuilt.tokenizerJson ?? "");
   for (const text of texts) {
@@ -153,6 +153,59 @@ describe("metadata", () => {
     const { metadata, warnings } = describeTokenizer({}, 9);
     expect(valuesOf(metadata, "tokenizer.ggml.model")).toBe("none");
     expect(warnings).toHaveLength(1);
+  });
+});
+
+describe("a hostile SentencePiece vocabulary", () => {
+  const vocabularyOf = (tokens: readonly string[]) => {
+    const array = <T extends "string" | "i32" | "f32">(of: T, values: readonly GgufScalar[]) => ({
+      type: "array" as const,
+      of,
+      values,
+    });
+    return new Map<string, GgufValue>([
+      ["tokenizer.ggml.model", { type: "string", value: "llama" }],
+      ["tokenizer.ggml.tokens", array("string", tokens)],
+      [
+        "tokenizer.ggml.token_type",
+        array(
+          "i32",
+          tokens.map(() => 1),
+        ),
+      ],
+      [
+        "tokenizer.ggml.scores",
+        array(
+          "f32",
+          tokens.map(() => 0),
+        ),
+      ],
+    ]);
+  };
+  /** All words of two letters up to a length: any of them is made of two others wherever it is cut. */
+  const everyWord = (longest: number) =>
+    Array.from({ length: longest }, (_, n) =>
+      Array.from({ length: 2 ** (n + 1) }, (_, word) => word.toString(2).padStart(n + 1, "0")),
+    ).flat();
+  const runs = (count: number, length: number) =>
+    Array.from({ length: count }, (_, n) => "ab".repeat(length).slice(0, length) + n);
+
+  it.each([
+    ["one token of a megabyte", ["a".repeat(2 ** 20)]],
+    ["more long tokens than any vocabulary has", runs(500, 2000)],
+    ["more merges than any vocabulary has", everyWord(18)],
+  ])("%s is refused soon", async (_, tokens) => {
+    const started = performance.now();
+    await expect(rebuildTokenizer(vocabularyOf(tokens))).rejects.toMatchObject({ code: "DONOR_GGUF_LIMIT" });
+    expect(performance.now() - started).toBeLessThan(20_000);
+  });
+
+  it("is left in the middle when a signal comes", async () => {
+    const tokens = Array.from({ length: 500_000 }, (_, n) => `${n}`);
+    const stop = new AbortController();
+    const rebuilding = rebuildTokenizer(vocabularyOf(tokens), stop.signal);
+    setTimeout(() => stop.abort(), 5);
+    await expect(rebuilding).rejects.toMatchObject({ code: "STOPPED" });
   });
 });
 

@@ -4,6 +4,7 @@ import { tierOf } from "../../farm/config/organ-farm.js";
 import { budgetOf } from "../../farm/plan/machine.js";
 import { StateFolder } from "../../farm/state/state-folder.js";
 import { toInteger } from "../arguments.js";
+import { endNow, listen as hearSignals } from "../stop-signal.js";
 import { addFarmOptions, type FarmFlags, openFarm } from "./options.js";
 
 interface ServeFlags extends FarmFlags {
@@ -58,7 +59,7 @@ Example:
         throw error;
       });
       const ended = new Promise<void>((resolve) => {
-        for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(name, () => resolve());
+        hearSignals((name, again) => (again ? endNow(name) : resolve()));
       });
       if (flags.json) process.stdout.write(jsonLine({ event: "listening", address: server.address, pid: process.pid }));
       else {

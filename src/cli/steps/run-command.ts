@@ -3,6 +3,7 @@ import { fileURLToPath } from "node:url";
 import { PhysariumError } from "../../errors.js";
 import { shellQuote } from "../../report/report-text.js";
 import { emitEvent, tellsEvents } from "../events.js";
+import { listen } from "../stop-signal.js";
 
 const MAIN = fileURLToPath(new URL("../main.js", import.meta.url));
 
@@ -55,11 +56,7 @@ export async function runCommand(
     if (!quiet || tellsEvents()) process.stderr.write(piece.replace(OWN_ERROR, ""));
   });
   // While a child works, a signal is its business; it ends, and then we do.
-  const wait = (): void => {};
-  process.on("SIGINT", wait).on("SIGTERM", forward);
-  function forward(): void {
-    child.kill("SIGTERM");
-  }
+  const giveBack = listen((name) => child.kill(name));
   try {
     const [exit, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((resolve, reject) => {
       child.on("error", reject);
@@ -71,7 +68,7 @@ export async function runCommand(
     if (exit === 0 || answers.includes(exit ?? -1)) return { exit: exit ?? 0, output: text };
     throw failureOf(args, exit ?? 70, errors);
   } finally {
-    process.off("SIGINT", wait).off("SIGTERM", forward);
+    giveBack();
   }
 }
 

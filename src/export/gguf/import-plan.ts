@@ -1,5 +1,5 @@
 import { elementCount } from "../../checkpoint/donor.js";
-import { PhysariumError } from "../../errors.js";
+import { isPhysariumError, PhysariumError } from "../../errors.js";
 import { ModelConfig } from "../../model/config.js";
 import type { FloatDtype } from "../../safetensors/dtypes.js";
 import type { ByteSource } from "../../safetensors/source.js";
@@ -37,8 +37,13 @@ export interface ImportPlan {
 
 const TORCH_DTYPE: Readonly<Record<FloatDtype, string>> = { BF16: "bfloat16", F16: "float16", F32: "float32" };
 
-/** Read a GGUF file's header and decide what each tensor becomes. Writes nothing; throws `DONOR_GGUF_*`. */
-export async function planImport(source: ByteSource, name: string, dtype: FloatDtype): Promise<ImportPlan> {
+/** Read a GGUF file's header and decide what each tensor becomes. Writes nothing; throws `DONOR_GGUF_*`, `STOPPED`. */
+export async function planImport(
+  source: ByteSource,
+  name: string,
+  dtype: FloatDtype,
+  signal?: AbortSignal,
+): Promise<ImportPlan> {
   const file = await readGguf(source, name);
   const configText = await configOf(file, source, name, dtype);
   refuseAbsurdCounts(configText, file, name);
@@ -59,7 +64,11 @@ export async function planImport(source: ByteSource, name: string, dtype: FloatD
   }
   unused.delete(ROPE_FACTORS_TENSOR);
   for (const extra of unused) throw wrongTensor(name, extra, `has no place in a ${model.modelType} model`);
-  return { model, configText, tokenizer: rebuildTokenizer(file.metadata), targets: [...targets.values()] };
+  const tokenizer = await rebuildTokenizer(file.metadata, signal).catch((error) => {
+    if (!isPhysariumError(error, "DONOR_GGUF_LIMIT")) throw error;
+    throw new PhysariumError(error.code, `${name}: ${error.message}`, error.details, error);
+  });
+  return { model, configText, tokenizer, targets: [...targets.values()] };
 }
 
 /** config.json as the file carries it, or rebuilt from its metadata. */

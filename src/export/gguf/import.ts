@@ -72,7 +72,7 @@ export async function importGguf(
   const source = await FileSource.open(ggufPath, files);
   try {
     const name = basename(ggufPath);
-    const plan = await planImport(source, name, dtype);
+    const plan = await planImport(source, name, dtype, options.signal);
     const header = serializeHeader(
       plan.targets.map((target) => ({ name: target.name, dtype, shape: target.shape })),
       new Map([["format", "pt"]]),

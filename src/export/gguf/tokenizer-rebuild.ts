@@ -1,3 +1,4 @@
+import { PhysariumError, refuseStopped } from "../../errors.js";
 import { PRE_TOKENIZERS } from "./pre-tokenizers.js";
 import { EMBEDDED_TOKENIZER, SPACE_MARK, TOKEN_TYPE } from "./tokenizer.js";
 import type { GgufMetadata, GgufScalar } from "./types.js";
@@ -21,14 +22,23 @@ const SPLIT_ALIASES: Readonly<Record<string, string>> = {
  *
  * A tokenizer.json that the file carries whole is given back as it is; otherwise one is built from tokens, types and
  * merges, or for the SentencePiece kind from the scores, by which any two neighbours that make a token are a merge.
+ *
+ * Throws `DONOR_GGUF_LIMIT` for a vocabulary that no model has, `STOPPED`.
  */
-export function rebuildTokenizer(metadata: GgufMetadata): RebuiltTokenizer {
+export async function rebuildTokenizer(metadata: GgufMetadata, signal?: AbortSignal): Promise<RebuiltTokenizer> {
   const warnings: string[] = [];
   const model = text(metadata, "tokenizer.ggml.model");
   const tokens = list(metadata, "tokenizer.ggml.tokens").map(String);
   const types = list(metadata, "tokenizer.ggml.token_type").map(Number);
   const tokenizerConfig = describeConfig(metadata, tokens);
   const embedded = text(metadata, EMBEDDED_TOKENIZER);
+  if (embedded !== undefined && embedded.length > MAX_EMBEDDED_CHARACTERS) {
+    throw new PhysariumError(
+      "DONOR_GGUF_LIMIT",
+      `the tokenizer.json in its metadata has ${embedded.length} characters, more than the ` +
+        `${MAX_EMBEDDED_CHARACTERS} that are read`,
+    );
+  }
   if (embedded !== undefined && isJsonObject(embedded)) {
     return { tokenizerJson: embedded, tokenizerConfig, warnings };
   }
@@ -46,7 +56,7 @@ export function rebuildTokenizer(metadata: GgufMetadata): RebuiltTokenizer {
   const json =
     model === "gpt2"
       ? { ...shared, ...byteLevel(metadata, tokens, types, warnings) }
-      : { ...shared, ...sentencePiece(metadata, tokens, types) };
+      : { ...shared, ...(await sentencePiece(metadata, tokens, types, signal)) };
   return { tokenizerJson: JSON.stringify(json), tokenizerConfig, warnings };
 }
 
@@ -79,7 +89,12 @@ function byteLevel(metadata: GgufMetadata, tokens: readonly string[], types: rea
   };
 }
 
-function sentencePiece(metadata: GgufMetadata, tokens: readonly string[], types: readonly number[]) {
+async function sentencePiece(
+  metadata: GgufMetadata,
+  tokens: readonly string[],
+  types: readonly number[],
+  signal: AbortSignal | undefined,
+) {
   const scores = list(metadata, "tokenizer.ggml.scores").map(Number);
   const prepends = metadata.get("tokenizer.ggml.add_space_prefix");
   const normalizers: unknown[] = [{ type: "Replace", pattern: { String: " " }, content: SPACE_MARK }];
@@ -103,7 +118,7 @@ function sentencePiece(metadata: GgufMetadata, tokens: readonly string[], types:
       fuse_unk: true,
       byte_fallback: true,
       vocab: vocabulary(tokens, types),
-      merges: mergesFromScores(tokens, types, scores),
+      merges: await mergesFromScores(tokens, types, scores, signal),
     },
   };
 }
@@ -119,17 +134,47 @@ const BPE = {
   ignore_merges: false,
 } as const;
 
+/** The largest real tokenizer.json has 40 MB. */
+const MAX_EMBEDDED_CHARACTERS = 1 << 27;
+
+/** Real tokens have some hundred characters at most (rows of spaces and dashes); looking for merges is quadratic in them. */
+const MAX_TOKEN_LENGTH = 2048;
+/** The largest real vocabulary (262,144 tokens) has 513,511. */
+const MAX_MERGES = 1 << 22;
+/** The largest real vocabulary takes 11 million. */
+const MAX_CHARACTERS_COMPARED = 2 ** 29;
+/** Tokens between two looks at the signal: a few milliseconds. */
+const TOKENS_BETWEEN = 2048;
+
 /**
  * Every way to make a token of two others, by falling score of the token; equal scores keep the order of the ids of
- * their parts.
+ * their parts. Within limits, because a hostile vocabulary makes the work and its result quadratic.
  */
-function mergesFromScores(tokens: readonly string[], types: readonly number[], scores: readonly number[]): string[] {
+async function mergesFromScores(
+  tokens: readonly string[],
+  types: readonly number[],
+  scores: readonly number[],
+  signal: AbortSignal | undefined,
+): Promise<string[]> {
   const idOf = new Map<string, number>();
   tokens.forEach((token, id) => {
     if (types[id] === TOKEN_TYPE.normal) idOf.set(token, id);
   });
   const merges: { pair: string; score: number; left: number; right: number }[] = [];
+  let seen = 0;
+  let compared = 0;
   for (const [token, id] of idOf) {
+    if (++seen % TOKENS_BETWEEN === 0) await new Promise(setImmediate);
+    refuseStopped(signal);
+    compared += token.length ** 2;
+    if (token.length > MAX_TOKEN_LENGTH || compared > MAX_CHARACTERS_COMPARED || merges.length > MAX_MERGES) {
+      throw new PhysariumError(
+        "DONOR_GGUF_LIMIT",
+        `the merges of its tokens are to be found from their scores, and token ${id} (${token.length} characters) is ` +
+          "past what any known vocabulary takes; this is no SentencePiece vocabulary",
+        { id },
+      );
+    }
     const characters = [...token];
     let left = "";
     for (let cut = 1; cut < characters.length; cut++) {

@@ -1,6 +1,6 @@
 import { type ChildProcess, fork } from "node:child_process";
 import type { Socket } from "node:net";
-import { fromPlainError, PhysariumError, type PlainError, refuseStopped } from "../../errors.js";
+import { fromPlainError, PhysariumError, type PlainError, refuseStopped, stopped } from "../../errors.js";
 import { memoryLimitBytes } from "../memory.js";
 
 /** What a confined process may take; past it the process is ended and its jobs fail. */
@@ -47,7 +47,7 @@ const GRACE_MILLISECONDS = 10_000;
 export class ConfinedProcess<Job, Result> {
   private readonly child: ChildProcess;
   private readonly waiting = new Map<number, Waiting<Result>>();
-  private readonly stop = (): void => this.end(new PhysariumError("STOPPED", "stopped on request"));
+  private readonly stop = (): void => this.end(stopped());
   private nextId = 0;
   private failure: Error | undefined;
   private stderr = "";
@@ -157,7 +157,7 @@ export class ConfinedProcess<Job, Result> {
   private explain(code: number | null, signalName: string | null, megabytes: number): PhysariumError {
     // Ctrl-C goes to the whole group of a terminal's processes.
     if (signalName === "SIGINT" || signalName === "SIGTERM" || signalName === "SIGHUP") {
-      return new PhysariumError("STOPPED", "stopped on request");
+      return stopped();
     }
     const ended = signalName === null ? `ended with code ${code}` : `was ended by ${signalName}`;
     // Jobs are answered in order: the oldest was the one at work.
