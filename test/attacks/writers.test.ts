@@ -88,6 +88,45 @@ describe("an unfinished file", () => {
   });
 });
 
+describe("Ctrl-C at the first weights that are written", () => {
+  /** Gets the signal there, and time to hear it. */
+  const interrupted = `import fs from "node:fs/promises"; import { syncBuiltinESMExports } from "node:module";
+    import { isMainThread } from "node:worker_threads";
+    const { open } = fs;
+    let sent = false;
+    if (isMainThread) fs.open = async (...args) => { const file = await open(...args); const { write } = file;
+      if (String(args[0]).includes(".partial") && /safetensors|gguf/.test(String(args[0])) && args[1] !== "r")
+        file.write = async (...bytes) => { if (!sent) process.kill(process.pid, "SIGINT"); sent = true;
+          await new Promise((wake) => setTimeout(wake, 100)); file.write = write; return write.apply(file, bytes); };
+      return file; };
+    syncBuiltinESMExports();`;
+  const preload = ["--import", `data:text/javascript,${encodeURIComponent(interrupted)}`];
+
+  test.each([
+    ["export", "stopped.gguf", [donor], []],
+    ["export", "sparse", [donor], ["--format", "compressed-tensors"]],
+    ["import", "imported", [at("whole.gguf")], []],
+    ["synth", "random", [donor], []],
+    ["unpack", "unpacked", [at("stopped-pack")], ["--workers", "0"]],
+  ])("%s to %s says what is left", async (command, name, input, flags) => {
+    if (command === "import") await physarium(["export", donor, ...input, "--quiet"]);
+    if (command === "unpack") await physarium(["pack", donor, ...input, "--quiet"]);
+    const place = mkdtempSync(at("place-"));
+    const args = [...preload, MAIN, command, ...input, join(place, name), ...flags];
+    const { status, stderr } = spawnSync(process.execPath, args, { encoding: "utf8" });
+    expect(status, stderr).toBe(130);
+    if (command === "unpack") {
+      expect(stderr).toMatch(
+        /stopped; what is done is kept in .*unpacked\.partial; go on with --resume \[STOPPED\]\n$/,
+      );
+      expect(readdirSync(place).sort()).toEqual(["unpacked.partial", "unpacked.partial.jsonl"]);
+    } else {
+      expect(stderr).toMatch(/stopped; nothing of it was kept \[STOPPED\]\n$/);
+      expect(readdirSync(place)).toEqual([]);
+    }
+  });
+});
+
 test("what a killed run left in the temporary folder goes with the next run; what a living one uses stays", async () => {
   const temporary = mkdtempSync(at("tmp-"));
   const opens = `import { openTemporaryFolder } from ${JSON.stringify(pathToFileURL("dist/output/temporary-folder.js"))};
