@@ -1,4 +1,4 @@
-import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, type PathLike, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { verify } from "../../dist/audit/verify.js";
@@ -95,7 +95,7 @@ describe("the card of an output", () => {
     const output = fresh();
     const files = {
       ...nodeFiles,
-      rename: async (from: string, to: string) => {
+      rename: async (from: PathLike, to: PathLike) => {
         if (to === output) throw Object.assign(new Error("no"), { code: "EACCES" });
         return nodeFiles.rename(from, to);
       },
@@ -166,8 +166,8 @@ describe("what was measured", () => {
     const report = { ...(await readDocuments(output)), quality };
     const files = {
       ...nodeFiles,
-      rename: async (from: string, to: string) => {
-        if (to.endsWith("README.md")) throw Object.assign(new Error("killed"), { code: "EIO" });
+      rename: async (from: PathLike, to: PathLike) => {
+        if (`${to}`.endsWith("README.md")) throw Object.assign(new Error("killed"), { code: "EIO" });
         return nodeFiles.rename(from, to);
       },
     };

@@ -140,7 +140,7 @@ const MAX_EMBEDDED_CHARACTERS = 1 << 27;
 /** Real tokens have some hundred characters at most (rows of spaces and dashes); looking for merges is quadratic in them. */
 const MAX_TOKEN_LENGTH = 2048;
 /** The largest real vocabulary (262,144 tokens) has 513,511. */
-const MAX_MERGES = 1 << 22;
+const MAX_MERGES = 1 << 21;
 /** The largest real vocabulary takes 11 million. */
 const MAX_CHARACTERS_COMPARED = 2 ** 29;
 /** Tokens between two looks at the signal: a few milliseconds. */
