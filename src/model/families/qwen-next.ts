@@ -33,8 +33,15 @@ export const qwenNext: Family = {
       shared_expert_intermediate_size: 512,
       norm_topk_prob: true,
     },
-    qwen3_5_text: DEFAULTS,
-    qwen3_5_moe_text: { ...DEFAULTS, norm_topk_prob: true },
+    qwen3_5_text: { ...DEFAULTS, num_key_value_heads: 4 },
+    qwen3_5_moe_text: {
+      ...DEFAULTS,
+      num_experts: 256,
+      num_experts_per_tok: 8,
+      moe_intermediate_size: 512,
+      shared_expert_intermediate_size: 512,
+      norm_topk_prob: true,
+    },
   },
   traits(config) {
     const layerCount = config.count("num_hidden_layers");

@@ -1,5 +1,6 @@
 import { PhysariumError } from "../../errors.js";
 import { type Architecture, activationOf, type Family, headDimOf, LLAMA_BLOCK, likeLlama } from "../architecture.js";
+import { classSizes } from "../class-sizes.js";
 import type { ModelConfig } from "../config.js";
 import { LLAMA_NAMES } from "../names.js";
 import { apertus } from "./apertus.js";
@@ -164,9 +165,24 @@ export function familyOf(wholeConfig: ModelConfig): { family: Family; config: Mo
     const value = decoder.raw(theirs);
     return value === undefined ? [] : [[ours, value] as const];
   });
-  const config = decoder.with(Object.fromEntries(renamed)).over({ ...LLAMA_DEFAULTS, ...family.defaults?.[modelType] });
-  return { family, config: family.turnsInPart ? config : turningWhole(config) };
+  const config = decoder.with(Object.fromEntries(renamed)).over({
+    ...LLAMA_DEFAULTS,
+    ...classSizes(modelType),
+    ...family.defaults?.[modelType],
+  });
+  const turning = family.turnsInPart ? config : turningWhole(config);
+  return { family, config: WINDOWED.has(modelType) ? turning : turning.with({ sliding_window: undefined }) };
 }
+
+/**
+ * Model types whose class of the reference reads `sliding_window`; a Llama whose file names one (it was a Mistral once)
+ * looks back to its first token all the same. source: `modeling_*.py` of transformers 5.24
+ */
+const WINDOWED: ReadonlySet<string> = new Set([
+  ...["mistral", "ministral", "ministral3", "smollm3", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text"],
+  ...["gemma3n_text", "gemma4_text", "cohere2", "exaone4", "gpt_oss", "mixtral", "phimoe", "qwen2_moe", "qwen3_moe"],
+  ...["olmo3", "starcoder2"],
+]);
 
 function turningWhole(config: ModelConfig): ModelConfig {
   const rope = config.record("rope_parameters");
