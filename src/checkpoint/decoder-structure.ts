@@ -51,6 +51,14 @@ const TOWER =
 /** Heads that guess tokens ahead for speculative decoding. */
 const DRAFT = /(?:^|[._])(?:mtp|eagle\d*|medusa|hydra|nextn|draft|speculator)(?:[._]|$)/i;
 
+/** What a tensor outside of the decoder belongs to, by its name; undefined where no name of such a part is in it. */
+export function partBeside(name: string): "a tower of vision or audio" | "a draft head" | undefined {
+  // Inside a layer of the decoder a name that sounds like a tower is the layer's (experts for pictures).
+  const before = placeInLayer(name)?.prefix ?? name;
+  if (TOWER.test(before)) return "a tower of vision or audio";
+  return DRAFT.test(before) ? "a draft head" : undefined;
+}
+
 /**
  * What only a draft layer holds: the joint of the last hidden state and the next token (DeepSeek-V3, GLM-4.5, MiMo).
  */

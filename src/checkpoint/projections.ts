@@ -133,9 +133,13 @@ const CONVOLUTION = "a convolution: a few taps a channel";
 function notMatrix(module: string, structure: DecoderStructure): { reason: string; isMatrix: boolean } | undefined {
   const segments = module.split(".");
   const last = segments[segments.length - 1];
-  if (/norm|^ln(?:_|\d|$)|layernorm/i.test(last)) return { reason: "a norm", isMatrix: false };
+  if (/norm|^ln(?:_|\d|$)|layernorm/i.test(last)) {
+    // Heads may have a norm's weights each; a matrix whose name goes on (`layernorm_qkv`) is a product's, too.
+    const isMatrix = !/norm(?:_?\w{1,2})?$|^ln(?:_?\w+)?$/i.test(last);
+    return { reason: isMatrix ? "named as a norm, and no vector" : "a norm", isMatrix };
+  }
   if (/embed|^w[tp]e$|position|rotary|relative_attention_bias/i.test(last))
-    return { reason: "an embedding", isMatrix: false };
+    return { reason: "an embedding", isMatrix: true };
   if (/bias$/.test(last)) return { reason: "a bias", isMatrix: false };
   if (/(?:^|\.)lora_|(?:^|\.)modules_to_save(?:\.|$)/.test(module))
     return { reason: "a factor of an adapter", isMatrix: true };

@@ -85,7 +85,7 @@ Examples:
 }
 
 /** The quality section with the most asked-for numbers on top. */
-function toJson({ quality, unknownTokens, hints }: Evaluation) {
+function toJson({ quality, unknownTokens, hints, warnings }: Evaluation) {
   const { model, protocol } = quality;
   return {
     perplexity: model.perplexity,
@@ -105,6 +105,7 @@ function toJson({ quality, unknownTokens, hints }: Evaluation) {
     documents: protocol.documents,
     unknown_tokens: unknownTokens,
     hints,
+    warnings,
     dtype: quality.engine.weights_dtype,
     device: quality.engine.device,
     tokens_per_second: quality.engine.tokens_per_second,
@@ -124,7 +125,7 @@ function toJson({ quality, unknownTokens, hints }: Evaluation) {
   };
 }
 
-function describe({ quality, unknownTokens, hints }: Evaluation): string {
+function describe({ quality, unknownTokens, hints, warnings }: Evaluation): string {
   const { protocol, engine, text } = quality;
   const how = [
     `${protocol.name}, window ${protocol.window}`,
@@ -151,7 +152,11 @@ function describe({ quality, unknownTokens, hints }: Evaluation): string {
     ...(quality.layer_damage === undefined ? [] : ["", ...layerLines(quality.layer_damage)]),
   ];
   const head = quality.divergence === null ? 2 : 3;
-  if (hints.length > 0) lines.splice(head, 0, ...hints.map((hint) => `hint       ${hint}`));
+  const warned = new Map(warnings.map(({ code, message }) => [message, code]));
+  const said = hints.map((hint) =>
+    warned.has(hint) ? `warning    ${hint} [${warned.get(hint)}]` : `hint       ${hint}`,
+  );
+  lines.splice(head, 0, ...said);
   if (unknownTokens > 0)
     lines.splice(
       head,

@@ -44,6 +44,8 @@ export interface Evaluation {
   readonly unknownTokens: number;
   /** What somebody who reads the numbers should know, in sentences. */
   readonly hints: readonly string[];
+  /** Those of the hints that contradict what config.json says. */
+  readonly warnings: readonly { readonly code: "WARN_TIED_HEAD"; readonly message: string }[];
 }
 
 /**
@@ -81,13 +83,15 @@ export async function evaluate(given: Model, textPath: string, options: Evaluate
     ...(await changesOf(models, prepared, { model, donor, kl: run.kl }, options)),
   };
   const killed = await killedFraction(inspected.donor);
+  const head = await headHint(inspected);
   return {
     quality: { summary: summaryOf(quality, killed), ...quality },
     model,
     donor,
     kl: run.kl,
     unknownTokens: prepared.unknownTokens,
-    hints: [...(prepared.hints ?? []), ...(await headHints(inspected)), ...embeddingHints(inspected)],
+    hints: [...(prepared.hints ?? []), ...(head === undefined ? [] : [head.message]), ...embeddingHints(inspected)],
+    warnings: head?.isCopy === false ? [{ code: "WARN_TIED_HEAD", message: head.message }] : [],
   };
 }
 
@@ -121,12 +125,14 @@ async function changesOf(
 }
 
 /** What is to be said of a head that the file holds although the configuration ties it to the embedding. */
-async function headHints({ donor, architecture, weights }: InspectedModel): Promise<string[]> {
+async function headHint({ donor, architecture, weights }: InspectedModel) {
   const head = weights.ownHead;
-  if (!architecture.tiedEmbeddings || head === undefined) return [];
-  return (await isSameTensor(donor, head, weights.embedding))
-    ? [`${head} is an equal copy of the embedding, to which config.json ties it`]
-    : [`config.json ties the head to the embedding, and the file holds another ${head}: the file's is used`];
+  if (!architecture.tiedEmbeddings || head === undefined) return undefined;
+  const isCopy = await isSameTensor(donor, head, weights.embedding);
+  const message = isCopy
+    ? `${head} is an equal copy of the embedding, to which config.json ties it`
+    : `config.json ties the head to the embedding, and the file holds another ${head}: the file's is used`;
+  return { isCopy, message };
 }
 
 /**

@@ -175,3 +175,18 @@ test.each([null, 7, [], { text_config: null }, { num_hidden_layers: "4", hidden_
     });
   },
 );
+
+describe("what is named as no matrix and shaped as one stays, and is counted", () => {
+  test.each([
+    ["model.layers.0.self_attn.layernorm_qkv.weight", "named as a norm, and no vector", true],
+    ["model.layers.0.self_attn.relative_attention_bias.weight", "an embedding", true],
+    ["model.layers.0.self_attn.q_norm.weight", "a norm", false],
+    ["model.layers.0.ln_1.weight", "a norm", false],
+  ])("%s", (name, reason, inDecoder) => {
+    expect(classifyTensor(tensor(name, [96, 32]))).toMatchObject({ role: "carried", reason, inDecoder });
+  });
+
+  test("a vector is none", () => {
+    expect(classifyTensor(tensor("model.layers.0.self_attn.layernorm_qkv.weight", [32])).inDecoder).toBe(false);
+  });
+});

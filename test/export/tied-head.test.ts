@@ -50,6 +50,8 @@ describe("a head in the file, and a configuration that ties it", () => {
       (await evaluate(donorWith(name, isCopy), text, { window: 32 })).hints.join();
     expect(await hints("eval-other", false)).toMatch(/another lm_head\.weight: the file's is used/);
     expect(await hints("eval-copy", true)).toMatch(/an equal copy of the embedding/);
+    const { warnings } = await evaluate(donorWith("eval-warned", false), text, { window: 32 });
+    expect(warnings.map(({ code }) => code)).toEqual(["WARN_TIED_HEAD"]);
   });
 });
 

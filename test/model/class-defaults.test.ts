@@ -42,3 +42,11 @@ test("a sliding window counts where the class of the reference reads it", () => 
     ...["smollm3", "starcoder2"],
   ]);
 });
+
+test("Gemma 3 has no cap on its scores, whatever the file says; Gemma 2 has", () => {
+  const cap = (modelType: string) =>
+    architectureOf(
+      ModelConfig.parse(JSON.stringify({ ...DEFAULTS[modelType], attn_logit_softcapping: 2, model_type: modelType })),
+    ).attentionSoftcap;
+  expect([cap("gemma2"), cap("gemma3_text")]).toEqual([2, undefined]);
+});

@@ -1,3 +1,5 @@
+import { refuseAdapter, unwrapped } from "../../checkpoint/adapter-names.js";
+import { partBeside, placeInLayer } from "../../checkpoint/decoder-structure.js";
 import { isSameTensor } from "../../checkpoint/same-tensor.js";
 import { PhysariumError } from "../../errors.js";
 import { ModelConfig as ModelFields } from "../../model/config.js";
@@ -37,13 +39,15 @@ export async function planGguf(folder: ModelFolder, type: ExportRecipe): Promise
   if (configText === undefined) {
     throw new PhysariumError("DONOR_CONFIG", `${folder.donor.path}: there is no config.json; GGUF needs its numbers`);
   }
-  const named = [...folder.tensors].map(([name, { info }]) => ({ name, shape: info.shape }));
+  const tensorsByName = new Map([...folder.tensors].map(([name, located]) => [unwrapped(name), located]));
+  for (const name of tensorsByName.keys()) refuseAdapter(name);
+  const named = [...tensorsByName].map(([name, { info }]) => ({ name, shape: info.shape }));
   refuseImpossibleCounts(ModelFields.parse(configText, "config.json"), named);
-  const said = ggufModelOf(configText, "config.json", [...folder.tensors.keys()]);
+  const said = ggufModelOf(configText, "config.json", [...tensorsByName.keys()]);
   const head = await tiedHead(folder, said);
   // The file wins: loaders keep a head that differs from the embedding, whatever the configuration says.
   const model = head === "another" ? { ...said, tiedEmbeddings: false } : said;
-  if (model.mustTie && !model.tiedEmbeddings && folder.tensors.has(model.headName)) {
+  if (model.mustTie && !model.tiedEmbeddings && tensorsByName.has(model.headName)) {
     throw new PhysariumError(
       "DONOR_ARCHITECTURE",
       `tensor "${model.headName}": llama.cpp's ${model.architecture} takes the embedding for the output matrix, and ` +
@@ -83,7 +87,7 @@ export async function planGguf(folder: ModelFolder, type: ExportRecipe): Promise
     metadata.set("tokenizer.ggml.eos_token_id", { type: "u32", value: model.eosTokenId });
   if (model.embedsConfig) metadata.set(EMBEDDED_CONFIG, { type: "string", value: configText });
 
-  const { matched, leftOut } = matchTensors(folder, model);
+  const { matched, leftOut } = matchTensors(tensorsByName, model);
   const shaped = [...matched].map(([name, pieces]) => ({ name, shape: pieces[0].link.ggufShape }));
   const types = chooseTypes(type, shaped, model.mix);
   const tensors: PlannedTensor[] = [...matched].map(([name, pieces]) => {
@@ -110,12 +114,12 @@ async function tiedHead({ donor, tensors }: ModelFolder, model: GgufModel): Prom
 }
 
 /** Find every tensor of the layout in the donor and account for every tensor of the donor. */
-function matchTensors(folder: ModelFolder, model: GgufModel) {
+function matchTensors(tensors: ReadonlyMap<string, LocatedTensor>, model: GgufModel) {
   const matched = new Map<string, Piece[]>();
   const leftOut: { name: string; reason: string }[] = [];
   const used = new Set<string>();
   for (const link of model.links) {
-    const located = folder.tensors.get(link.name);
+    const located = tensors.get(link.name);
     if (located === undefined) {
       if (link.optional) continue;
       throw new PhysariumError(
@@ -135,9 +139,9 @@ function matchTensors(folder: ModelFolder, model: GgufModel) {
     matched.set(link.ggufName, pieces);
     pieces.push({ link, located });
   }
-  for (const name of folder.tensors.keys()) {
+  for (const name of tensors.keys()) {
     if (used.has(name)) continue;
-    const reason = reasonToLeave(name);
+    const reason = reasonToLeave(name, model.layerCount);
     if (reason !== undefined) {
       leftOut.push({ name, reason });
       continue;
@@ -153,12 +157,13 @@ function matchTensors(folder: ModelFolder, model: GgufModel) {
 }
 
 /** Why a tensor that no place is for may stay behind; undefined where it may not. */
-function reasonToLeave(name: string): string | undefined {
+function reasonToLeave(name: string, layerCount: number): string | undefined {
   if (/\.rotary_emb\.inv_freq$/.test(name)) return "follows from rope_theta";
   if (/\.(?:attn|attention)\.(?:masked_)?bias$/.test(name)) return "a table that engines compute anew";
-  if (/(?:^|\.)(?:vision_tower|vision_model|visual|audio_tower|multi_modal_projector|mm_projector)\./.test(name)) {
-    return "of a tower of vision or audio: the file holds the text model";
-  }
+  const beside = partBeside(name);
+  if (beside !== undefined) return `of ${beside}: the file holds the text model`;
+  const layer = placeInLayer(name)?.layer ?? -1;
+  if (layer >= layerCount) return `of a layer after the last of ${layerCount}: a draft head, or unused`;
   return undefined;
 }
 

@@ -69,7 +69,8 @@ export const gemma: Family = {
       activation: activationOf(config.text("hidden_activation", "gelu_pytorch_tanh")),
       embeddingScale: Math.sqrt(config.count("hidden_size")),
       attentionScale: (generation === 1 ? headDim : config.number("query_pre_attn_scalar", headDim)) ** -0.5,
-      attentionSoftcap: config.optionalNumber("attn_logit_softcapping"),
+      // Gemma 3's class keeps the field, and its attention does not read it.
+      attentionSoftcap: generation === 2 ? config.optionalNumber("attn_logit_softcapping") : undefined,
       logitSoftcap: config.optionalNumber("final_logit_softcapping"),
       layers: generation === 1 ? [] : layersOf(config, generation, headDim, layerCount),
     };

@@ -1,3 +1,4 @@
+import { refuseAdapter } from "../../checkpoint/adapter-names.js";
 import { type Donor, type Model, openDonor } from "../../checkpoint/donor.js";
 import { PhysariumError } from "../../errors.js";
 import type { Architecture } from "../../model/architecture.js";
@@ -58,6 +59,7 @@ function checkTensors(architecture: Architecture, weights: Weights): void {
       .layerNames(layer)
       .find((name) => !known.has(name.slice(base.length)) && !IGNORED.test(name) && !names.ignored?.test(name));
     if (foreign !== undefined) {
+      refuseAdapter(foreign);
       throw new PhysariumError(
         "DONOR_ARCHITECTURE",
         `tensor "${foreign}" has no place in the forward pass of model_type "${architecture.modelType}"; this is a ` +

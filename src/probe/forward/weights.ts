@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { unwrapped } from "../../checkpoint/adapter-names.js";
 import type { Donor } from "../../checkpoint/donor.js";
 import type { ModelSource } from "../../checkpoint/model-source.js";
 import { refuseQuantised } from "../../checkpoint/quantised.js";
@@ -48,7 +49,7 @@ export class Weights {
       for (const info of shard.tensors) {
         if (isFloatDtype(info.dtype)) {
           const read = (begin: number, end: number) => readPart(source, shard.file, info, begin, end);
-          this.tensors.set(info.name, { info, dtype: info.dtype, shard: shard.file, location, read });
+          this.tensors.set(unwrapped(info.name), { info, dtype: info.dtype, shard: shard.file, location, read });
         } else foreign.set(info.name, { info, shard: shard.file });
       }
     }
