@@ -130,6 +130,29 @@ test("a context longer than the model's positions is said with both numbers", as
   ]);
 });
 
+test("gpu_layers that cannot be are said with their line: a tier without a GPU, more than the model has, another's server", async () => {
+  const file = (gpu_layers: number, tier: string, engine?: object) => ({
+    version: 1,
+    ...(engine === undefined ? {} : { engine }),
+    bodies: { a: { source: "loam", gpu_layers } },
+    organs: [{ name: "o", body: "a", tier }],
+  });
+  const found = async (...given: Parameters<typeof file>) => {
+    const { problems } = await problemsOf(farmFolder(file(...given)));
+    return problems.map(({ line, message }) => `${line} ${message}`);
+  };
+  expect(await found(2, "RAM")).toEqual([
+    "6 gpu_layers is 2, but the body is wanted in RAM; give an organ of it the tier VRAM, or say 0",
+  ]);
+  expect(await found(6, "VRAM")).toEqual([
+    '6 gpu_layers is 6, the model has 4 layers and a head: 5 at most, or "auto"',
+  ]);
+  expect(await found(5, "VRAM")).toEqual([]);
+  expect(await found(0, "RAM")).toEqual([]);
+  const elsewhere = { kind: "llama-server", address: "http://127.0.0.1:9" };
+  expect((await found(1, "VRAM", elsewhere)).join()).toContain("the server runs elsewhere and was told its own");
+});
+
 test("paths stay inside the file's folder, by spelling and by link, unless the command allows more", async () => {
   const outside = temporaryFolder();
   cpSync(LOAM, join(outside, "loam"), { recursive: true });

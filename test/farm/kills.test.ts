@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { revertBody } from "../../dist/farm/admit/revert.js";
 import { readFarm } from "../../dist/farm/config/read-config.js";
+import type { BodySpec, Engine } from "../../dist/farm/engine/engine.js";
 import { residentBytes } from "../../dist/farm/engine/process-memory.js";
 import { budgetOf } from "../../dist/farm/plan/machine.js";
 import { examineFarm } from "../../dist/farm/serve/doctor.js";
@@ -131,6 +132,39 @@ test("an orphan of a killed farm is ended by the next one, by pid and start; a p
     stranger.kill();
     await farm.close();
   }
+});
+
+test("gpu_layers reaches the engine as the file says it; what does not fit answers with the reason", async () => {
+  const specs: BodySpec[] = [];
+  const engine: Engine = {
+    start(spec, onStart) {
+      specs.push(spec);
+      return fakeEngine().start(spec, onStart);
+    },
+  };
+  const start = (VRAM: string) => {
+    const file = {
+      budget: { VRAM, RAM: "1GiB" },
+      bodies: { a: { ...FARM.bodies.a, gpu_layers: 2 } },
+      organs: [{ name: "echo", body: "a", tier: "VRAM" }],
+    };
+    return startFarm(admittedFolder(temporaryFolder(), file), engine);
+  };
+  const farm = await start("400MiB");
+  await farm.service.runtime.load("a");
+  expect(specs.map(({ gpuLayers }) => gpuLayers)).toEqual([2]);
+  await farm.close();
+  // The GPU's driver alone takes more.
+  const small = await start("100MiB");
+  expect(small.service.unavailable("a")?.message).toMatch(
+    /no form of it fits; gpu_layers is 2: with so many q8_0 needs .* VRAM/,
+  );
+  const response = await complete(small.address, "x");
+  expect([response.status, (await response.json()).error.message]).toEqual([
+    503,
+    small.service.unavailable("a")!.message,
+  ]);
+  await small.close();
 });
 
 test("two servers on one farm: the second is refused", async () => {

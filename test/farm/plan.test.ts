@@ -1,4 +1,4 @@
-import { statSync, writeFileSync } from "node:fs";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { exportGguf } from "../../dist/export/gguf/export.js";
@@ -59,6 +59,28 @@ test("what was measured goes before what was not; what was rejected is left out 
   expect(names(placements)).toEqual(["q8_0 RAM 0", "f16 RAM 0"]);
   expect(placements[1].reason).toContain("no loss is measured yet");
   expect(notes).toEqual(["q4_0 is left out: KL 0.2 is over max_kl 0.05"]);
+});
+
+test("gpu_layers is done exactly or refused by name: never another number, never silently RAM", () => {
+  const forms = [form("q8_0", 8, 0.001), form("q4_k", 4, 0.03)];
+  const budget = { VRAM: 3 * GIB, RAM: 16 * GIB, SSD: 100 * GIB };
+  const three = choose(forms, "VRAM", budget, 3);
+  expect(names(three.placements)).toEqual(["q8_0 VRAM 3", "q4_k VRAM 3"]);
+  expect(three.placements[0].reason).toContain("gpu_layers is 3, and so it fits with the least measured loss");
+  // One more is too many for the finer form alone.
+  const four = choose(forms, "VRAM", budget, 4);
+  expect(names(four.placements)).toEqual(["q4_k VRAM 4"]);
+  expect(four.notes).toEqual([
+    'gpu_layers is 4: with so many q8_0 needs 3.20 GiB of 3.00 GiB VRAM; lower it, or say "auto"',
+  ]);
+  const none = choose(forms, "VRAM", { ...budget, VRAM: 0 }, 1);
+  expect(none.placements).toEqual([]);
+  expect(none.notes).toHaveLength(2);
+  const beyond = choose(forms, "VRAM", budget, 12);
+  expect(beyond.placements).toEqual([]);
+  expect(beyond.notes[0]).toBe("gpu_layers is 12: q8_0 has 10 layers and the head, so 11 at most");
+  const zero = choose(forms, "VRAM", budget, 0);
+  expect(names(zero.placements)).toEqual(["q8_0 RAM 0", "q4_k RAM 0"]);
 });
 
 describe("the founding case: 7B shapes on 8 GB of video memory", () => {
@@ -124,6 +146,28 @@ describe("the founding case: 7B shapes on 8 GB of video memory", () => {
     expect(await chosen("4GB")).toMatchObject({ form: "q8_0", tier: "VRAM" });
     expect((await chosen("4GB")).gpu_layers).toBeGreaterThan(8);
     expect(await chosen("0B")).toMatchObject({ form: "q8_0", tier: "RAM", gpu_layers: 0 });
+  });
+
+  test("gpu_layers of the file: that many, or a reason why not", async () => {
+    const path = join(farm, "organ_farm.json");
+    const before = readFileSync(path, "utf8");
+    const planWith = async (gpu_layers: number) => {
+      const file = JSON.parse(before);
+      file.bodies.physarium7b.gpu_layers = gpu_layers;
+      writeFileSync(path, JSON.stringify(file));
+      return physarium(["farm", "plan", "--file", farm, "--vram", "8GB"]);
+    };
+    const ten = await planWith(10);
+    expect(ten.stdout).toContain("wanted in VRAM with gpu_layers 10");
+    expect(ten.stdout).toMatch(/q8_0 +10 of 28 /);
+    expect(ten.stdout).toMatch(/chosen {2}q8_0, 10 layers in VRAM/);
+    const all = await planWith(29);
+    expect(all.stdout).toContain("chosen  q6_k, 29 layers in VRAM");
+    expect(all.stdout).toContain("note    gpu_layers is 29: with so many q8_0 needs");
+    const beyond = await planWith(30);
+    expect(beyond.status).toBe(2);
+    expect(beyond.stderr).toContain("gpu_layers is 30, the model has 28 layers and a head: 29 at most");
+    writeFileSync(path, before);
   });
 
   test("the table for people names the choice and what did not fit", async () => {

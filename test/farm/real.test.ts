@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { childEngine } from "../../dist/farm/engine/child-engine.js";
+import { ChildBody, childEngine } from "../../dist/farm/engine/child-engine.js";
 import { hasLlamaLibrary } from "../../dist/farm/engine/load-library.js";
 import { physarium } from "../physarium.js";
 import { hasShared, LOAM, SHARED } from "../shared.js";
@@ -181,6 +181,21 @@ describe.runIf(isThere)("llama.cpp on operated loam and on stories260K", () => {
     // The server goes on, with what is current.
     const { choices } = await client.completions.create({ model: "loam", prompt: "Once", max_tokens: 3 });
     expect(choices[0].text).not.toBe("");
+  });
+
+  test("layers for a GPU that is not there are refused by name, and not loaded into RAM", async () => {
+    const file = join(folder, "farm-state/bodies/loam/1/q8_0.gguf");
+    const shape = { form: "q8_0", context: 128, sequences: 1, threads: 1, gpuLayers: 2 };
+    const body = new ChildBody({ body: "loam", file, ...shape, engine: { kind: "node-llama-cpp" } });
+    const loaded = body
+      .load(async () => {})
+      .then(
+        () => "loaded on a GPU",
+        (error: Error) => error.message,
+      );
+    // Where there is one, it is used.
+    expect(await loaded).toMatch(/^2 layers of loam are to be on a GPU, and node-llama-cpp finds none|loaded on a GPU/);
+    await body.stop();
   });
 
   test("ps, plan and doctor know what was measured", async () => {

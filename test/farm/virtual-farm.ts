@@ -182,6 +182,7 @@ export function facts(body: string, placements: readonly Placement[], more: Part
     ttlMs: undefined,
     generation: 1,
     placements,
+    notes: [],
     specOf: ({ form, gpuLayers }) => ({
       body,
       file: `${body}-${form}.gguf`,

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { jsonLine, printable } from "../../errors.js";
 import { sizeWords } from "../../farm/config/units.js";
+import { mostLayers } from "../../farm/plan/choose.js";
 import { type BodyPlan, type PlannedForm, planFarm } from "../../farm/plan/farm-plan.js";
 import { budgetOf, type MachineBudget } from "../../farm/plan/machine.js";
 import { StateFolder } from "../../farm/state/state-folder.js";
@@ -55,6 +56,7 @@ function planJson(plan: BodyPlan, budget: MachineBudget) {
     body: plan.body,
     source: plan.source,
     tier: plan.tier,
+    gpu_layers: plan.gpuLayers,
     context: plan.run.context,
     sequences: plan.run.sequences,
     forms: plan.forms.map((form) => ({
@@ -87,18 +89,10 @@ function fitsOf(form: PlannedForm, budget: MachineBudget) {
   const whole = form.footprint(form.layers + 1);
   return {
     VRAM: whole.vram.total <= budget.VRAM && whole.ram.total <= budget.RAM,
-    gpu_layers: mostLayers(form, budget),
+    gpu_layers: mostLayers(form, budget, true),
     RAM: form.footprint(0).ram.total <= budget.RAM,
     SSD: form.fileBytes <= budget.SSD,
   };
-}
-
-function mostLayers(form: PlannedForm, budget: MachineBudget): number {
-  for (let layers = form.layers + 1; layers > 0; layers--) {
-    const { vram, ram } = form.footprint(layers);
-    if (vram.total <= budget.VRAM && ram.total <= budget.RAM) return layers;
-  }
-  return 0;
 }
 
 function planWords(plans: readonly BodyPlan[], budget: MachineBudget, allLayers: boolean): string {
@@ -114,16 +108,18 @@ function planWords(plans: readonly BodyPlan[], budget: MachineBudget, allLayers:
 
 function bodyWords(plan: BodyPlan, budget: MachineBudget, allLayers: boolean): string[] {
   const { run, forms } = plan;
+  const layers = plan.gpuLayers === "auto" ? "" : ` with gpu_layers ${plan.gpuLayers}`;
   const lines = [
-    `${plan.body}  ${plan.source}, wanted in ${plan.tier}, ${run.sequences} × ${run.context} tokens`,
+    `${plan.body}  ${plan.source}, wanted in ${plan.tier}${layers}, ${run.sequences} × ${run.context} tokens`,
     row("form", "layers on GPU", "weights", "KV", "buffers", "VRAM", "RAM", "KL", "fits"),
   ];
+  const asked = plan.gpuLayers === "auto" ? [] : [plan.gpuLayers];
   for (const form of forms) {
     const whole = form.layers + 1;
-    const most = mostLayers(form, budget);
+    const most = mostLayers(form, budget, true);
     const telling = allLayers
       ? Array.from({ length: whole + 1 }, (_, at) => whole - at)
-      : [...new Set([whole, most, 0])];
+      : [...new Set([whole, most, ...asked, 0])].filter((layers) => layers <= whole).sort((a, b) => b - a);
     for (const layers of telling) {
       const { vram, ram } = form.footprint(layers);
       const fits = vram.total <= budget.VRAM && ram.total <= budget.RAM;

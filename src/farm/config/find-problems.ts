@@ -49,9 +49,16 @@ class Inside {
   look(): void {
     const root = asObject(this.file.json.value);
     const bodies = asObject(root?.bodies) ?? {};
-    for (const [name, body] of Object.entries(bodies)) this.body(name, asObject(body) ?? {});
-    this.engine(asObject(root?.engine) ?? {}, Object.keys(bodies).length);
-    const organs = Array.isArray(root?.organs) ? root.organs : [];
+    const organs: unknown[] = Array.isArray(root?.organs) ? root.organs : [];
+    const engine = asObject(root?.engine) ?? {};
+    for (const [name, given] of Object.entries(bodies)) {
+      const body = asObject(given) ?? {};
+      this.body(name, body);
+      const wanted = organs.map(asObject).filter((organ) => organ?.body === name);
+      const tiers = wanted.map((organ) => organ!.tier ?? root?.tier_default ?? "VRAM");
+      this.gpuLayers(name, body, tiers.length === 0 ? [root?.tier_default ?? "VRAM"] : tiers, engine);
+    }
+    this.engine(engine, Object.keys(bodies).length);
     const seen = new Map<unknown, number>();
     organs.forEach((each, at) => {
       const organ = asObject(each) ?? {};
@@ -104,16 +111,32 @@ class Inside {
     });
   }
 
+  /** Layers on a GPU that the body is kept from, or that the model does not have. */
+  private gpuLayers(name: string, body: Raw, tiers: readonly unknown[], engine: Raw): void {
+    const { gpu_layers: layers, source } = body;
+    if (typeof layers !== "number") return;
+    const add = (words: string): void => this.add(`/bodies/${escapePointer(name)}/gpu_layers`, words);
+    if (engine.address !== undefined) {
+      add(`gpu_layers is ${layers}, but the server runs elsewhere and was told its own; leave gpu_layers out`);
+    } else if (layers > 0 && !tiers.includes("VRAM")) {
+      const wanted = [...new Set(tiers)].join(" and ");
+      add(`gpu_layers is ${layers}, but the body is wanted in ${wanted}; give an organ of it the tier VRAM, or say 0`);
+    }
+    const folder = typeof source === "string" ? resolveInside(this.folder, source, this.allowOutside) : undefined;
+    if (folder === undefined || !("path" in folder)) return;
+    const config = configOf(folder.path);
+    const most = config?.num_hidden_layers ?? asObject(config?.text_config)?.num_hidden_layers;
+    if (typeof most === "number" && layers > most + 1) {
+      add(`gpu_layers is ${layers}, the model has ${most} layers and a head: ${most + 1} at most, or "auto"`);
+    }
+  }
+
   /** A context longer than the model's positions gives nonsense beyond them. */
   private context(pointer: string, context: unknown, folder: string): void {
     if (typeof context !== "number") return;
-    try {
-      const { max_position_embeddings: most } = JSON.parse(readFileSync(join(folder, "config.json"), "utf8"));
-      if (typeof most === "number" && context > most) {
-        this.add(pointer, `context is ${context}, the model has ${most} positions (max_position_embeddings)`);
-      }
-    } catch {
-      // Whoever opens the model says what is wrong with its configuration.
+    const most = configOf(folder)?.max_position_embeddings;
+    if (typeof most === "number" && context > most) {
+      this.add(pointer, `context is ${context}, the model has ${most} positions (max_position_embeddings)`);
     }
   }
 
@@ -188,6 +211,15 @@ class Inside {
 
 function asObject(value: unknown): Raw | undefined {
   return typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Raw) : undefined;
+}
+
+/** A model's configuration, as far as it can be read: whoever opens the model says what is wrong with it. */
+function configOf(folder: string): Raw | undefined {
+  try {
+    return asObject(JSON.parse(readFileSync(join(folder, "config.json"), "utf8")));
+  } catch {
+    return undefined;
+  }
 }
 
 function isFolder(path: string): boolean {

@@ -1,3 +1,4 @@
+import { PhysariumError } from "../../errors.js";
 import { BATCH_TOKENS } from "../plan/footprint.js";
 import { type ChatWords, type EngineTokenizer, promptIds, roomBehind } from "./chat-prompt.js";
 import type { Answered, Ask, BodySpec } from "./engine.js";
@@ -59,6 +60,11 @@ export class LlamaDriver implements Driver {
       logger: (_level: string, message: string) =>
         process.stderr.write(message.endsWith("\n") ? message : `${message}\n`),
     });
+    // It would load without a word into RAM, which the farm counts elsewhere.
+    if (spec.gpuLayers > 0 && llama.gpu === false) {
+      const words = `${spec.gpuLayers} layers of ${spec.body} are to be on a GPU, and node-llama-cpp finds none it can use`;
+      throw new PhysariumError("USAGE_ENGINE", `${words}; install its CUDA or Vulkan build, or set gpu_layers to 0`);
+    }
     // The farm has placed the body by what admission measured: the library's own estimate must not refuse it.
     const model = await llama.loadModel({
       modelPath: spec.file,

@@ -45,12 +45,21 @@ export interface Choice {
  *
  * A form that was not measured comes behind every one that was, and among its like the larger one comes first: more
  * bits lose less, but that is an assumption, and the reason says so.
+ *
+ * Where the file says how many layers go to the GPU (`gpuLayers`: layers + 1 for all and the head), exactly so many do,
+ * of the form of least loss with which that fits; where it fits with none, the body is not run, and the notes say why.
  */
-export function choose(forms: readonly FormFacts[], tier: Tier, budget: Budget): Choice {
+export function choose(
+  forms: readonly FormFacts[],
+  tier: Tier,
+  budget: Budget,
+  gpuLayers: number | "auto" = "auto",
+): Choice {
   const notes: string[] = [];
   for (const { form, rejected } of forms) if (rejected !== undefined) notes.push(`${form} is left out: ${rejected}`);
   const usable = forms.filter(({ rejected }) => rejected === undefined).sort(byLoss);
   if (tier === "SSD") return { placements: [], notes };
+  if (gpuLayers !== "auto") return { placements: withLayers(usable, gpuLayers, budget, notes), notes };
   const placements: Placement[] = [];
   if (tier === "VRAM") {
     placements.push(...inVram(usable, budget, notes));
@@ -82,13 +91,38 @@ function inVram(usable: readonly FormFacts[], budget: Budget, notes: string[]): 
 /** As many layers on the GPU as it holds. */
 function split(usable: readonly FormFacts[], budget: Budget): Placement[] {
   return usable.flatMap((form) => {
-    const layers = mostLayers(form, budget);
+    const layers = mostLayers(form, budget, false);
     if (layers === 0) return [];
     const reason =
       `no form fits VRAM whole; ${layers} of ${form.layers} layers of ${form.form} do, with ${lossWords(form)}, and ` +
       "the rest is in RAM";
     return [{ ...placed(form, "VRAM", layers), reason }];
   });
+}
+
+/** Exactly so many layers on the GPU: what the file says is done or refused, never bent. */
+function withLayers(usable: readonly FormFacts[], gpuLayers: number, budget: Budget, notes: string[]): Placement[] {
+  const said = `gpu_layers is ${gpuLayers}`;
+  return usable.flatMap((form) => {
+    if (gpuLayers > form.layers + 1) {
+      notes.push(`${said}: ${form.form} has ${form.layers} layers and the head, so ${form.layers + 1} at most`);
+      return [];
+    }
+    const lacking = shortOf(form.footprint(gpuLayers), budget);
+    if (lacking.length > 0) {
+      notes.push(`${said}: with so many ${form.form} needs ${lacking.join(" and ")}; lower it, or say "auto"`);
+      return [];
+    }
+    const tier = gpuLayers > 0 ? "VRAM" : "RAM";
+    const reason = `${said}, and so it fits with ${lossWords(form)} of those that do`;
+    return [{ ...placed(form, tier, gpuLayers), reason }];
+  });
+}
+
+function shortOf({ vram, ram }: Footprint, budget: Budget): string[] {
+  const short = (need: number, most: number, tier: string): string[] =>
+    need > most ? [`${sizeWords(need)} of ${sizeWords(most)} ${tier}`] : [];
+  return [...short(vram.total, budget.VRAM, "VRAM"), ...short(ram.total, budget.RAM, "RAM")];
 }
 
 function inRam(usable: readonly FormFacts[], tier: Tier, budget: Budget, notes: string[]): Placement[] {
@@ -114,10 +148,10 @@ function byLoss(a: FormFacts, b: FormFacts): number {
   return b.kl !== undefined ? 1 : b.fileBytes - a.fileBytes;
 }
 
-function mostLayers(form: FormFacts, budget: Budget): number {
-  for (let layers = form.layers; layers > 0; layers--) {
-    const { vram, ram } = form.footprint(layers);
-    if (vram.total <= budget.VRAM && ram.total <= budget.RAM) return layers;
+/** As many of a form's layers as the GPU holds, the head beside them where `withHead`; 0 where none. */
+export function mostLayers(form: FormFacts, budget: Budget, withHead: boolean): number {
+  for (let layers = form.layers + (withHead ? 1 : 0); layers > 0; layers--) {
+    if (shortOf(form.footprint(layers), budget).length === 0) return layers;
   }
   return 0;
 }

@@ -22,6 +22,8 @@ export interface BodyPlan {
   readonly body: string;
   readonly source: string;
   readonly tier: Tier;
+  /** What the file says of layers on the GPU. */
+  readonly gpuLayers: number | "auto";
   readonly run: RunShape;
   readonly forms: readonly PlannedForm[];
   readonly choice: Choice;
@@ -56,10 +58,11 @@ export async function planBody(
     for (const form of body.forms) layouts.push(await layoutOfForm(donor, form));
     const run = runShapeOf(body, layouts[0].shape.maxContext);
     const forms = layouts.map((layout) => plannedForm(layout, run, admission));
-    const choice = choose(forms, tier, budget);
+    const choice = choose(forms, tier, budget, body.gpuLayers);
     const stored = choice.placements[0];
     const warnings = [...new Set(layouts.flatMap((layout) => layout.warnings))];
-    return { body: body.name, source: body.source, tier, run, forms, choice, chosen: stored, warnings };
+    const { name, gpuLayers } = body;
+    return { body: name, source: body.source, tier, gpuLayers, run, forms, choice, chosen: stored, warnings };
   } finally {
     await source.close();
   }

@@ -14,6 +14,8 @@ export interface BodyFacts {
   /** Which admission it is served from, to see that another took its place. */
   readonly generation: number;
   readonly placements: readonly Placement[];
+  /** What stands in the way of better ones, or of any. */
+  readonly notes: readonly string[];
   specOf(placement: Placement): BodySpec;
 }
 

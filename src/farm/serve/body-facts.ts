@@ -36,6 +36,7 @@ export async function factsOf(
     ttlMs: ttls.length === 0 || ttls.includes(undefined) ? undefined : Math.max(...ttls.map((ttl) => ttl!)),
     generation: admission.generation,
     placements: plan.choice.placements,
+    notes: plan.choice.notes,
     specOf({ form, gpuLayers }): BodySpec {
       const { file, load } = forms.find((each) => each.form === form)!;
       const threads = body.threads === "auto" ? (load?.threads ?? 1) : body.threads;
@@ -65,6 +66,7 @@ export function addressedFacts(farm: OrganFarm, body: Body): BodyFacts {
     ttlMs: undefined,
     generation: 0,
     placements: [{ form: "external", tier: "RAM", gpuLayers: 0, kl: undefined, need: { VRAM: 0, RAM: 0 }, reason }],
+    notes: [],
     specOf: ({ form, gpuLayers }) => ({
       body: name,
       file: "",

@@ -160,7 +160,7 @@ export class FarmService {
       const words =
         tierOf(this.farm, body) === "SSD"
           ? "it is wanted on the SSD, where it lies and does not answer"
-          : "no form of it fits";
+          : ["no form of it fits", ...home.facts.notes].join("; ");
       return new PhysariumError("FARM_NO_ROOM", `${body}: ${words}`);
     }
     return undefined;
