@@ -19,7 +19,7 @@ import { activationFlow } from "../dist/methods/activation.js";
 import { openBlocks } from "../dist/methods/rows/runner.js";
 import { LayerRunner } from "../dist/probe/forward/layer-runner.js";
 import { randomNumbers } from "../dist/probe/text/random.js";
-import { printMachine } from "./machine.mjs";
+import { printMachine, threadSeconds } from "./machine.mjs";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -69,6 +69,7 @@ const sequences = Array.from({ length: Number(values.samples) }, () =>
   Array.from({ length: Number(values.window) }, () => Math.floor(random() * vocabSize)),
 );
 const layers = Math.min(Number(values.layers ?? runner.layerCount), runner.layerCount);
+const [mainBefore = 0] = threadSeconds();
 const parts = new Map();
 const add = (name, seconds) => parts.set(name, (parts.get(name) ?? 0) + seconds);
 const started = performance.now();
@@ -98,6 +99,7 @@ for await (const { layer, tensors, seconds } of operateLayers(runner, sequences,
   if (layer + 1 === layers) break;
 }
 const seconds = (performance.now() - started) / 1000;
+const [mainThread, ...otherThreads] = threadSeconds();
 const after = [];
 for (const width of widths) after.push(await alone(width));
 
@@ -116,6 +118,10 @@ console.log(
 console.log(
   `products with couplings: ${(work.flops / 1e12).toFixed(2)} TFLOP in ${work.seconds.toFixed(1)} s, ${(work.flops / work.seconds / 1e9).toFixed(0)} GFLOP/s`,
 );
+if (mainThread !== undefined) {
+  const busy = otherThreads.filter((spent) => spent > 0.005 * seconds).map((spent) => spent.toFixed(1));
+  console.log(`processor time: main thread ${(mainThread - mainBefore).toFixed(1)} s, others ${busy.join(", ")} s`);
+}
 widths.forEach((width, at) => {
   console.log(`engine alone, ${width} wide: ${before[at].toFixed(0)} GFLOP/s before, ${after[at].toFixed(0)} after`);
 });
