@@ -15,7 +15,8 @@ export function trustIn(tokens: number, inputs: number): number {
  * know nothing of each other, as large as its own on average. So little is learnt from little: with fewer tokens the
  * choice goes by magnitude more, and survivors are anchored and healed less; with none they keep the donor's bits.
  *
- * G ← s G + (1 − s) ε I, K ← s K + (1 − s) ε I, drift and means ← s times themselves, with ε = mean diag G, or 1 without tokens.
+ * G ← s G + (1 − s) ε I, K ← s K + (1 − s) ε I, drift ← s drift, means ← s means, with ε = mean diag G, or 1 without
+ * tokens.
  */
 export function tempered(statistics: SiteStatistics, tokens: number, cols: number): SiteStatistics {
   const share = trustIn(tokens, cols);
