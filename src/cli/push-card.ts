@@ -17,8 +17,8 @@ export interface CardSource {
 
 /**
  * The files of a push with a model card among them. A card of ours goes as it stands: surgery wrote it, and the ledger
- * (or the pack's manifest) has its digest. Where what is pushed has none, it is made of the records, and the donor's own
- * is kept as README.donor.md. What has no records goes as it is.
+ * (or the pack's manifest) has its digest. Where what is pushed has none, it is made of the records, and the donor's
+ * own is kept as README.donor.md. What has no records goes as it is.
  */
 export async function withCard(
   place: string,

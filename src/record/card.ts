@@ -8,8 +8,8 @@ import { readLedgerText, recordPath, writeRecord } from "./open-record.js";
 
 /**
  * The model card of an output: the one side file that is ours. The donor's own, where it has one, keeps its bytes under
- * another name. The ledger names the card with its digest; every card that came later (measurements make a new one) adds
- * a record, and `verify` takes the bytes of any of them and of nothing else.
+ * another name. The ledger names the card with its digest; every card that came later (measurements make a new one)
+ * adds a record, and `verify` takes the bytes of any of them and of nothing else.
  */
 export const CARD_FILE = "README.md";
 

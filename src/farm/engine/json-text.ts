@@ -1,6 +1,6 @@
 /**
- * A JSON object in llama.cpp's own notation of grammars. White space is one character at most between two signs: a model
- * that is held to JSON and has nothing to say would fill its answer with it.
+ * A JSON object in llama.cpp's own notation of grammars. White space is one character at most between two signs: a
+ * model that is held to JSON and has nothing to say would fill its answer with it.
  */
 export const objectGrammar = String.raw`root ::= object
 value ::= object | array | string | number | "true" | "false" | "null"
