@@ -17,7 +17,8 @@ import type { Figures } from "./surgery-report.js";
  * `physarium/ledger.jsonl`: one JSON record a line, appended as things are done. A header with the fingerprint, then a
  * record for every tensor of the output; warnings, shards and side files are records of their own; `finished` is the
  * last, but for cards that measurements renewed. A stopped run is exactly a ledger without it. A run that was stopped
- * and resumed leaves the same records as one that was not, up to order and times; what differs between runs (workers, memory, starts) stands in runs.jsonl.
+ * and resumed leaves the same records as one that was not, up to order and times; what differs between runs
+ * (workers, memory, starts) stands in runs.jsonl.
  *
  * Version 2: a donor is told by its content (donor-identity.ts), the times stand beside it in `donor.modified_ns`.
  * Version 1 told it by times, too, and is still read.

@@ -62,7 +62,8 @@ export class LlamaDriver implements Driver {
     });
     // It would load without a word into RAM, which the farm counts elsewhere.
     if (spec.gpuLayers > 0 && llama.gpu === false) {
-      const words = `${spec.gpuLayers} layers of ${spec.body} are to be on a GPU, and node-llama-cpp finds none it can use`;
+      const wanted = `${spec.gpuLayers} layers of ${spec.body} are to be on a GPU`;
+      const words = `${wanted}, and node-llama-cpp finds none it can use`;
       throw new PhysariumError("USAGE_ENGINE", `${words}; install its CUDA or Vulkan build, or set gpu_layers to 0`);
     }
     // The farm has placed the body by what admission measured: the library's own estimate must not refuse it.
