@@ -21,12 +21,12 @@ export function textsSection(report: ReportInput): Section | undefined {
   const changed = quality?.changed_tokens ?? [];
   if (changed.length > 0) {
     const rows = changed.map(({ before, token, kl, p_donor, p_model, top_donor, top_model }): Text[] => [
-      say`${foreign(`…${before}`)}${strong("▸")}${foreign(token)}`,
+      say`${spoken(`…${before}`)}${strong("▸")}${spoken(token)}`,
       say`${significant(kl, 3)}`,
       say`${percent(p_donor)}`,
       say`${percent(p_model)}`,
-      say`${foreign(top_donor)}`,
-      say`${foreign(top_model)}`,
+      say`${spoken(top_donor)}`,
+      say`${spoken(top_model)}`,
     ]);
     blocks.push(
       paragraph(say`The places of the text where the operated model differs most from its donor, by KL divergence.`),
@@ -47,16 +47,15 @@ function speechBlocks({ prompts, accepted }: SpeechNumbers): Block[] {
   const [donor, model] = [mean((p) => p.donor.repetition), mean((p) => p.model.repetition)];
   const texts: Table = table(
     "Greedy continuations",
-    ["Prompt", "Donor", "Operated", "Alike", "Repeats: donor", "Repeats: operated"],
+    ["Prompt", "Donor", "Operated", "Alike", "Repeats"],
     prompts.map((prompt): Text[] => [
-      say`${foreign(prompt.prompt)}`,
-      say`${foreign(prompt.donor.text)}`,
+      say`${spoken(prompt.prompt)}`,
+      say`${spoken(prompt.donor.text)}`,
       markDifference(prompt.donor.text, prompt.model.text),
       say`${count(prompt.same_prefix_tokens)} tokens`,
-      say`${percent(prompt.donor.repetition, 0)}`,
-      say`${percent(prompt.model.repetition, 0)}`,
+      say`${percent(prompt.donor.repetition, 0)} → ${percent(prompt.model.repetition, 0)}`,
     ]),
-    [4, 5],
+    [4],
   );
   return [
     paragraph(
@@ -65,15 +64,24 @@ function speechBlocks({ prompts, accepted }: SpeechNumbers): Block[] {
         ${strong(accepted ? "accepted" : "did not accept")} the model. ${strong("▸")} marks where
         the texts part.`,
     ),
-    { ...texts, note: say`Both take the most likely token each time, so that a difference is the model's.` },
+    {
+      ...texts,
+      note: say`Both take the most likely token each time, so that a difference is the model's. Repeats are
+        the donor's → the operated model's.`,
+    },
   ];
+}
+
+/** What a model wrote, in one line: its ends of lines are shown, not escaped. */
+function spoken(text: string): Piece {
+  return foreign(text.replace(/\r?\n/g, "↵"));
 }
 
 /** The operated model's text, with a mark where it leaves the donor's. */
 function markDifference(donor: string, model: string): Text {
   let same = 0;
   while (same < Math.min(donor.length, model.length) && donor[same] === model[same]) same++;
-  if (same === donor.length && same === model.length) return [foreign(model)];
-  const parts: Piece[] = [strong("▸"), foreign(model.slice(same))];
-  return same === 0 ? parts : [foreign(model.slice(0, same)), ...parts];
+  if (same === donor.length && same === model.length) return [spoken(model)];
+  const parts: Piece[] = [strong("▸"), spoken(model.slice(same))];
+  return same === 0 ? parts : [spoken(model.slice(0, same)), ...parts];
 }

@@ -1,5 +1,5 @@
 import { execFileSync, spawnSync } from "node:child_process";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { METHODS } from "../../dist/methods/registry.js";
@@ -82,24 +82,96 @@ describe("pictures", () => {
     }
   });
 
-  test.skipIf(CHROMIUM === undefined)("Chromium draws them: not a blank page, at 390 px, too", () => {
-    const shoot = (name: string, text: string, width: number): number => {
-      const [page, picture] = [join(folder, name), join(folder, `${name}.png`)];
-      writeFileSync(page, text);
-      const flags = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        `--user-data-dir=${join(folder, "profile")}`,
-      ];
-      execFileSync(CHROMIUM!, [...flags, `--window-size=${width},900`, `--screenshot=${picture}`, `file://${page}`], {
-        stdio: "ignore",
-      });
-      return readFileSync(picture).byteLength;
-    };
-    // A blank page of this size is a PNG of a few kB.
-    expect(shoot("compare.svg", svg, 900)).toBeGreaterThan(20_000);
-    expect(shoot("report.html", renderHtml(report), 390)).toBeGreaterThan(20_000);
+  test.skipIf(CHROMIUM === undefined).each([
+    ["light", 1280],
+    ["dark", 1280],
+    ["light", 390],
+    ["dark", 390],
+  ])("Chromium lays the report out: %s, %i px", (scheme, width) => {
+    const page = join(folder, "report.html");
+    writeFileSync(page, renderHtml(report));
+    const found = lookAt(page, scheme, width);
+    // The page itself never scrolls sideways; tables and plots do, in boxes of their own.
+    expect(found.scrollWidth).toBeLessThanOrEqual(width);
+    expect(found.pictures).toHaveLength(renderHtml(report).match(/<svg/g)!.length);
+    for (const { width: across, height, marks } of found.pictures) {
+      expect(Math.min(across, height)).toBeGreaterThan(0);
+      expect(marks).toBeGreaterThan(0);
+    }
+    const [red] = /\d+/.exec(found.background)!;
+    if (scheme === "dark") expect(Number(red)).toBeLessThan(60);
+    else expect(Number(red)).toBeGreaterThan(200);
+  });
+
+  test.skipIf(CHROMIUM === undefined).each(["light", "dark"])("Chromium draws compare.svg by itself: %s", (scheme) => {
+    const picture = join(folder, "compare.svg");
+    writeFileSync(picture, svg);
+    const { pictures, labels } = lookAt(picture, scheme, 900);
+    expect(pictures).toHaveLength(1);
+    expect(labels.length).toBeGreaterThan(METHODS.length);
+    // Every label has a place of its own.
+    for (const [at, a] of labels.entries()) {
+      for (const b of labels.slice(at + 1)) {
+        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        expect(across > 1 && down > 1, `"${a.text}" lies on "${b.text}"`).toBe(false);
+      }
+    }
   });
 });
+
+interface Seen {
+  readonly scrollWidth: number;
+  readonly background: string;
+  readonly pictures: readonly { readonly width: number; readonly height: number; readonly marks: number }[];
+  readonly labels: readonly {
+    readonly text: string;
+    readonly left: number;
+    readonly right: number;
+    readonly top: number;
+    readonly bottom: number;
+  }[];
+}
+
+/** What Chromium makes of a file in a frame of this width: a window of its own is never narrower than 500 px. */
+function lookAt(path: string, scheme: string, width: number): Seen {
+  const look = () => {
+    const frame = document.querySelector("iframe")!;
+    const inner = frame.contentDocument!;
+    const all = [...inner.querySelectorAll("svg")];
+    if (all.length === 0 && inner.documentElement.tagName === "svg") all.push(inner.documentElement as never);
+    const seen = {
+      scrollWidth: inner.documentElement.scrollWidth,
+      background: frame.contentWindow!.getComputedStyle(inner.body ?? inner.documentElement).backgroundColor,
+      pictures: all.map((picture) => {
+        const { width, height } = picture.getBoundingClientRect();
+        return { width, height, marks: picture.querySelectorAll("path,rect,line,circle,text").length };
+      }),
+      labels: [...inner.querySelectorAll("svg text")]
+        .filter((label) => label.textContent!.trim() !== "")
+        .map((label) => {
+          const { left, right, top, bottom } = label.getBoundingClientRect();
+          return { text: label.textContent, left, right, top, bottom };
+        }),
+    };
+    const out = document.createElement("pre");
+    out.textContent = btoa(encodeURIComponent(JSON.stringify(seen)));
+    document.body.append(out);
+  };
+  const page = join(folder, `look-${scheme}-${width}.html`);
+  writeFileSync(
+    page,
+    `<!doctype html><body><iframe src="file://${path}" style="border:0;width:${width}px;height:900px"></iframe>` +
+      `<script>addEventListener("load", ${look})</script>`,
+  );
+  const flags = [
+    ...["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+    ...["--allow-file-access-from-files", `--user-data-dir=${join(folder, "profile")}`],
+    ...(scheme === "dark" ? ["--blink-settings=preferredColorScheme=0"] : ["--blink-settings=preferredColorScheme=1"]),
+    ...["--window-size=1400,1000", "--virtual-time-budget=5000", "--dump-dom", `file://${page}`],
+  ];
+  const dom = execFileSync(CHROMIUM!, flags, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+  const coded = /<pre>([A-Za-z0-9+/=]+)<\/pre>/.exec(dom);
+  if (coded === null) throw new Error(`Chromium did not get to its end: ${dom.slice(0, 500)}`);
+  return JSON.parse(decodeURIComponent(atob(coded[1])));
+}

@@ -576,14 +576,17 @@ describe("what comes first", () => {
           {
             prompt: "Hi",
             same_prefix_tokens: 2,
-            donor: said(" there friend", 0),
-            model: said(" there there there", 0.5),
+            donor: said(" there friend\nand\r\nmore", 0),
+            model: said(" there there\nthere", 0.5),
           },
         ],
       },
     };
     const markdown = renderMarkdown(report);
-    expect(markdown).toContain(" there **▸**there there");
+    // Ends of lines are shown as such: escaped, they would be words.
+    expect(markdown).toContain(" there **▸**there↵there");
+    expect(markdown).toContain("friend↵and↵more");
+    expect(markdown).toContain("| 0 % → 50 % |");
     expect(markdown).toContain("…Once upon a**▸** time");
     expect(renderHtml(report)).toContain("did not accept");
   });
