@@ -1,13 +1,6 @@
 import { basename } from "node:path";
 import { elementCount } from "../../checkpoint/donor.js";
-import {
-  attempt,
-  type FileLayer,
-  FileSource,
-  nodeFiles,
-  type OpenFile,
-  writeFully,
-} from "../../checkpoint/file-layer.js";
+import { type FileLayer, nodeFiles, type OpenFile, writeFully } from "../../checkpoint/file-layer.js";
 import { refuseStopped } from "../../errors.js";
 import { nothingKept } from "../../output/nothing-kept.js";
 import { StagedFolder } from "../../output/staged-folder.js";
@@ -19,6 +12,7 @@ import { type DecodeJob, type DecodeResult, openDecoding } from "./import-conver
 import { type ImportPiece, type ImportPlan, type ImportTarget, planImport } from "./import-plan.js";
 import { reorderBand, streams, turned } from "./links.js";
 import { bandRows } from "./segments.js";
+import { openGgufParts } from "./split.js";
 import { type TensorType, tensorBytes } from "./types.js";
 
 export interface GgufImportOptions {
@@ -56,7 +50,7 @@ export interface GgufImport {
 const WEIGHTS_FILE = "model.safetensors";
 
 /**
- * Write a GGUF file as a model folder: config.json, tokenizer and model.safetensors, tensor by tensor in bounded
+ * Write a GGUF file, or all parts of a split one, as a model folder: config.json, tokenizer and model.safetensors, tensor by tensor in bounded
  * memory, on all processors.
  *
  * The folder appears under its name only when it is whole and synced. Throws `DONOR_GGUF_*` for what is wrong with the
@@ -69,16 +63,16 @@ export async function importGguf(
 ): Promise<GgufImport> {
   const files = options.files ?? nodeFiles;
   const dtype = options.dtype ?? "BF16";
-  const source = await FileSource.open(ggufPath, files);
+  const model = await openGgufParts(ggufPath, files);
+  const { source } = model;
   try {
-    const name = basename(ggufPath);
-    const plan = await planImport(source, name, dtype, options.signal);
+    const plan = await planImport(source, basename(ggufPath), dtype, options.signal, model.file);
     const header = serializeHeader(
       plan.targets.map((target) => ({ name: target.name, dtype, shape: target.shape })),
       new Map([["format", "pt"]]),
     );
     const neededBytes = header.fileByteLength;
-    const place = { inputs: [ggufPath], output: outputPath, command: "import", neededBytes, files };
+    const place = { inputs: model.paths, output: outputPath, command: "import", neededBytes, files };
     const folder = await StagedFolder.open(place);
     try {
       const tallies = plan.targets.map(() => ({ zeros: 0, rounded: 0 }));
@@ -106,7 +100,7 @@ export async function importGguf(
       throw nothingKept(error, outputPath);
     }
   } finally {
-    await attempt("closing", ggufPath, () => source.close());
+    await model.close();
   }
 }
 
