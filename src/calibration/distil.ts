@@ -33,7 +33,7 @@ export interface DistilledTensor extends StoredWeights {
 const SAVE_SECONDS = 120;
 
 /** Bytes a weight takes while a model is distilled: its master, its place, two means, and a gradient a layer at a time. */
-const BYTES_PER_WEIGHT = 4 + 4 + 8;
+export const BYTES_PER_WEIGHT = 4 + 4 + 8;
 
 /**
  * Distil an operated model and give the new bytes of every tensor that moved; nothing where the held-out part of the

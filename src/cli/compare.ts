@@ -15,7 +15,7 @@ import { removeTemporaries, writeSmallFile } from "../output/small-file.js";
 import type { ComparisonRecord } from "../record/comparison.js";
 import { comparisonCsv, methodTitle, renderComparison, targetOf } from "../report/comparison.js";
 import { comparisonPicture } from "../report/pictures/comparison.js";
-import { toInteger } from "./arguments.js";
+import { toGibibytes, toInteger } from "./arguments.js";
 import { fetchTexts, modelArgument } from "./model-argument.js";
 import {
   addDeviceOptions,
@@ -40,6 +40,7 @@ interface Flags extends ProtocolFlags, DeviceFlags {
   samples: number;
   seed: number;
   minTokens?: number;
+  memory?: number;
   out?: string;
   json?: boolean;
   quiet?: boolean;
@@ -78,6 +79,7 @@ export function registerCompare(program: Command): void {
     .option("--samples <n>", "sequences that calibrate", toInteger, 128)
     .option("--seed <n>", "0 takes samples in the order of the text, another number draws them", toInteger, 0);
   addDeviceOptions(addProtocolOptions(command))
+    .option("--memory <GiB>", "budget of the comparison (default: half of the machine)", toGibibytes)
     .option("--out <folder>", "keep compare.json, .md, .csv and .svg there; a stopped comparison goes on from it")
     .option("--json", "the numbers as one JSON object")
     .option("--quiet", "no progress on stderr")
@@ -120,6 +122,7 @@ Example:
         seed: flags.seed,
         ...(flags.minTokens === undefined ? {} : { minTokens: flags.minTokens }),
         ...toDeviceOptions(flags),
+        ...(flags.memory === undefined ? {} : { memoryBytes: flags.memory * 2 ** 30 }),
         ...(earlier === undefined ? {} : { earlier }),
         // Nobody asks for it before the texts are tokenised: until then nothing is there to keep, and Ctrl-C ends the
         // process by itself.

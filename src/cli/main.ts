@@ -75,7 +75,7 @@ function fromCommander(error: CommanderError & { commandPath?: string }): Physar
   }
   return new PhysariumError(
     "USAGE_ARGUMENT",
-    `${error.message.replace(/^error: /, "").replaceAll("\n", " ")}; see ${error.commandPath ?? "physarium"} --help`,
+    `${error.message.replace(/^error: |\.$/g, "").replaceAll("\n", " ")}; see ${error.commandPath ?? "physarium"} --help`,
   );
 }
 

@@ -4,14 +4,13 @@ import { sha256 } from "hash-wasm";
 import { allocate } from "../calibration/allocation.js";
 import { distilWeights } from "../calibration/distil.js";
 import { isGramFile, type StoredGrams } from "../calibration/grams/stored-grams.js";
-import { blockThreads, defaultMemoryBytes } from "../calibration/memory.js";
 import { suppliedOf } from "../calibration/operated-tensor.js";
 import { operateLayers } from "../calibration/pipeline.js";
 import { openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import { DISTIL_DEFAULTS } from "../matching/distil.js";
-import { MATCH_DEFAULTS } from "../matching/match-layer.js";
+import { MATCH_DEFAULTS, type MatchOptions } from "../matching/match-layer.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
 import { LayerRunner } from "../probe/forward/layer-runner.js";
@@ -23,12 +22,13 @@ import { identityOf } from "../record/donor-identity.js";
 import type { MatchRecord } from "../record/matching.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { Answers } from "./answers.js";
+import { memoryWords, runnerWithin, shareMemory, threadsWithin } from "./memory.js";
 import { MemoryScorer, type Score } from "./memory-scorer.js";
 import type { ComparisonOptions } from "./options.js";
 import { peakMemory, resetPeakMemory } from "./peak-memory.js";
 import { openGrams, possibleMethods } from "./possible-methods.js";
 import { insertRow, isSameRow, type RowKey, rowKey, thensOf } from "./rows.js";
-import { countShared, openTexts } from "./texts.js";
+import { countShared, countTokens, openTexts } from "./texts.js";
 
 export type { ComparisonOptions } from "./options.js";
 export { mergeRows } from "./rows.js";
@@ -50,7 +50,8 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   const tokenizer = await TextTokenizer.open(donor.path, { signal: options.signal });
   const threads = options.threads ?? availableParallelism();
   const chosen = { threads, ...(options.device === undefined ? {} : { device: options.device }) };
-  const runner = await LayerRunner.open(donor, chosen);
+  const opened = await LayerRunner.open(donor, chosen);
+  let runner = opened;
   const engine = await openOnnxEngine(chosen);
   let blocks: BlockRunner | undefined;
   let scorer: MemoryScorer | undefined;
@@ -59,7 +60,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   try {
     const methods = possibleMethods(runner, options);
     if (isGramFile(options.calibration)) grams = await openGrams(options.calibration, donor, { ...options, methods });
-    const { text, from, take } = await openTexts(tokenizer, runner, options, grams);
+    const { text, from, take, calibrationTokens, scoredTokens } = await openTexts(tokenizer, runner, options, grams);
     // What calibration asks of it later it knows; the models want its memory.
     tokenizer.close();
     const fingerprint = await sha256(
@@ -83,6 +84,20 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         { earlier: options.earlier.fingerprint, fingerprint },
       );
     }
+    const match: MatchOptions = { ...MATCH_DEFAULTS, seed: options.seed, ...options.match };
+    const memory = shareMemory(
+      opened,
+      {
+        calibrationTokens,
+        scoredTokens,
+        hasGrams: methods.some(({ needs }) => needs === "gram" || needs === "both"),
+        match: options.thenMatched || methods.some(({ matches }) => matches) ? match : undefined,
+        distils: options.distil !== undefined,
+      },
+      options.memoryBytes,
+    );
+    options.onProgress?.(memoryWords(memory));
+    runner = runnerWithin(opened, memory);
     const { sequences: all, scored } = await take();
     const sequences = all.slice(0, options.calibrate);
     const predictedBytes = bytesPredicted(scored, tokenizer);
@@ -105,7 +120,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       calibration: {
         text: from.name,
         samples: collected?.samples ?? sequences.length,
-        tokens: collected?.tokens ?? sequences.reduce((sum, { length }) => sum + length, 0),
+        tokens: collected?.tokens ?? countTokens(sequences),
         seed: collected?.seed ?? options.seed,
         // Grams do not tell which sequences they are of; that they are of another text is seen above.
         ...(grams === undefined ? { scored_too: countShared(sequences, scored) } : {}),
@@ -168,7 +183,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     ): Promise<OperatedModel> {
       // Threads are there for those who use them: idle ones take memory, too.
       if (method.worksInBlocks) {
-        blocks ??= await openBlocks(blockThreads(runner, "full", defaultMemoryBytes(), threads), threads, engine);
+        blocks ??= await openBlocks(threadsWithin(runner, memory, threads), threads, engine);
       }
       const started = performance.now();
       const { allocation } = options;
@@ -181,20 +196,20 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       let weights = 0;
       const heldOut: number[] = [];
       const isMatched = method.matches || then === "matched";
-      for await (const { layer, tensors, match } of operateLayers(runner, grams ?? sequences, {
+      for await (const { layer, tensors, match: moved } of operateLayers(runner, grams ?? sequences, {
         ...options.pipeline,
         method: grams === undefined ? method : (method.withOneStream?.() ?? method),
         target: shares === undefined ? target : (name) => ({ kind: "sparsity", sparsity: shares.get(name)! }),
         engine,
         blocks,
-        ...(isMatched ? { match: { ...MATCH_DEFAULTS, seed: options.seed, ...options.match } } : {}),
+        ...(isMatched ? { match } : {}),
         signal: options.signal,
       })) {
         refuseStopped(options.signal);
-        if (match !== undefined) heldOut.push(match.held_out_after);
+        if (moved !== undefined) heldOut.push(moved.held_out_after);
         options.onProgress?.(
           `${method.name}${then === undefined ? "" : `, then ${then}`} ${targetWords(target)}: layer ${layer + 1} of ` +
-            `${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s${matchWords(match)}`,
+            `${runner.layerCount}, ${((performance.now() - started) / 1000).toFixed(1)} s${matchWords(moved)}`,
         );
         for (const tensor of tensors) {
           for (const [name, values] of suppliedOf(tensor)) supplied.set(name, values);
@@ -216,6 +231,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     await blocks?.close();
     await engine.release();
     await runner.close();
+    if (runner !== opened) await opened.close();
   }
 }
 

@@ -29,6 +29,8 @@ export interface ComparisonOptions extends Behind {
   readonly threads?: number;
   /** Where the products are computed; default `cpu`. */
   readonly device?: string;
+  /** Budget of the comparison in bytes; default half of the machine's memory. */
+  readonly memoryBytes?: number;
   /** For experiments: share a sparsity between tensors other than evenly. */
   readonly allocation?: Allocation;
   /** Greedy answers to so many prompts that the donor writes, beside the text; default none. */

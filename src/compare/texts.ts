@@ -28,6 +28,9 @@ interface NamedText {
 export interface Texts {
   readonly text: NamedText & { readonly prepared: PreparedText };
   readonly from: { readonly name: string; readonly sha256: string };
+  /** How many of each there will be. */
+  readonly calibrationTokens: number;
+  readonly scoredTokens: number;
   /** The sequences that calibrate and those that are scored; takes long where the donor writes the former. */
   take(): Promise<{ sequences: readonly (readonly number[])[]; scored: readonly ScoredSequence[] }>;
 }
@@ -69,32 +72,50 @@ export async function openTexts(
     const enough = seed === 0 && protocol.limit !== undefined ? samples + protocol.limit : undefined;
     const prepared = await prepare(text, enough);
     const { calibration, rest } = splitText(prepared, sampling, protocol.limit);
-    return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored: rest }) };
+    return known({ ...text, prepared }, from, idsOf(calibration), rest);
   }
   const prepared = await prepare(text, protocol.limit);
   const scored = scoredOf(text.name, prepared, options);
   if (from !== undefined) {
     const { calibration } = takeSamples(await prepare(from, seed === 0 ? samples : undefined, 0), sampling);
-    return { text: { ...text, prepared }, from, take: async () => ({ sequences: idsOf(calibration), scored }) };
+    return known({ ...text, prepared }, from, idsOf(calibration), scored);
   }
   if (grams !== undefined) {
     const { grams: name = "", ids_sha256 } = grams.record;
-    return {
-      text: { ...text, prepared },
-      from: { name, sha256: ids_sha256 },
-      take: async () => ({ sequences: [], scored }),
-    };
+    return known({ ...text, prepared }, { name, sha256: ids_sha256 }, [], scored);
   }
   const { window } = prepared.record;
   return {
     text: { ...text, prepared },
     from: { name: SELF_WRITTEN, sha256: SELF_WRITTEN },
+    calibrationTokens: samples * window,
+    scoredTokens: countTokens(idsOf(scored)),
     async take() {
       options.onProgress?.(`the donor writes ${samples} sequences of ${window} tokens to calibrate on`);
       const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, options.signal);
       return { sequences, scored };
     },
   };
+}
+
+/** Texts whose sequences are there already. */
+function known(
+  text: Texts["text"],
+  from: Texts["from"],
+  sequences: readonly (readonly number[])[],
+  scored: readonly ScoredSequence[],
+): Texts {
+  return {
+    text,
+    from,
+    calibrationTokens: countTokens(sequences),
+    scoredTokens: countTokens(scored.map(({ ids }) => ids)),
+    take: async () => ({ sequences, scored }),
+  };
+}
+
+export function countTokens(sequences: readonly ArrayLike<number>[]): number {
+  return sequences.reduce((sum, { length }) => sum + length, 0);
 }
 
 async function readText(name: string, signal: AbortSignal | undefined): Promise<NamedText> {
