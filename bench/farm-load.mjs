@@ -111,6 +111,7 @@ try {
     for (let times = 0; times < Number(values.requests); times++) await ask(client, times);
   });
   let killed = "";
+  let listening = "";
   if (values.kill !== undefined) {
     while (seconds.length < (Number(values.clients) * Number(values.requests)) / 4) await sleep(20);
     const children = stateOf().children.filter(({ pid }) => alive(pid));
@@ -119,15 +120,18 @@ try {
     if (values.kill === "child") for (const { pid } of children) process.kill(pid, "SIGKILL");
     else {
       server.kill("SIGKILL");
-      await sleep(1500);
-      const left = children.filter(({ pid }) => alive(pid));
+      const left = sleep(1500).then(() => children.filter(({ pid }) => alive(pid)).length);
       ({ server, address } = await serve());
-      killed = `children alive 1.5 s after the farm's kill: ${left.length}; `;
+      listening = `it listened again after ${((performance.now() - killedAt) / 1000).toFixed(2)} s, `;
+      killed = `children alive 1.5 s after the farm's kill: ${await left}; `;
     }
+    const killedTime = new Date(Date.now() - (performance.now() - killedAt)).toISOString();
     while (seconds.length <= count + 1) await sleep(5);
-    const back = (performance.now() - killedAt) / 1000;
-    const load = Math.max(...admissions.map(({ forms }) => forms[0].load.load_seconds));
-    killed += `kill -9 of the ${values.kill}: the next answer after ${back.toFixed(2)} s (a load was measured at ${load.toFixed(2)} s); `;
+    const next = journal().filter(({ at }) => at > killedTime);
+    const after = (event) =>
+      (Date.parse(next.find((record) => record.event === event)?.at) - Date.parse(killedTime)) / 1000;
+    const { seconds: loading } = next.find(({ event }) => event === "loaded");
+    killed += `kill -9 of the ${values.kill}: ${listening}the next answer stood in the journal after ${after("answer").toFixed(2)} s, of which its load took ${loading.toFixed(2)} s; `;
   }
   await Promise.all(clients);
   const wall = (performance.now() - begun) / 1000;

@@ -65,11 +65,15 @@ function showMemory({ budget, used, bodies }) {
   byId("memory").replaceChildren(...rows);
 }
 
-function button(words, label, action) {
+function button(words, name, action) {
   const made = element("button", words);
-  made.setAttribute("aria-label", label);
+  made.setAttribute("aria-label", `${words} ${name}`);
+  // What it does changes with what it did; whose it is does not.
+  made.dataset.of = name;
   made.addEventListener("click", async () => {
-    made.disabled = true;
+    // Not `disabled`: a keyboard would lose its place.
+    if (made.getAttribute("aria-disabled") === "true") return;
+    made.setAttribute("aria-disabled", "true");
     try {
       await action();
     } catch (error) {
@@ -82,12 +86,11 @@ function button(words, label, action) {
 
 /** New rows take the focus of those they replace, so that a keyboard does not lose its place. */
 function replaceRows(id, rows) {
-  const focused = document.activeElement?.getAttribute("aria-label");
-  const hadFocus = byId(id).contains(document.activeElement);
+  const focused = byId(id).contains(document.activeElement) ? document.activeElement.dataset.of : undefined;
   byId(id).replaceChildren(...rows);
-  if (hadFocus)
+  if (focused !== undefined)
     byId(id)
-      .querySelector(`[aria-label="${CSS.escape(focused)}"]`)
+      .querySelector(`[data-of="${CSS.escape(focused)}"]`)
       ?.focus();
 }
 
@@ -123,7 +126,7 @@ function showBodies(bodies) {
         `${body.in_flight} of ${body.sequences}`,
         String(body.waiting),
         body.ledger_sha256?.slice(0, 12) ?? "none",
-        button(verb, `${verb} ${name}`, () => ask(path, "POST")),
+        button(verb, name, () => ask(path, "POST")),
       ]);
     }),
   );
@@ -143,7 +146,7 @@ function showOrgans(organs) {
         verifier ?? "–",
         ...numbers,
         String(answers),
-        button(verb, `${verb} ${name}`, () => ask(path, "POST")),
+        button(verb, name, () => ask(path, "POST")),
       ]);
     }),
   );
@@ -169,9 +172,16 @@ async function refresh() {
   }
 }
 
+function shown(name, value) {
+  if (typeof value !== "number") return value;
+  return name.endsWith("_bytes") ? size(value) : Number.isInteger(value) ? value : value.toFixed(2);
+}
+
 function happened({ event, at, ...more }) {
   const line = element("li", "", event === "crashed" || event === "load_failed" || event === "refused" ? "bad" : "");
-  const words = Object.entries(more).map(([name, value]) => `${name} ${value}`);
+  const words = Object.entries(more)
+    .filter(([, value]) => value !== null)
+    .map(([name, value]) => `${name} ${shown(name, value)}`);
   line.append(element("time", at.slice(11, 19)), `${event}  ${words.join(", ")}`);
   byId("events").prepend(line);
   while (byId("events").children.length > MAX_EVENTS) byId("events").lastChild.remove();

@@ -1,4 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -9,6 +10,7 @@ import type { BodySpec, Engine } from "../../dist/farm/engine/engine.js";
 import { residentBytes } from "../../dist/farm/engine/process-memory.js";
 import { budgetOf } from "../../dist/farm/plan/machine.js";
 import { examineFarm } from "../../dist/farm/serve/doctor.js";
+import { provenEngine } from "../../dist/farm/serve/proven-engine.js";
 import { Journal, readJournal } from "../../dist/farm/state/journal.js";
 import { StateFolder } from "../../dist/farm/state/state-folder.js";
 import { LOAM } from "../shared.js";
@@ -182,6 +184,26 @@ test("a form whose file was changed since its admission is not loaded", async ()
   expect(response.status).toBe(503);
   expect((await response.json()).error.message).toContain("admitted was");
   await farm.close();
+});
+
+test("a process is started while its file is proven, and told of the file only once it is", async () => {
+  const file = join(temporaryFolder(), "form.gguf");
+  writeFileSync(file, "a form");
+  const told: string[] = [];
+  const engine: Engine = {
+    async start(spec, onStart) {
+      told.push("started");
+      await onStart(1);
+      told.push("loaded");
+      return { spec } as never;
+    },
+  };
+  const digest = createHash("sha256").update("a form").digest("hex");
+  const start = (expected: string) => provenEngine(engine, () => expected).start({ file } as BodySpec, async () => {});
+  await start(digest);
+  expect(told.splice(0)).toEqual(["started", "loaded"]);
+  await expect(start("ab".repeat(32))).rejects.toMatchObject({ code: "VERIFY_FORM" });
+  expect(told).toEqual(["started"]);
 });
 
 test("what is not admitted does not answer, and says what to do", async () => {

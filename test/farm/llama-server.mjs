@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // Speaks as llama.cpp's server does (xllamacpp 2026.10, recorded), without a model: it repeats the prompt's letters.
-// llama-server.mjs --model <file> --port <n> …; what it was asked stands in <file>.asked, a line a request.
-import { appendFileSync } from "node:fs";
+// llama-server.mjs --model <file> --port <n> …; what it was asked stands in <file>.asked, a line a request. With --hang
+// <file> it never has its model, and its pid stands in that file.
+import { appendFileSync, renameSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 
 const words = process.argv.slice(2);
@@ -52,6 +53,12 @@ function complete({ prompt, ...asked }, response) {
   response.end(`data: ${JSON.stringify(text.includes("break") ? error : end)}\n\n`);
 }
 
+const isHanging = words.includes("--hang");
+if (isHanging) {
+  writeFileSync(`${option("hang")}.new`, String(process.pid));
+  renameSync(`${option("hang")}.new`, option("hang"));
+}
+
 createServer((request, response) => {
   let text = "";
   request.setEncoding("utf8").on("data", (part) => {
@@ -59,7 +66,8 @@ createServer((request, response) => {
   });
   request.on("end", () => {
     const asked = text === "" ? {} : JSON.parse(text);
-    if (request.url === "/health") response.end('{"status":"ok"}');
+    if (isHanging) response.writeHead(503).end('{"error":{"code":503,"message":"Loading model"}}');
+    else if (request.url === "/health") response.end('{"status":"ok"}');
     else if (request.url === "/props") {
       const bos = { bos_token: "<s>", eos_token: "</s>" };
       response.end(JSON.stringify({ chat_template, ...bos, default_generation_settings: { n_ctx: slot } }));

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { jsonLine, printable } from "../../errors.js";
 import { sizeWords } from "../../farm/config/units.js";
-import { mostLayers } from "../../farm/plan/choose.js";
+import { fitsIn, mostLayers } from "../../farm/plan/choose.js";
 import { type BodyPlan, type PlannedForm, planFarm } from "../../farm/plan/farm-plan.js";
 import { budgetOf, type MachineBudget } from "../../farm/plan/machine.js";
 import { StateFolder } from "../../farm/state/state-folder.js";
@@ -86,9 +86,8 @@ function placementJson({ form, tier, gpuLayers, kl, need, reason }: NonNullable<
 
 /** Where a form fits, in each tier by itself. */
 function fitsOf(form: PlannedForm, budget: MachineBudget) {
-  const whole = form.footprint(form.layers + 1);
   return {
-    VRAM: whole.vram.total <= budget.VRAM && whole.ram.total <= budget.RAM,
+    VRAM: fitsIn(form.footprint(form.layers + 1), budget),
     gpu_layers: mostLayers(form, budget, true),
     RAM: form.footprint(0).ram.total <= budget.RAM,
     SSD: form.fileBytes <= budget.SSD,
@@ -121,8 +120,8 @@ function bodyWords(plan: BodyPlan, budget: MachineBudget, allLayers: boolean): s
       ? Array.from({ length: whole + 1 }, (_, at) => whole - at)
       : [...new Set([whole, most, ...asked, 0])].filter((layers) => layers <= whole).sort((a, b) => b - a);
     for (const layers of telling) {
-      const { vram, ram } = form.footprint(layers);
-      const fits = vram.total <= budget.VRAM && ram.total <= budget.RAM;
+      const footprint = form.footprint(layers);
+      const { vram, ram } = footprint;
       lines.push(
         row(
           form.form,
@@ -133,7 +132,7 @@ function bodyWords(plan: BodyPlan, budget: MachineBudget, allLayers: boolean): s
           sizeWords(vram.total),
           `${sizeWords(ram.total)}${layers === 0 && form.measuredBytes !== undefined ? " measured" : ""}`,
           form.kl === undefined ? "not measured" : form.kl.toPrecision(3),
-          form.rejected !== undefined ? "rejected" : fits ? "yes" : "no",
+          form.rejected !== undefined ? "rejected" : fitsIn(footprint, budget) ? "yes" : "no",
         ),
       );
     }

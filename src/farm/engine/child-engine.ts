@@ -72,6 +72,7 @@ export class ChildBody implements RunningBody {
   async load(onStart: (pid: number) => Promise<void>): Promise<void> {
     this.onStart = onStart;
     try {
+      this.send({ kind: "prepare", spec: this.spec });
       if (this.child.pid !== undefined) await onStart(this.child.pid);
       const result = await new Promise<Loaded | Error>((resolve) => {
         this.onLoaded = resolve;

@@ -8,6 +8,8 @@ import type { Call, Driver, FromChild, ToChild } from "./protocol.js";
 
 const answers = new Map<number, AbortController>();
 let driver: Driver | undefined;
+/** When the farm first said something: what a body's load is counted from. */
+let begunAt: number | undefined;
 
 function say(message: FromChild): void {
   process.send?.(message, undefined, undefined, () => {});
@@ -24,23 +26,29 @@ new Worker(
 for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.on(name, () => {});
 
 process.on("message", (message: ToChild) => {
-  if (message.kind === "load") void load(message.spec);
+  begunAt ??= performance.now();
+  if (message.kind === "prepare") void prepare(message.spec).catch(() => {});
+  else if (message.kind === "load") void load(message.spec);
   else if (message.kind === "cancel") answers.get(message.id)?.abort();
   else void answer(message);
 });
 
 async function load(spec: BodySpec): Promise<void> {
-  const started = performance.now();
   try {
     driver = await openDriver(spec);
     const { otherBytes } = await driver.memory();
     const ramBytes = (await residentBytes(process.pid)) + otherBytes;
-    say({ kind: "loaded", loaded: { ...driver.loaded, seconds: (performance.now() - started) / 1000, ramBytes } });
+    say({ kind: "loaded", loaded: { ...driver.loaded, seconds: (performance.now() - begunAt!) / 1000, ramBytes } });
   } catch (error) {
     say({ kind: "failed", error: toPlainError(error) });
     // Let the message out.
     setTimeout(() => process.exit(1), 100);
   }
+}
+
+/** The library takes longer than a small model; what fails here fails again, and is told, when the body is loaded. */
+async function prepare(spec: BodySpec): Promise<void> {
+  if (spec.engine.kind === "node-llama-cpp") await (await import("./llama-driver.js")).openLibrary(spec);
 }
 
 async function openDriver(spec: BodySpec): Promise<Driver> {

@@ -84,7 +84,10 @@ export interface RunningBody {
   onExit(listener: (reason: string) => void): void;
 }
 
-/** Starts bodies. `onStart` is told every process before the model is loaded, so that it can be recorded. */
+/**
+ * Starts bodies. `onStart` is told every process, so that it can be recorded; the model's file is touched only once the
+ * first of these calls has come back, and not at all where it fails.
+ */
 export interface Engine {
   start(spec: BodySpec, onStart: (pid: number) => Promise<void>): Promise<RunningBody>;
 }

@@ -15,6 +15,28 @@ import {
 import type { Driver, Speed } from "./protocol.js";
 import { StopText } from "./stop-text.js";
 
+let opened: Promise<{ library: LlamaLibrary; llama: Llama }> | undefined;
+
+/** The library and its native part, once a process: one process has one body. Touches no model. */
+export function openLibrary(spec: BodySpec): Promise<{ library: LlamaLibrary; llama: Llama }> {
+  opened ??= openOnce(spec);
+  return opened;
+}
+
+async function openOnce(spec: BodySpec): Promise<{ library: LlamaLibrary; llama: Llama }> {
+  const library = await loadLlamaLibrary();
+  const llama = await library.getLlama({
+    build: "never",
+    skipDownload: true,
+    gpu: spec.gpuLayers === 0 ? false : "auto",
+    maxThreads: spec.threads,
+    logLevel: "error",
+    logger: (_level: string, message: string) =>
+      process.stderr.write(message.endsWith("\n") ? message : `${message}\n`),
+  });
+  return { library, llama };
+}
+
 /** node-llama-cpp in this process: the child of one body. */
 export class LlamaDriver implements Driver {
   private readonly free: LlamaSequence[];
@@ -50,16 +72,7 @@ export class LlamaDriver implements Driver {
   }
 
   static async load(spec: BodySpec): Promise<LlamaDriver> {
-    const library = await loadLlamaLibrary();
-    const llama = await library.getLlama({
-      build: "never",
-      skipDownload: true,
-      gpu: spec.gpuLayers === 0 ? false : "auto",
-      maxThreads: spec.threads,
-      logLevel: "error",
-      logger: (_level: string, message: string) =>
-        process.stderr.write(message.endsWith("\n") ? message : `${message}\n`),
-    });
+    const { library, llama } = await openLibrary(spec);
     // It would load without a word into RAM, which the farm counts elsewhere.
     if (spec.gpuLayers > 0 && llama.gpu === false) {
       const wanted = `${spec.gpuLayers} layers of ${spec.body} are to be on a GPU`;

@@ -3,6 +3,8 @@ import type { Answered, Ask, BodySpec, Loaded } from "./engine.js";
 
 /** What the farm says to a body's child. */
 export type ToChild =
+  /** Get ready for a body without touching its file. */
+  | { readonly kind: "prepare"; readonly spec: BodySpec }
   | { readonly kind: "load"; readonly spec: BodySpec }
   | { readonly kind: "ask"; readonly id: number; readonly ask: Ask }
   | { readonly kind: "cancel"; readonly id: number }

@@ -148,10 +148,15 @@ function byLoss(a: FormFacts, b: FormFacts): number {
   return b.kl !== undefined ? 1 : b.fileBytes - a.fileBytes;
 }
 
+/** Whether a footprint fits, on the GPU and beside it. */
+export function fitsIn(footprint: Footprint, budget: Budget): boolean {
+  return shortOf(footprint, budget).length === 0;
+}
+
 /** As many of a form's layers as the GPU holds, the head beside them where `withHead`; 0 where none. */
 export function mostLayers(form: FormFacts, budget: Budget, withHead: boolean): number {
   for (let layers = form.layers + (withHead ? 1 : 0); layers > 0; layers--) {
-    if (shortOf(form.footprint(layers), budget).length === 0) return layers;
+    if (fitsIn(form.footprint(layers), budget)) return layers;
   }
   return 0;
 }

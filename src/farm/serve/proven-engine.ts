@@ -6,22 +6,28 @@ import { digestOf } from "../state/state-folder.js";
 
 /**
  * An engine that loads a file only if it is the one that was admitted. A file is read once; after that its size and
- * time say whether it is still the same.
+ * time say whether it is still the same. The process is started meanwhile; it is told of the file when that is proven.
  */
 export function provenEngine(engine: Engine, digestOf: (file: string) => string | undefined): Engine {
   const seen = new Map<string, string>();
+  const prove = async (file: string): Promise<void> => {
+    const expected = digestOf(file);
+    if (expected === undefined) return;
+    const { size, mtimeMs } = await attempt("examining", file, () => stat(file));
+    const mark = `${size} ${mtimeMs} ${expected}`;
+    if (seen.get(file) === mark) return;
+    await requireDigest(file, expected);
+    seen.set(file, mark);
+  };
   return {
-    async start(spec, onStart) {
-      const expected = digestOf(spec.file);
-      if (expected !== undefined) {
-        const { size, mtimeMs } = await attempt("examining", spec.file, () => stat(spec.file));
-        const mark = `${size} ${mtimeMs} ${expected}`;
-        if (seen.get(spec.file) !== mark) {
-          await requireDigest(spec.file, expected);
-          seen.set(spec.file, mark);
-        }
-      }
-      return engine.start(spec, onStart);
+    start(spec, onStart) {
+      const proven = prove(spec.file);
+      // Its failure is told by whoever waits for it below, if the process comes so far.
+      proven.catch(() => {});
+      return engine.start(spec, async (pid) => {
+        await onStart(pid);
+        await proven;
+      });
     },
   };
 }
