@@ -24,18 +24,23 @@ const KNOWN = {
 };
 /** Labels for the client's own books. */
 const LABELS = ["user", "metadata", "store", "safety_identifier", "prompt_cache_key"];
-/** Parameters that ask for nothing when they say this. */
-const NEUTRAL: Readonly<Record<string, unknown>> = {
-  n: 1,
-  best_of: 1,
-  frequency_penalty: 0,
-  presence_penalty: 0,
-  logprobs: false,
-  echo: false,
-  suffix: null,
-  tools: [],
-  parallel_tool_calls: true,
-  logit_bias: {},
+/** Parameters that ask for nothing when they say one of these. */
+const NEUTRAL: Readonly<Record<string, readonly unknown[]>> = {
+  n: [1],
+  best_of: [1],
+  frequency_penalty: [0],
+  presence_penalty: [0],
+  logprobs: [false],
+  echo: [false],
+  suffix: [""],
+  tools: [[]],
+  tool_choice: ["none", "auto"],
+  functions: [[]],
+  function_call: ["none", "auto"],
+  parallel_tool_calls: [true, false],
+  logit_bias: [{}],
+  modalities: [["text"]],
+  service_tier: ["auto", "default"],
 };
 
 /** Throws `USAGE_PARAMETER` with `param`: what is unknown, unsupported or out of range is said, not ignored. */
@@ -47,7 +52,7 @@ export function parseRequest(value: unknown, kind: "chat" | "completion"): Parse
   for (const [name, given] of Object.entries(json)) {
     if (KNOWN[kind].includes(name) || given === null || given === undefined) continue;
     if (LABELS.includes(name)) noEffect.push(name);
-    else if (!(name in NEUTRAL) || JSON.stringify(given) !== JSON.stringify(NEUTRAL[name])) {
+    else if (!isNeutral(name, given)) {
       throw refuse(
         name,
         `"${name}" is not supported; supported are ${KNOWN[kind].join(", ")}`,
@@ -56,13 +61,18 @@ export function parseRequest(value: unknown, kind: "chat" | "completion"): Parse
     }
   }
   if (typeof json.model !== "string" || json.model === "") throw refuse("model", "model must name an organ or a body");
-  const most = json.max_completion_tokens ?? json.max_tokens;
-  const options = (json.stream_options ?? {}) as Json;
+  const { max_tokens: older, max_completion_tokens: newer } = json;
+  if (older != null && newer != null && older !== newer)
+    throw refuse("max_tokens", "max_tokens and max_completion_tokens say different things; give one of them");
+  const stream = flag("stream", json.stream);
+  const options = partOf("stream_options", json.stream_options, ["include_usage"]);
+  if (json.stream_options != null && !stream)
+    throw refuse("stream_options", "stream_options is for streams: set stream to true, or leave it out");
   return {
     model: json.model,
     prompt: kind === "chat" ? { turns: turnsOf(json.messages) } : { text: textOf(json.prompt) },
     settings: {
-      ...number("max_tokens", most, 1, 1_000_000, true, "maxTokens"),
+      ...number("max_tokens", newer ?? older, 1, 1_000_000, true, "maxTokens"),
       ...number("temperature", json.temperature, 0, 2, false, "temperature"),
       ...number("top_p", json.top_p, 0, 1, false, "topP"),
       ...number("top_k", json.top_k, 0, 1_000_000, true, "topK"),
@@ -71,25 +81,38 @@ export function parseRequest(value: unknown, kind: "chat" | "completion"): Parse
       ...stops(json.stop),
     },
     format: formatOf(json.response_format),
-    stream: flag("stream", json.stream),
+    stream,
     includeUsage: flag("stream_options.include_usage", options.include_usage),
     noEffect,
   };
 }
 
+function isNeutral(name: string, given: unknown): boolean {
+  const neutral = Object.hasOwn(NEUTRAL, name) ? NEUTRAL[name] : [];
+  return neutral.some((each) => JSON.stringify(each) === JSON.stringify(given));
+}
+
+/** An object within a request, with the words that are known of it and no others; nothing where there is none. */
+function partOf(where: string, value: unknown, known: readonly string[]): Json {
+  if (value === undefined || value === null) return {};
+  if (typeof value !== "object" || Array.isArray(value)) throw refuse(where, `${where} must be an object`);
+  const extra = Object.keys(value).find((key) => !known.includes(key) && (value as Json)[key] != null);
+  if (extra === undefined) return value as Json;
+  const words = `"${where}.${extra}" is not supported; supported are ${known.join(", ")}`;
+  throw refuse(`${where}.${extra}`, words, "unsupported_parameter");
+}
+
 function turnsOf(messages: unknown): ChatTurn[] {
   if (!Array.isArray(messages) || messages.length === 0)
     throw refuse("messages", "messages must be a list with a message in it");
-  return messages.map((message: Json | null, at) => {
+  return messages.map((given: unknown, at) => {
     const where = `messages[${at}]`;
-    const role = message?.role === "developer" ? "system" : message?.role;
+    const message = partOf(where, given, ["role", "content"]);
+    const role = message.role === "developer" ? "system" : message.role;
     if (role !== "system" && role !== "user" && role !== "assistant") {
       throw refuse(`${where}.role`, `${where}.role must be system, developer, user or assistant`);
     }
-    const extra = Object.keys(message!).find((key) => !["role", "content"].includes(key) && message![key] != null);
-    if (extra !== undefined)
-      throw refuse(`${where}.${extra}`, `${where}: "${extra}" is not supported`, "unsupported_parameter");
-    return { role, content: contentOf(message!.content, where) };
+    return { role, content: contentOf(message.content, where) };
   });
 }
 
@@ -100,7 +123,7 @@ function contentOf(content: unknown, where: string): string {
   if (parts.length === 0 || other !== undefined) {
     throw refuse(`${where}.content`, `${where}.content must be text, or parts of text: nothing else is supported`);
   }
-  return parts.map((part) => part!.text as string).join("");
+  return parts.map((part, at) => partOf(`${where}.content[${at}]`, part, ["type", "text"]).text as string).join("");
 }
 
 function textOf(prompt: unknown): string {
@@ -132,12 +155,15 @@ function flag(param: string, value: unknown): boolean {
 
 function formatOf(value: unknown): Question["format"] {
   if (value === undefined || value === null) return undefined;
-  const { type, json_schema: named } = value as { type?: unknown; json_schema?: { schema?: unknown } };
+  const { type, json_schema: named } = partOf("response_format", value, ["type", "json_schema"]);
+  if (type !== "json_schema" && named != null)
+    throw refuse("response_format", 'response_format.json_schema is read where type is "json_schema"');
   if (type === "text") return undefined;
   if (type === "json_object") return "json";
   if (type !== "json_schema")
     throw refuse("response_format", "response_format.type must be text, json_object or json_schema");
-  const schema = named?.schema;
+  // Answers are held to a schema and checked against it, whatever `strict` says; the other two are labels.
+  const { schema } = partOf("response_format.json_schema", named, ["name", "description", "schema", "strict"]);
   if (typeof schema !== "object" || schema === null)
     throw refuse("response_format", "response_format.json_schema.schema is missing");
   const refusal = schemaRefusal(schema);
