@@ -72,7 +72,14 @@ export function parseRequest(value: unknown, kind: "chat" | "completion"): Parse
     model: json.model,
     prompt: kind === "chat" ? { turns: turnsOf(json.messages) } : { text: textOf(json.prompt) },
     settings: {
-      ...number("max_tokens", newer ?? older, 1, 1_000_000, true, "maxTokens"),
+      ...number(
+        newer == null ? "max_tokens" : "max_completion_tokens",
+        newer ?? older,
+        1,
+        1_000_000,
+        true,
+        "maxTokens",
+      ),
       ...number("temperature", json.temperature, 0, 2, false, "temperature"),
       ...number("top_p", json.top_p, 0, 1, false, "topP"),
       ...number("top_k", json.top_k, 0, 1_000_000, true, "topK"),
