@@ -2,7 +2,7 @@
 // perplexity), mean ± standard deviation, and v2's and v3's mean damage relative to SparseGPT's and to ALPS's selecting
 // per row. Usage:
 //   node bench/baselines.mjs <donor> --text FILE [--targets 0.25,0.5,0.6,2:4] [--methods all] [--seeds 1,2,3]
-//     [--matched] [--distil STEPS] [--answers N] [--samples 256] [--limit 512] [--window 128] [--rows]
+//     [--matched] [--match-rounds N] [--distil STEPS] [--answers N] [--samples 256] [--limit 512] [--window 128] [--rows]
 import { parseArgs } from "node:util";
 import { chooseMethods } from "../dist/methods/registry.js";
 import { methodTitle } from "../dist/report/comparison.js";
@@ -15,6 +15,7 @@ const { values: flags, positionals } = parseArgs({
     ...DAMAGE_FLAGS,
     methods: { type: "string", default: "all" },
     matched: { type: "boolean", default: false },
+    "match-rounds": { type: "string" },
     distil: { type: "string" },
     answers: { type: "string" },
   },
@@ -29,6 +30,7 @@ for (const seed of seedsOf(flags)) {
     await compareOnce(positionals[0], flags, seed, {
       methods,
       thenMatched: flags.matched,
+      ...(flags["match-rounds"] === undefined ? {} : { match: { rounds: Number(flags["match-rounds"]) } }),
       ...(flags.distil === undefined ? {} : { distil: Number(flags.distil) }),
       ...(flags.answers === undefined ? {} : { answers: Number(flags.answers) }),
       onRow: (_, row) =>
