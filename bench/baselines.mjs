@@ -1,5 +1,5 @@
 // v2 and v3 beside every baseline, over several draws of calibration samples: damage (ln perplexity − ln dense
-// perplexity), mean ± standard deviation, and v2's and v3's mean damage relative to SparseGPT's and to ALPS's selecting
+// perplexity), mean ± standard deviation, and mean damage of v2 and v3 relative to that of SparseGPT and of ALPS selecting
 // per row. Usage:
 //   node bench/baselines.mjs <donor> --text FILE [--targets 0.25,0.5,0.6,2:4] [--methods all] [--seeds 1,2,3]
 //     [--matched] [--match-rounds N] [--distil STEPS] [--answers N] [--samples 256] [--limit 512] [--window 128] [--rows]
