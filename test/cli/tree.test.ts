@@ -106,13 +106,19 @@ describe("completion", () => {
 complete_line() { COMP_WORDS=("$@"); COMP_CWORD=$(( $# - 1 )); _physarium; echo "\${COMPREPLY[@]}"; }
 complete_line physarium surg
 complete_line physarium eval --ag
-complete_line physarium export a b --format c`;
-    expect(execFileSync("bash", ["-c", script], { encoding: "utf8" })).toBe("surgery\n--against\ncompressed-tensors\n");
+complete_line physarium export a b --format c
+complete_line physarium parts pre
+complete_line physarium parts prepare a b --max-p
+complete_line physarium farm plan --vr
+complete_line physarium farm add story --tier V`;
+    expect(execFileSync("bash", ["-c", script], { encoding: "utf8" }).trimEnd().split("\n")).toEqual([
+      ...["surgery", "--against", "compressed-tensors", "prepare", "--max-parts", "--vram", "VRAM"],
+    ]);
   });
 
   test.each(["bash", "zsh", "fish"] as const)("%s names every command and option", (shell) => {
     const script = completionScript(program, shell);
-    for (const command of program.commands) {
+    for (const command of commandsUnder(program)) {
       expect(script).toContain(command.name());
       for (const { long } of command.options) expect(script).toContain(long!.replace(/^--/, ""));
     }
