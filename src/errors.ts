@@ -34,6 +34,7 @@ export function isPhysariumError(error: unknown, family = ""): error is Physariu
   return error instanceof PhysariumError && error.code.startsWith(family);
 }
 
+/** The exit code that the command line ends with for this error; 70 for what is none of ours. */
 export function exitCodeOf(error: unknown): number {
   if (!isPhysariumError(error)) return 70;
   if (error.details.retry === true) return 75;

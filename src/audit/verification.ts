@@ -45,12 +45,14 @@ export interface Verification {
  */
 export type Guarantee = "exact" | "sampled" | "survivors" | "healed" | "digests";
 
+/** One check of `verify`: what was looked at, whether it holds, and in words what was found. */
 export interface Check {
   readonly name: string;
   readonly ok: boolean;
   readonly detail: string;
 }
 
+/** Something in an output that is not as it should be. */
 export interface Difference {
   /** The check it belongs to. */
   readonly check: string;

@@ -20,6 +20,7 @@ import { fromDonor, fromLedger } from "./targets.js";
 import { Findings, type Guarantee, type Verification } from "./verification.js";
 import { checkWeights, type ParityMode } from "./weight-checks.js";
 
+/** How an output is verified: with its donor or alone, how thoroughly, with whose key. */
 export interface VerifyOptions {
   /** Without it the output is checked against its ledger alone. */
   readonly donorPath?: string;

@@ -9,6 +9,7 @@ import { modelFolder } from "./model-path.js";
 import { type ModelSource, readWhole } from "./model-source.js";
 import { parsePythonJson } from "./python-json.js";
 
+/** A safetensors file of a model with its header, read and checked; its weights are not in memory. */
 export interface Shard {
   readonly file: string;
   readonly byteLength: number;
@@ -21,6 +22,7 @@ export interface Shard {
   readonly tensors: readonly TensorInfo[];
 }
 
+/** A file beside a model's weights (configuration, tokenizer, licence); lengths in bytes. */
 export interface SideFile {
   readonly file: string;
   readonly byteLength: number;

@@ -6,6 +6,7 @@ import type { ProtocolOptions } from "../probe/text/protocols.js";
 import type { ComparisonRecord, ComparisonRow } from "../record/comparison.js";
 import type { Behind } from "./rows.js";
 
+/** What is compared on which texts: methods, sparsities and patterns, how long the calibration is. */
 export interface ComparisonOptions extends Behind {
   /** Text to score. */
   readonly text: string;

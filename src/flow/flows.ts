@@ -10,6 +10,7 @@ export interface FlowDefinition {
   readonly reference: string;
 }
 
+/** Every flow, in the order of their versions; a ledger names one of these. */
 export const FLOWS: readonly FlowDefinition[] = [
   {
     name: "magnitude",

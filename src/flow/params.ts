@@ -12,6 +12,7 @@ export interface FlowParams {
   readonly survival: number;
 }
 
+/** The parameters of v1 as the project began with them (docs/flows.md). */
 export const DEFAULT_PARAMS: FlowParams = { blockSize: 256, nIter: 30, beta: 2, survival: 0.355 };
 
 export const PARAM_LIMITS = {

@@ -15,6 +15,10 @@ import { type BlockRunner, inlineBlocks } from "./rows/runner.js";
 import { anchorPull } from "./stages/anchor.js";
 import { BYTES_PER_TUBE } from "./stages/tube-rows.js";
 
+/**
+ * Settings of the activation flow (v2) for one matrix; docs/flows.md has the equations and how the defaults were
+ * chosen.
+ */
 export interface ActivationOptions extends StageOptions {
   /** ρ as a share of the mean of E[x̂²]: what keeps inputs that calibration hardly saw from being trusted. */
   readonly damping: number;

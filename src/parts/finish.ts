@@ -29,6 +29,7 @@ import { checkVersion, optionsOf, type PartsPlan, readPartsPlan } from "./parts-
 import { joinedFrom, noParts, runningParts } from "./status.js";
 import { partsNumbers } from "./timeline.js";
 
+/** How parts are joined into one output. */
 export interface FinishOptions {
   readonly workers?: number;
   readonly onEvent?: OnEvent;
@@ -40,6 +41,7 @@ export interface FinishOptions {
   readonly files?: FileLayer;
 }
 
+/** What joining ended with. */
 export interface FinishResult {
   readonly outputPath: string;
   /** `already finished`: the output stands under its name, and nothing was done. */

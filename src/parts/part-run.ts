@@ -23,6 +23,7 @@ import { checkVersion, optionsOf, type PartsPlan, readPartsPlan, readPartTensors
 import { recordFailure } from "./retry.js";
 import { joinedFrom, noParts } from "./status.js";
 
+/** How one part is done on this machine. */
 export interface RunPartOptions {
   readonly workers?: number;
   readonly onEvent?: OnEvent;
@@ -32,6 +33,7 @@ export interface RunPartOptions {
   readonly files?: FileLayer;
 }
 
+/** What a run of a part ended with. */
 export interface PartResult {
   readonly part: number;
   /** `already done`: the part was done and is unchanged. `joined`: finish has made the output of it. */

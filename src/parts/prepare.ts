@@ -21,6 +21,7 @@ import { type PartsFolder, PLAN_FILE, partOfFile, partsFolder } from "./parts-fo
 import { type PartsPlan, type PlannedPart, readPartsPlan, writePartsPlan } from "./parts-plan.js";
 import { runningParts } from "./status.js";
 
+/** How an operation is cut into parts. */
 export interface PrepareOptions {
   readonly outputPath: string;
   readonly maxParts: number;
@@ -31,6 +32,7 @@ export interface PrepareOptions {
   readonly files?: FileLayer;
 }
 
+/** What was prepared: where it stands, and who does what. */
 export interface Prepared {
   readonly folder: PartsFolder;
   readonly plan: PartsPlan;

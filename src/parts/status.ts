@@ -8,6 +8,7 @@ import { type DoneHead, readDoneHead, readFailed } from "./manifest.js";
 import { type PartsFolder, partLock, partOfFile, partsFolder } from "./parts-folder.js";
 import { type PartsPlan, readPartsPlan } from "./parts-plan.js";
 
+/** How one part stands, and where it is or was done. */
 export interface PartStatus {
   readonly part: number;
   readonly state: "done" | "running" | "failed" | "missing";
@@ -23,6 +24,7 @@ export interface PartStatus {
   readonly retry?: boolean;
 }
 
+/** How all parts of an output stand; the four counts add up to `part_count`. */
 export interface PartsStatus {
   readonly output: string;
   /** `joined`: the output stands under its name. */

@@ -18,6 +18,7 @@ import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequen
 import { openTextFile } from "./text/text-file.js";
 import { readDefinition, TextTokenizer } from "./text/tokenizer.js";
 
+/** How a model is measured on a text: the protocol, the donor to compare with, the engine. */
 export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
   /** The donor to compare with; both models see the same tokens. */
   readonly against?: Model;
@@ -34,6 +35,7 @@ export interface EvaluateOptions extends ProtocolOptions, RunnerOptions {
   readonly signal?: AbortSignal;
 }
 
+/** What was measured; lengths of the traces are the number of predictions. */
 export interface Evaluation {
   readonly quality: QualitySection;
   /** Every prediction's numbers in the order of the text. */

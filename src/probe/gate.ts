@@ -10,6 +10,7 @@ import { LayerRunner } from "./forward/layer-runner.js";
 import { generateTokens, promptTokens, stopTokens } from "./generate.js";
 import { TextTokenizer } from "./text/tokenizer.js";
 
+/** What an operated model is held to, and what both models are asked. */
 export interface GateOptions extends Omit<EvaluateOptions, "against"> {
   readonly against: Model;
   readonly prompts?: readonly string[];

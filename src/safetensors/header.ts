@@ -18,6 +18,7 @@ export const MAX_DIMENSIONS = 64;
 /** The eight bytes of little-endian header length that open a file. */
 export const LENGTH_PREFIX_BYTES = 8;
 
+/** A tensor as a header has it; `dtype` is spelled as in the file. */
 export interface TensorInfo {
   readonly name: string;
   readonly dtype: string;
@@ -27,6 +28,7 @@ export interface TensorInfo {
   readonly byteLength: number;
 }
 
+/** A header that keeps every rule of the format. */
 export interface SafetensorsHeader {
   /** Tensors in the order of their data, which the reference reader enforces to be gapless. */
   readonly tensors: readonly TensorInfo[];

@@ -1,6 +1,7 @@
 import { PhysariumError } from "../errors.js";
 import { LENGTH_PREFIX_BYTES, MAX_HEADER_BYTE_LENGTH, type TensorInfo, tensorByteLength } from "./header.js";
 
+/** A tensor that is to be written; its place follows from the order. */
 export interface TensorSpec {
   readonly name: string;
   readonly dtype: string;

@@ -61,6 +61,7 @@ export type SurgeryEvent =
     }
   | { readonly event: "finishing"; readonly step: string };
 
+/** How far a phase of an operation is; lengths in bytes. */
 export interface Progress {
   readonly phase: "searching" | "checking" | "scanning" | "operating";
   readonly bytes_done: number;

@@ -28,6 +28,7 @@ import {
   type WorkspaceOptions,
 } from "./workspace.js";
 
+/** Where the output goes, whether a stopped run goes on, and what is made beside the weights. */
 export interface OperateOptions extends Partial<WorkspaceOptions> {
   readonly outputPath: string;
   readonly onEvent?: OnEvent;
@@ -41,6 +42,7 @@ export interface OperateOptions extends Partial<WorkspaceOptions> {
   readonly files?: FileLayer;
 }
 
+/** What an operation ended with; `report` has every number. */
 export interface OperationResult {
   readonly outputPath: string;
   /** `already finished`: `resume` found the whole output and did nothing. */

@@ -16,6 +16,7 @@ import { bytesPerFloat } from "../safetensors/dtypes.js";
 import { type CheckedOptions, compilePattern, defaultWorkers } from "./options.js";
 import { asDecoderTensor, noTarget, planWarnings } from "./plan-words.js";
 
+/** A tensor as the plan has it: where it stands, what becomes of it and why. */
 export interface PlannedTensor {
   readonly name: string;
   readonly shard: string;

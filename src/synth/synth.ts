@@ -23,6 +23,7 @@ export interface SynthProgress {
   readonly shard: string;
 }
 
+/** How a random model is written: its distribution and seed, and what happens meanwhile. */
 export interface SynthRunOptions extends SynthOptions {
   /** Replace an existing output, if synth wrote it. */
   readonly overwrite?: boolean;
@@ -33,6 +34,7 @@ export interface SynthRunOptions extends SynthOptions {
   readonly files?: FileLayer;
 }
 
+/** What was written; lengths in bytes. */
 export interface SynthResult {
   readonly output: string;
   readonly totalSize: number;
