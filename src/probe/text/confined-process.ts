@@ -169,6 +169,11 @@ export class ConfinedProcess<Job, Result> {
         oldest?.job as Job | undefined,
       );
     }
+    // A program that ends by an error of its own (a module that is gone, say) was not out of memory.
+    const error = signalName === null ? /^\w*Error\b[^\n]*/m.exec(this.stderr)?.[0] : undefined;
+    if (error !== undefined && !OUT_OF_MEMORY.test(error)) {
+      return new PhysariumError("INTERNAL", `a process of ours ${ended}: ${error}`);
+    }
     const limit = memoryLimitBytes();
     const may =
       this.limits.heapBytes <= limit / 2
@@ -180,6 +185,9 @@ export class ConfinedProcess<Job, Result> {
     );
   }
 }
+
+/** What Node says where something too large was asked for, and it could refuse. */
+const OUT_OF_MEMORY = /allocation failed|out of memory|Invalid (?:string|array|typed array) length/i;
 
 /** What a confined process answers for a job that ran into its time limit. */
 export const JOB_TOO_LONG = "JOB_TOO_LONG";
