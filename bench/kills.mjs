@@ -3,8 +3,8 @@
 //   node bench/kills.mjs [--kills 20] [--seed 1] [--only surgery,pack,…]
 //
 // After each kill: nothing but a whole output may stand under the final name. After the next run of the same command
-// (with --resume where it has that): exit 0, the bytes of an undisturbed run, nothing beside them or in the temporary folder. Exit 1 where
-// that is not so. Where `unshare` is not allowed it runs without namespaces and says so.
+// (with --resume where it has that): exit 0, the bytes of an undisturbed run, nothing beside them or in the temporary
+// folder. Exit 1 where that is not so. Where `unshare` is not allowed it runs without namespaces and says so.
 import { spawn, spawnSync } from "node:child_process";
 import { createHash, generateKeyPairSync } from "node:crypto";
 import {

@@ -54,7 +54,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   diff: ["safetensors", "checkpoint", "record"],
 };
 /** Single files above the rooms. */
-const LEAVES = ["errors", "wasm", "version"];
+const LEAVES = ["errors", "limits", "wasm", "version"];
 const PURE = ["safetensors", "flow"];
 
 interface Import {

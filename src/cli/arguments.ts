@@ -27,6 +27,15 @@ export function toThreads(text: string): number {
   return value;
 }
 
+/** More threads than any machine's memory feeds are a slip. */
+const MAX_WORKERS = 256;
+
+export function toWorkers(text: string): number {
+  const value = toInteger(text);
+  if (value >= 0 && value <= MAX_WORKERS) return value;
+  throw new InvalidArgumentError(`Expected a whole number from 0 to ${MAX_WORKERS}.`);
+}
+
 /** GiB, more than none. */
 export function toGibibytes(text: string): number {
   const value = toNumber(text);

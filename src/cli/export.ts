@@ -5,7 +5,7 @@ import { type ExportRecipe, FILE_TYPE } from "../export/gguf/tensor-types.js";
 import { exportSparse, type SparseExport } from "../export/sparse/export.js";
 import { relativeError, renderGgufExport, totalMatrices } from "../report/export-summary.js";
 import type { CardForm } from "../report/model-card.js";
-import { toInteger } from "./arguments.js";
+import { toInteger, toWorkers } from "./arguments.js";
 import { openStatistics } from "./export-statistics.js";
 import { fetchTexts, modelArgument } from "./model-argument.js";
 import { tensorProgress } from "./progress.js";
@@ -46,7 +46,7 @@ export function registerExport(program: Command): void {
     .option("--calibration <file>", "round with errors passed on: a text, or the Grams that calibrate wrote")
     .option("--samples <n>", "windows of the text, with --calibration", toInteger, 64)
     .option("--window <n>", "tokens of a window, with --calibration (default: 512)", toInteger)
-    .option("--workers <n>", "threads (default: all processors); the bytes do not depend on it", toInteger);
+    .option("--workers <n>", "threads (default: all processors); the bytes do not depend on it", toWorkers);
   addPushOptions(command)
     .option("--json", "print the result as one JSON object, every tensor with its zeros and error")
     .option("--quiet", "no progress")

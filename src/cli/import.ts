@@ -18,7 +18,10 @@ export function registerImport(program: Command): void {
   program
     .command("import")
     .description("make a model folder of a GGUF file or of a compressed-tensors folder")
-    .argument("<model>", ".gguf file (of a split model any part), or folder in compressed-tensors' sparse-bitmask; it is only read")
+    .argument(
+      "<model>",
+      ".gguf file (of a split model any part), or folder in compressed-tensors' sparse-bitmask; it is only read",
+    )
     .argument("<folder>", "the new model folder")
     .addOption(
       new Option("--dtype <name>", "dtype of the weights from a GGUF file (default: bf16)").choices([

@@ -5,10 +5,15 @@ process.env.UV_THREADPOOL_SIZE ??= "8";
 import { CommanderError } from "commander";
 import { ioError } from "../checkpoint/file-layer.js";
 import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
+import { processLimit } from "../limits.js";
 import { emitEvent, tellsEvents } from "./events.js";
 import { clearProgress } from "./progress.js";
 import { endOnSignal } from "./stop-signal.js";
-import { pathOf } from "./tree/walk.js";
+
+/** What our modules and a model of some shards take at most, with room above. */
+const FILES_NEEDED = 512;
+/** Asked now: where no file can be opened any more, nobody can. */
+const filesAllowed = processLimit("Max open files");
 
 /** Refusals of options and arguments say where they are explained. */
 const EXPLAINED = /^USAGE_(?:ARGUMENT|PARAM|PROTOCOL|FLOW|METHOD|SPARSITY|SAMPLING|GATE|RECIPE)$/;
@@ -30,6 +35,7 @@ let asked = "physarium";
 try {
   // Behind the `try`: opening all our modules at once is where a low limit of open files shows first.
   const [{ buildProgram }, { commandsFor }] = await Promise.all([import("./program.js"), import("./commands.js")]);
+  const { pathOf } = await import("./tree/walk.js");
   const program = await buildProgram(commandsFor(process.argv.slice(2)));
   program.hook("preAction", (_, command) => {
     asked = pathOf(command);
@@ -73,17 +79,17 @@ function fromCommander(error: CommanderError & { commandPath?: string }): Physar
   if (error.code === "commander.help") {
     return new PhysariumError("USAGE_COMMAND", "expected a command; see physarium --help");
   }
-  return new PhysariumError(
-    "USAGE_ARGUMENT",
-    `${error.message.replace(/^error: |\.$/g, "").replaceAll("\n", " ")}; see ${error.commandPath ?? "physarium"} --help`,
-  );
+  const words = error.message.replace(/^error: |\.$/g, "").replaceAll("\n", " ");
+  return new PhysariumError("USAGE_ARGUMENT", `${words}; see ${error.commandPath ?? "physarium"} --help`);
 }
 
 /** The limit of this process that an error nobody foresaw comes from, or `undefined`. */
 function limitOf(error: unknown): PhysariumError | undefined {
   if (isPhysariumError(error)) return undefined;
   const { code } = error as NodeJS.ErrnoException;
-  if (code === "EMFILE" || code === "ENFILE") {
+  // Where a file of a module cannot be opened, Node says that there is none.
+  const isModuleLost = code === "ERR_MODULE_NOT_FOUND" && filesAllowed < FILES_NEEDED;
+  if (code === "EMFILE" || code === "ENFILE" || isModuleLost) {
     return new PhysariumError(
       "USAGE_LIMIT",
       "this process may not open as many files as it needs; allow more with ulimit -n 1024",
@@ -93,7 +99,9 @@ function limitOf(error: unknown): PhysariumError | undefined {
   }
   try {
     new WebAssembly.Memory({ initial: 1 });
-    return undefined;
+    if (!(error instanceof RangeError) || processLimit("Max address space") === Number.POSITIVE_INFINITY)
+      return undefined;
+    throw error;
   } catch {
     return new PhysariumError(
       "USAGE_LIMIT",

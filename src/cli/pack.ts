@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { printable } from "../errors.js";
 import { packModel } from "../pack/pack-model.js";
-import { toInteger } from "./arguments.js";
+import { toWorkers } from "./arguments.js";
 import { modelArgument } from "./model-argument.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 import { addPushOptions, beginPush, type PushFlags, pushedLine, pushJson } from "./push-options.js";
@@ -22,7 +22,7 @@ export function registerPack(program: Command): void {
     .argument("<output>", "the packed folder; physarium unpack turns it back, byte for byte")
     .option("--resume", "go on where a stopped run stood")
     .option("--overwrite", "replace a packed folder, or start over where a stopped run stands")
-    .option("--workers <n>", "worker threads, 0 for none (default: one a core)", toInteger);
+    .option("--workers <n>", "worker threads, 0 for none (default: one a core)", toWorkers);
   addPushOptions(command)
     .option("--json", "the result as one JSON object")
     .option("--quiet", "no progress")

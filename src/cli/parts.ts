@@ -13,7 +13,7 @@ import { shellQuote } from "../report/report-text.js";
 import { renderSummary } from "../report/summary.js";
 import { checkOptions } from "../surgery/options.js";
 import { planSurgery } from "../surgery/plan.js";
-import { toCount, toInteger } from "./arguments.js";
+import { toCount, toInteger, toWorkers } from "./arguments.js";
 import { createEventPrinter } from "./event-printer.js";
 import { folderArgument } from "./model-argument.js";
 import { describeStatus, statusJson } from "./parts-status.js";
@@ -126,7 +126,7 @@ function registerRun(parts: Command): void {
     .description("do one part: what a node does; run again, it goes on where it was stopped")
     .argument("<output>", "what parts prepare was given")
     .requiredOption("--part <i>", "which part, from 0 on", toInteger)
-    .option("--workers <n>", "worker threads; 0 works in one thread (default: the processors)", toInteger)
+    .option("--workers <n>", "worker threads; 0 works in one thread (default: the processors)", toWorkers)
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")
     .action(
@@ -186,7 +186,7 @@ function registerFinish(parts: Command): void {
     .command("finish")
     .description("look at every byte, join what was cut, write the record, give the output its name")
     .argument("<output>", "what parts prepare was given")
-    .option("--workers <n>", "worker threads (default: the processors)", toInteger)
+    .option("--workers <n>", "worker threads (default: the processors)", toWorkers)
     .option("--no-card", "write no model card: README.md stays the donor's")
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")

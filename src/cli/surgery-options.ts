@@ -3,7 +3,7 @@ import { FLOWS } from "../flow/flows.js";
 import { DEFAULT_PARAMS } from "../flow/params.js";
 import type { ProtocolOptions } from "../probe/text/protocols.js";
 import type { SurgeryOptions } from "../surgery/options.js";
-import { toGibibytes, toInteger, toNumber, toThreads } from "./arguments.js";
+import { toGibibytes, toInteger, toNumber, toThreads, toWorkers } from "./arguments.js";
 import { toDeviceOptions, toProtocolOptions } from "./probe-options.js";
 
 /** The options that surgery and plan share. */
@@ -57,7 +57,7 @@ export function addSurgeryOptions(command: Command): Command {
     .option(
       "--workers <n>",
       "worker threads; 0 works in one thread (default: the processors, within the memory limit)",
-      toInteger,
+      toWorkers,
     )
     .option("--allow-non-finite", "leave NaN and infinite weights untouched instead of refusing them")
     .option("--pattern <n:m>", "activation: keep N of every M inputs, as 2:4")

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { printable } from "../errors.js";
 import { unpackModel } from "../pack/unpack-model.js";
-import { toInteger } from "./arguments.js";
+import { toWorkers } from "./arguments.js";
 import { bytes, rate, sayFinished } from "./pack.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 import { stopSignal } from "./stop-signal.js";
@@ -21,7 +21,7 @@ export function registerUnpack(program: Command): void {
     .argument("<output>", "the model folder")
     .option("--resume", "go on where a stopped run stood")
     .option("--overwrite", "replace a folder that holds nothing but this model's files, or start over after a stop")
-    .option("--workers <n>", "worker threads, 0 for none (default: one a core)", toInteger)
+    .option("--workers <n>", "worker threads, 0 for none (default: one a core)", toWorkers)
     .option("--json", "the result as one JSON object")
     .option("--quiet", "no progress")
     .addHelpText(

@@ -9,7 +9,7 @@ import { FLOWS } from "../flow/flows.js";
 import { isPackedFolder } from "../pack/manifest.js";
 import { unpackedView } from "../pack/packed-files.js";
 import { addSections } from "../report/documents.js";
-import { toInteger } from "./arguments.js";
+import { toInteger, toWorkers } from "./arguments.js";
 import { folderArgument } from "./model-argument.js";
 import { createProgress, type ProgressStyle } from "./progress.js";
 import { readKey } from "./sign.js";
@@ -43,7 +43,7 @@ export function registerVerify(program: Command): void {
     )
     .option("--public-key <file>", "fail where the output is not signed by its owner (physarium sign)")
     .option("--no-record", "do not add the result to the output's report")
-    .option("--workers <n>", "worker threads", toInteger)
+    .option("--workers <n>", "worker threads", toWorkers)
     .option("--json", "the result as one JSON object")
     .option("--quiet", "print differences only")
     .addHelpText(

@@ -53,8 +53,8 @@ export function shareMemory(
     throw new PhysariumError(
       "USAGE_MEMORY",
       `a comparison holds the operated weights (${gibibytes(operated)} GiB) and the residual streams of the ` +
-        `scored text (${gibibytes(scored)} GiB), and --memory is ${gibibytes(total)} GiB; score less with --limit, or ` +
-        "give more --memory",
+        `scored text (${gibibytes(scored)} GiB), and --memory is ${gibibytes(total)} GiB; score less with --limit, ` +
+        "or give more --memory",
       { operated, scored, memoryBytes: total },
     );
   }
@@ -84,8 +84,8 @@ export function threadsWithin(runner: LayerRunner, { work }: ComparisonMemory, t
 export function memoryWords({ total, operated, scored, calibrating, work }: ComparisonMemory): string {
   return (
     `memory: of ${gibibytes(total)} GiB the operated weights take ${gibibytes(operated)}, the scored text ` +
-    `${gibibytes(scored)}, calibration up to ${gibibytes(calibrating)}; ${gibibytes(work - calibrating)} are for Grams, ` +
-    "rows in work and copies of weights"
+    `${gibibytes(scored)}, calibration up to ${gibibytes(calibrating)}; ${gibibytes(work - calibrating)} are for ` +
+    "Grams, rows in work and copies of weights"
   );
 }
 

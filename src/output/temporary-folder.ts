@@ -2,6 +2,7 @@ import { lstat, mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { attempt } from "../checkpoint/file-layer.js";
+import { PhysariumError } from "../errors.js";
 import { lockHolder, takeLock } from "./lock.js";
 
 /** A folder in the system's temporary folder that goes with the run that made it. */
@@ -19,12 +20,20 @@ const LOCKED_WITHIN_MS = 60_000;
 
 /**
  * Make `physarium-<kind>-XXXXXX`. What a killed run left of the same kind is removed first: folders of this user whose
- * lock says that their owner is gone. Throws `IO_*`.
+ * lock says that their owner is gone. Throws `USAGE_TEMPORARY_FOLDER`, `IO_*`.
  */
 export async function openTemporaryFolder(kind: string): Promise<TemporaryFolder> {
   const parent = tmpdir();
   await sweep(parent, new RegExp(`^physarium-${kind}-[A-Za-z0-9]{6}$`)).catch(() => {});
-  const path = await attempt("creating a folder in", parent, () => mkdtemp(join(parent, `physarium-${kind}-`)));
+  const path = await mkdtemp(join(parent, `physarium-${kind}-`)).catch((error: NodeJS.ErrnoException) => {
+    throw new PhysariumError(
+      "USAGE_TEMPORARY_FOLDER",
+      `${parent}: nothing can be put into the temporary folder (${error.code}); set TMPDIR to a folder that is ` +
+        "there, may be written to and has room",
+      { path: parent, errno: error.code },
+      error,
+    );
+  });
   const gone = () => attempt("removing", path, () => rm(path, { recursive: true, force: true }));
   try {
     const lock = await takeLock(join(path, IN_USE));

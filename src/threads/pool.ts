@@ -1,5 +1,6 @@
 import { Worker } from "node:worker_threads";
 import { fromPlainError, PhysariumError, type PlainError } from "../errors.js";
+import { addressSpaceTaken, processLimit } from "../limits.js";
 
 /**
  * Runs jobs on threads, or in this one, a bounded number at once, in any order of completion. Each job in flight holds
@@ -48,9 +49,26 @@ export function inlinePool<Job, Result>(
   return { capacity: slots, endsJobsOnClose: false, run, runOnEach: async (job) => [await run(job)], close };
 }
 
+/** V8 reserves some 10 GiB for each memory of a kernel (it uses little of it), and a thread has two at most. */
+const ADDRESSES_PER_THREAD = 22 * 2 ** 30;
+
+/** V8 ends the whole process where it may not reserve what a thread takes. */
+function requireAddressSpace(threads: number): void {
+  const limit = processLimit("Max address space");
+  if (addressSpaceTaken() + threads * ADDRESSES_PER_THREAD <= limit) return;
+  const mebibytes = Math.floor(limit / 2 ** 20);
+  throw new PhysariumError(
+    "USAGE_LIMIT",
+    `this process may have ${mebibytes} MiB of address space, and its ${threads} threads reserve some ` +
+      `${(threads * ADDRESSES_PER_THREAD) / 2 ** 30} GiB (of which they use little); allow more with ulimit -v ` +
+      "unlimited, or work in one thread with --workers 0",
+    { limit, threads },
+  );
+}
+
 /**
  * Start `count` threads of the module at `url`, which must call `serveJobs`. `workerData` is what it needs to begin.
- * A thread that fails or dies fails every job, with its cause: an error, never a hang.
+ * A thread that fails or dies fails every job, with its cause: an error, never a hang. Throws `USAGE_LIMIT`.
  */
 export async function threadPool<Job, Result>(
   url: URL,
@@ -58,6 +76,7 @@ export async function threadPool<Job, Result>(
   count: number,
   slotsPerThread: number,
 ): Promise<Pool<Job, Result>> {
+  requireAddressSpace(count);
   const threads = Array.from(
     { length: count },
     (): Thread => ({

@@ -125,6 +125,16 @@ describe("what is written is read back", () => {
 });
 
 describe("hostile files", () => {
+  it("arrays that together would fill the memory are refused before they are read", async () => {
+    const one = { type: "array", of: "u8", values: new Array<number>(1_500_000).fill(1) } as const;
+    const map = new Map<string, GgufValue>(["a", "b", "c"].map((key) => [key, one]));
+    const { bytes } = serializeGgufHeader(map, []);
+    await expect(readGguf(memorySource(bytes), "x.gguf")).rejects.toMatchObject({ code: "DONOR_GGUF_LIMIT" });
+    map.delete("c");
+    const { bytes: fewer } = serializeGgufHeader(map, []);
+    expect((await readGguf(memorySource(fewer), "x.gguf")).metadata.size).toBe(2);
+  });
+
   const kv = (key: string, type: string, value: number[]): number[] => [
     ...string(key),
     ...u32(VALUE_TYPES.indexOf(type as (typeof VALUE_TYPES)[number])),

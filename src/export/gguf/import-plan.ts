@@ -38,8 +38,8 @@ export interface ImportPlan {
 const TORCH_DTYPE: Readonly<Record<FloatDtype, string>> = { BF16: "bfloat16", F16: "float16", F32: "float32" };
 
 /**
- * Decide from a GGUF file's header (that of `parts`, where it was read before) what each tensor becomes. Writes nothing;
- * throws `DONOR_GGUF_*`, `STOPPED`.
+ * Decide from a GGUF file's header (that of `parts`, where it was read before) what each tensor becomes. Writes
+ * nothing; throws `DONOR_GGUF_*`, `STOPPED`.
  */
 export async function planImport(
   source: ByteSource,
@@ -48,7 +48,7 @@ export async function planImport(
   signal?: AbortSignal,
   parts?: GgufFile,
 ): Promise<ImportPlan> {
-  const file = parts ?? (await readGguf(source, name));
+  const file = parts ?? (await readGguf(source, name, signal));
   const configText = await configOf(file, source, name, dtype);
   refuseAbsurdCounts(configText, file, name);
   const model = ggufModelOf(configText, `${name}: config`);

@@ -50,8 +50,8 @@ export interface GgufImport {
 const WEIGHTS_FILE = "model.safetensors";
 
 /**
- * Write a GGUF file, or all parts of a split one, as a model folder: config.json, tokenizer and model.safetensors, tensor by tensor in bounded
- * memory, on all processors.
+ * Write a GGUF file, or all parts of a split one, as a model folder: config.json, tokenizer and model.safetensors,
+ * tensor by tensor in bounded memory, on all processors.
  *
  * The folder appears under its name only when it is whole and synced. Throws `DONOR_GGUF_*` for what is wrong with the
  * file, `DONOR_NON_FINITE` and `DONOR_IMPORT_RANGE` for weights no donor should have.

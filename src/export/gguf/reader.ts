@@ -1,4 +1,4 @@
-import { PhysariumError } from "../../errors.js";
+import { PhysariumError, refuseStopped } from "../../errors.js";
 import type { ByteSource } from "../../safetensors/source.js";
 import { SCALAR_BYTES } from "./header.js";
 import {
@@ -40,7 +40,10 @@ export interface GgufFile {
 const MAX_HEADER_BYTES = 512 << 20;
 const MAX_METADATA_COUNT = 65_536;
 const MAX_TENSOR_COUNT = 1_000_000;
-const MAX_ARRAY_LENGTH = 16_000_000;
+/** Of all arrays together: a number takes eight bytes and more once it is read, of one in the file. */
+const MAX_ARRAY_ELEMENTS = 4_000_000;
+/** Elements between two looks at the signal: a few milliseconds. */
+const ELEMENTS_BETWEEN = 65_536;
 const MAX_KEY_BYTES = 65_535;
 /** GGML_MAX_DIMS. */
 const MAX_DIMENSIONS = 4;
@@ -53,14 +56,14 @@ const FIRST_WINDOW_BYTES = 1 << 20;
  *
  * `name` opens every message. Each count and length is checked against what the file can still hold before anything is
  * allocated.
- * Throws `DONOR_GGUF_*`. source: ggml-org/ggml docs/gguf.md
+ * Throws `DONOR_GGUF_*`, `STOPPED`. source: ggml-org/ggml docs/gguf.md
  */
-export async function readGguf(source: ByteSource, name: string): Promise<GgufFile> {
+export async function readGguf(source: ByteSource, name: string, signal?: AbortSignal): Promise<GgufFile> {
   const cap = Math.min(source.byteLength, MAX_HEADER_BYTES);
   for (let window = Math.min(FIRST_WINDOW_BYTES, cap); ; window = Math.min(window * 2, cap)) {
     const bytes = await source.read(0, window);
     try {
-      return parse(new Cursor(bytes, source.byteLength, name), source.byteLength, name);
+      return await parse(new Cursor(bytes, source.byteLength, name, signal), source.byteLength, name);
     } catch (error) {
       if (!(error instanceof WindowTooSmall)) throw error;
       if (window === source.byteLength) throw truncated(name, source.byteLength, error.what);
@@ -71,7 +74,7 @@ export async function readGguf(source: ByteSource, name: string): Promise<GgufFi
   }
 }
 
-function parse(cursor: Cursor, fileByteLength: number, name: string): GgufFile {
+async function parse(cursor: Cursor, fileByteLength: number, name: string): Promise<GgufFile> {
   const magic = cursor.u32("the magic number");
   if (magic !== GGUF_MAGIC) {
     throw fault(
@@ -95,7 +98,7 @@ function parse(cursor: Cursor, fileByteLength: number, name: string): GgufFile {
   for (let i = 0; i < metadataCount; i++) {
     const key = cursor.string("a metadata key", MAX_KEY_BYTES);
     if (metadata.has(key)) throw fault("METADATA", name, `the metadata key "${clip(key)}" stands twice`);
-    metadata.set(key, cursor.value(key));
+    metadata.set(key, await cursor.value(key));
   }
   const alignment = readAlignment(metadata, name);
 
@@ -208,6 +211,8 @@ class WindowTooSmall extends Error {
 /** Positional reads with the length of the whole file at hand, so that absurd counts fail before they allocate. */
 class Cursor {
   position = 0;
+  /** Of all arrays so far. */
+  private elements = 0;
   private readonly view: DataView;
   private readonly decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -215,6 +220,7 @@ class Cursor {
     private readonly bytes: Uint8Array,
     private readonly fileByteLength: number,
     private readonly name: string,
+    private readonly signal: AbortSignal | undefined,
   ) {
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
@@ -255,15 +261,21 @@ class Cursor {
     }
   }
 
-  value(key: string): GgufValue {
+  async value(key: string): Promise<GgufValue> {
     const what = `the value of "${clip(key)}"`;
     const type = this.valueType(what);
     if (type !== "array") return { type, value: this.scalar(type, what) };
     const of = this.valueType(`the element type of "${clip(key)}"`);
     if (of === "array") throw fault("METADATA", this.name, `${what} is an array of arrays, which no model needs`);
-    const length = this.count(`the length of "${clip(key)}"`, MAX_ARRAY_LENGTH, SCALAR_BYTES[of]);
+    const length = this.count(`the length of "${clip(key)}"`, MAX_ARRAY_ELEMENTS - this.elements, SCALAR_BYTES[of]);
+    this.elements += length;
     const values: GgufScalar[] = [];
-    for (let i = 0; i < length; i++) values.push(this.scalar(of, what));
+    for (let i = 0; i < length; i++) {
+      values.push(this.scalar(of, what));
+      if (i % ELEMENTS_BETWEEN !== ELEMENTS_BETWEEN - 1) continue;
+      await new Promise(setImmediate);
+      refuseStopped(this.signal);
+    }
     return { type, of, values };
   }
 

@@ -96,7 +96,8 @@ async function refuseMissing({ path, file }: Part, paths: readonly string[], fil
     missing.length > 4 ? `${missing.slice(0, 3).join(", ")} and ${missing.length - 3} more` : missing.join(", ");
   throw fault(
     `${basename(path)}: it is part ${(numberOf(file, "split.no") ?? 0) + 1} of ${paths.length} of a split model, and ` +
-      `${named} ${missing.length === 1 ? "is" : "are"} missing beside it; put all parts into one folder and import any of them`,
+      `${named} ${missing.length === 1 ? "is" : "are"} missing beside it; put all parts into one folder and ` +
+      "import any of them",
     { path, missing },
   );
 }
@@ -110,8 +111,8 @@ function joined(parts: readonly Part[], count: number): GgufFile {
     const [part, of] = [numberOf(file, "split.no") ?? 0, numberOf(file, "split.count") ?? 1];
     if (part !== at || of !== count) {
       throw fault(
-        `${basename(path)}: its metadata makes it part ${part + 1} of ${of}, its name part ${at + 1} of ${count}; the ` +
-          "parts do not belong together, download them again",
+        `${basename(path)}: its metadata makes it part ${part + 1} of ${of}, its name part ${at + 1} of ${count}; ` +
+          "the parts do not belong together, download them again",
         { path },
       );
     }

@@ -137,7 +137,7 @@ const BPE = {
 /** The largest real tokenizer.json has 40 MB. */
 const MAX_EMBEDDED_CHARACTERS = 1 << 27;
 
-/** Real tokens have some hundred characters at most (rows of spaces and dashes); looking for merges is quadratic in them. */
+/** Real tokens have some hundred characters at most (rows of spaces, dashes); looking for merges is quadratic in them. */
 const MAX_TOKEN_LENGTH = 2048;
 /** The largest real vocabulary (262,144 tokens) has 513,511. */
 const MAX_MERGES = 1 << 21;
