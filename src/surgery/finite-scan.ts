@@ -1,6 +1,7 @@
-import { type FileLayer, FileSource } from "../checkpoint/file-layer.js";
+import type { FileLayer } from "../checkpoint/file-layer.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
 import { magnitudeFormat, weightPatterns } from "../flow/magnitudes.js";
+import { openDonorFile } from "./donor-files.js";
 import type { Plan } from "./plan.js";
 
 const SCAN_BYTES = 16 << 20;
@@ -19,8 +20,8 @@ export async function refuseNonFinite(
   onBytes: (bytes: number) => void,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  for (const { path, tensors } of plan.shards) {
-    const source = await FileSource.open(path, files);
+  for (const { file, tensors } of plan.shards) {
+    const source = await openDonorFile(plan, file, files);
     try {
       for (const { name, shard, target, byteOffset, byteLength } of tensors) {
         if (target === undefined) continue;
