@@ -1,9 +1,20 @@
 import { PhysariumError } from "../errors.js";
 import type { MatchOptions } from "../matching/match-layer.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
+import { defaultMemoryBytes as halfOfMemory, memoryLimitBytes } from "../probe/memory.js";
 import { bytesPerFloat } from "../safetensors/dtypes.js";
 
-export { defaultMemoryBytes } from "../probe/memory.js";
+/**
+ * Node, the engine and its sessions by themselves: Smol 135M, two samples of 64 tokens, took up to 243 MiB of a
+ * container's 250, with a budget of 125, and was killed there.
+ */
+const BESIDE_BYTES = 256 << 20;
+const MIB = 2 ** 20;
+
+/** What may be taken when nobody says: half of what there is, and no more than the rest leaves; 0 where that is all. */
+export function defaultMemoryBytes(): number {
+  return Math.max(0, Math.min(halfOfMemory(), memoryLimitBytes() - BESIDE_BYTES));
+}
 
 /** How the Gram of a place is used: whole, in tiles of columns, or as memory allows. */
 export type GramMode = "full" | "tile" | "auto";
@@ -97,6 +108,14 @@ export function matchBytes(runner: LayerRunner, { lessonTokens }: MatchOptions):
 
 /** Throws `USAGE_MEMORY` where so many calibration tokens do not fit beside a layer. */
 export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: number, match?: MatchOptions): void {
+  if (memoryBytes <= 0) {
+    throw new PhysariumError(
+      "USAGE_MEMORY",
+      `this machine or container gives ${Math.floor(memoryLimitBytes() / MIB)} MiB, of which Node and the engine take ` +
+        `some ${BESIDE_BYTES / MIB} by themselves; nothing is left to calibrate in`,
+      { limit: memoryLimitBytes() },
+    );
+  }
   const needed = activationBytes(runner, tokens);
   const share = memoryBytes * COPIES_SHARE;
   const allCopies = 4 * runner.weights.elementCount;
@@ -110,8 +129,8 @@ export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: nu
   if (room <= 0) {
     throw new PhysariumError(
       "USAGE_MEMORY",
-      `the layer in work takes ${(weights / 2 ** 30).toFixed(1)} GiB of weights, which leaves nothing of --memory ` +
-        "for activations; give more --memory",
+      `the layer in work takes ${Math.ceil(weights / MIB)} MiB of weights, which leaves nothing of the ` +
+        `${Math.floor(memoryBytes / MIB)} MiB of --memory for activations; give more --memory`,
       { weights, memoryBytes },
     );
   }

@@ -46,6 +46,17 @@ describe.skipIf(!hasEngine)("a machine or container with little memory", () => {
     expect(message).toMatch(/140 MiB are what this machine or container gives/);
   });
 
+  test("that leaves v2 nothing beside Node and the engine is refused before anything is written", async () => {
+    writeFileSync(text, "Once upon a time there was a little tree that wanted to see the sea.\n".repeat(100));
+    const output = join(folder, "small");
+    const v2 = ["surgery", LOAM, output, "--flow", "activation", "--target-sparsity", "0.5", "--calibration", text];
+    const { status, stderr } = await physarium([...v2, "--samples", "2", "--window", "32"], {
+      env: { PHYSARIUM_MEMORY_LIMIT: `${250 * MIB}` },
+    });
+    expect(stderr).toMatch(/this machine or container gives 250 MiB.* \[USAGE_MEMORY\]\n$/);
+    expect([status, existsSync(output), existsSync(`${output}.partial`)]).toEqual([2, false, false]);
+  });
+
   test.skipIf(!existsSync("/proc/self/task"))("Ctrl-C and kill -9 end both processes", async () => {
     for (const signal of ["SIGINT", "SIGKILL"] as const) {
       let child = 0;
