@@ -111,8 +111,8 @@ export function checkMemory(runner: LayerRunner, tokens: number, memoryBytes: nu
   if (memoryBytes <= 0) {
     throw new PhysariumError(
       "USAGE_MEMORY",
-      `this machine or container gives ${Math.floor(memoryLimitBytes() / MIB)} MiB, of which Node and the engine take ` +
-        `some ${BESIDE_BYTES / MIB} by themselves; nothing is left to calibrate in`,
+      `this machine or container gives ${Math.floor(memoryLimitBytes() / MIB)} MiB, of which Node and the engine ` +
+        `take some ${BESIDE_BYTES / MIB} by themselves; nothing is left to calibrate in`,
       { limit: memoryLimitBytes() },
     );
   }
