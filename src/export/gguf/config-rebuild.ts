@@ -206,7 +206,9 @@ export class Keys {
   /** A number, or the largest of one a layer. */
   largest(key: string): number | undefined {
     const value = this.file.metadata.get(`${this.architecture}.${key}`);
-    return value?.type === "array" ? Math.max(...value.values.map(Number)) : this.optional(key);
+    if (value?.type !== "array") return this.optional(key);
+    const largest = value.values.reduce((most: number, each) => Math.max(most, Number(each)), Number.NEGATIVE_INFINITY);
+    return finite(largest, `${this.architecture}.${key}`, this.name);
   }
 
   optional(key: string): number | undefined {
@@ -220,8 +222,15 @@ export class Keys {
           "expected one number",
       );
     }
+    finite(value.value, full, this.name);
     return value.type === "f32" ? shortestDecimal(value.value) : value.value;
   }
+}
+
+/** JSON has no NaN: it would become null there, and the model would run on a default. Throws `DONOR_GGUF_METADATA`. */
+function finite(value: number, key: string, name: string): number {
+  if (Number.isFinite(value)) return value;
+  throw new PhysariumError("DONOR_GGUF_METADATA", `${name}: "${key}" is ${value}, expected a finite number`, { key });
 }
 
 /** The short decimal that an F32 was written from: 1e-6, not 9.999999974752427e-7. */

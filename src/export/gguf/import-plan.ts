@@ -66,6 +66,7 @@ export async function planImport(
     targets.set(link.name, target);
     target.pieces.push({ link, info });
   }
+  refuseOtherVocabulary(file, byName.get("token_embd.weight")?.shape[0], name);
   unused.delete(ROPE_FACTORS_TENSOR);
   for (const extra of unused) throw wrongTensor(name, extra, `has no place in a ${model.modelType} model`);
   const tokenizer = await rebuildTokenizer(file.metadata, signal).catch((error) => {
@@ -97,6 +98,20 @@ function refuseOtherTensor(info: GgufTensorInfo, link: Link, name: string): void
   if (link.rowLength === 1 && TENSOR_TYPES[info.type].blockLength > 1) {
     throw wrongTensor(name, link.ggufName, `is a vector of ${info.type}, expected F32, F16 or BF16`);
   }
+}
+
+/** Each row of the embedding is a token's; an engine takes no other file either. Throws `DONOR_GGUF_METADATA`. */
+function refuseOtherVocabulary({ metadata }: GgufFile, rows: number | undefined, name: string): void {
+  const key = "tokenizer.ggml.tokens";
+  const tokens = metadata.get(key);
+  if (tokens === undefined || rows === undefined) return;
+  const found = tokens.type !== "array" ? tokens.type : `${tokens.values.length} of type ${tokens.of}`;
+  if (found === `${rows} of type string`) return;
+  throw new PhysariumError(
+    "DONOR_GGUF_METADATA",
+    `${name}: "${key}" is ${found}, expected ${rows} strings, as many as the embedding has rows`,
+    { key, rows },
+  );
 }
 
 /**
