@@ -15,6 +15,7 @@ import { pathToFileURL } from "node:url";
 import { beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { OutputFile } from "../../dist/output/output-file.js";
 import { MAIN, physarium } from "../physarium.js";
+import { hasEngine } from "../probe/engine-present.js";
 import { filesOf } from "../surgery/operate.js";
 import { temporaryFolder } from "../temporary.js";
 
@@ -153,6 +154,35 @@ test("what a killed run left in the temporary folder goes with the next run; wha
   const left = readdirSync(temporary).sort();
   await Promise.all([living.kill(), next.kill()]);
   expect(left).toEqual([...[living, next].map(({ path }) => basename(path)), "physarium-grams-somebody's"].sort());
+});
+
+test.skipIf(!hasEngine)("a second comparison on one --out is refused; the first goes on", async () => {
+  const out = at("compared");
+  const args = [
+    "compare",
+    donor,
+    "--text",
+    text,
+    "--out",
+    out,
+    "--methods",
+    "magnitude,wanda",
+    "--sparsity",
+    "0.5,0.6",
+  ];
+  const child = spawn(process.execPath, [MAIN, ...args, "--window", "16"], { stdio: ["ignore", "ignore", "pipe"] });
+  let stderr = "";
+  child.stderr.setEncoding("utf8").on("data", (piece: string) => {
+    stderr += piece;
+  });
+  const ended = new Promise((resolve) => child.on("close", resolve));
+  await expect.poll(() => existsSync(join(out, "compare.json.partial.lock")), { timeout: 30_000 }).toBe(true);
+  child.kill("SIGSTOP");
+  const second = await codeOf(...args, "--window", "16");
+  child.kill("SIGCONT");
+  expect(second).toBe("2 USAGE_LOCKED");
+  expect(await ended, stderr).toBe(0);
+  expect(readdirSync(out).sort()).toEqual(["compare.csv", "compare.json", "compare.md", "compare.svg"]);
 });
 
 describe("pack and unpack", () => {
