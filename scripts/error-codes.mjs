@@ -33,6 +33,7 @@ const MEANINGS = {
   USAGE_RECIPE:
     "the recipe is no YAML, lacks `model` or `output`, or names a step or an option that there is not; physarium run --help shows one",
   USAGE_REQUEST: "llama-server cannot do what was asked; what it said follows",
+  DONOR_GGUF_SPLIT: "parts of a split GGUF model are missing or do not belong together; which, and what helps, follows",
   DONOR_GGUF_TENSOR: "a tensor of the GGUF file is not as its architecture has it; what was found and expected follows",
   DONOR_HEADER_JSON:
     "the header of a safetensors file is no JSON as the format asks; where follows; download the file again",
