@@ -243,3 +243,41 @@ describe("splits", () => {
     expect(namePreTokenizer(byteTokenizer().pre_tokenizer)).toEqual({ name: "gpt-2", difference: undefined });
   });
 });
+
+describe("a Unigram vocabulary (t5) is rebuilt", () => {
+  const { normal, unknown, control, byte } = TOKEN_TYPE;
+  const bytes = Array.from({ length: 256 }, (_, at) => `<0x${at.toString(16).toUpperCase().padStart(2, "0")}>`);
+  const strings = (values: string[]): GgufValue => ({ type: "array", of: "string", values });
+  const metadataOf = (withBytes: boolean, extra: [string, GgufValue][] = []) => {
+    const tokens = ["<unk>", "</s>", "▁", "▁a", "b", "ab", "▁ab", ...(withBytes ? bytes : [])];
+    const types = [unknown, control, ...Array(5).fill(normal), ...(withBytes ? Array(256).fill(byte) : [])];
+    const scores = [0, 0, -3, -2, -2.5, -2.5, -1, ...(withBytes ? Array(256).fill(-20) : [])];
+    return new Map<string, GgufValue>([
+      ["tokenizer.ggml.model", { type: "string", value: "t5" }],
+      ["tokenizer.ggml.tokens", strings(tokens)],
+      ["tokenizer.ggml.token_type", { type: "array", of: "i32", values: types }],
+      ["tokenizer.ggml.scores", { type: "array", of: "f32", values: scores }],
+      ...extra,
+    ]);
+  };
+  const idsOf = async (metadata: Map<string, GgufValue>, text: string) => {
+    const { tokenizerJson, warnings } = await rebuildTokenizer(metadata);
+    expect(warnings).toEqual([]);
+    return (await Tokenizer.fromString(tokenizerJson ?? "").encode(text)).getIds();
+  };
+
+  it("by the best sum of scores, with and without bytes", async () => {
+    expect(await idsOf(metadataOf(false), "ab a é</s>")).toEqual([6, 3, 2, 0, 1]);
+    expect(await idsOf(metadataOf(true), "é")).toEqual([2, 7 + 0xc3, 7 + 0xa9]);
+  });
+
+  it("as the file says of spaces", async () => {
+    const flag = (key: string, value: boolean): [string, GgufValue] => [
+      `tokenizer.ggml.${key}`,
+      { type: "bool", value },
+    ];
+    expect(await idsOf(metadataOf(false, [flag("add_space_prefix", false)]), "ab")).toEqual([5]);
+    expect(await idsOf(metadataOf(false), "ab  ab ")).toEqual([6, 2, 6, 2]);
+    expect(await idsOf(metadataOf(false, [flag("remove_extra_whitespaces", true)]), "ab  ab ")).toEqual([6, 6]);
+  });
+});

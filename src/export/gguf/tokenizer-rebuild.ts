@@ -2,6 +2,7 @@ import { PhysariumError, refuseStopped } from "../../errors.js";
 import { PRE_TOKENIZERS } from "./pre-tokenizers.js";
 import { EMBEDDED_TOKENIZER, SPACE_MARK, TOKEN_TYPE } from "./tokenizer.js";
 import type { GgufMetadata, GgufScalar } from "./types.js";
+import { unigram } from "./unigram-rebuild.js";
 
 export interface RebuiltTokenizer {
   /** The text of tokenizer.json; undefined where the file holds no tokenizer that one can say. */
@@ -42,7 +43,8 @@ export async function rebuildTokenizer(metadata: GgufMetadata, signal?: AbortSig
   if (embedded !== undefined && isJsonObject(embedded)) {
     return { tokenizerJson: embedded, tokenizerConfig, warnings };
   }
-  if ((model !== "gpt2" && model !== "llama") || tokens.length === 0) {
+  const parts = REBUILT[model ?? ""];
+  if (parts === undefined || tokens.length === 0) {
     warnings.push(`the file's tokenizer (${model ?? "none"}) cannot be rebuilt: the folder has no tokenizer.json`);
     return { tokenizerJson: undefined, tokenizerConfig, warnings };
   }
@@ -53,14 +55,26 @@ export async function rebuildTokenizer(metadata: GgufMetadata, signal?: AbortSig
     added_tokens: addedTokens(tokens, types),
     post_processor: postProcessor(metadata, tokens),
   };
-  const json =
-    model === "gpt2"
-      ? { ...shared, ...byteLevel(metadata, tokens, types, warnings) }
-      : { ...shared, ...(await sentencePiece(metadata, tokens, types, signal)) };
+  const json = { ...shared, ...(await parts({ metadata, tokens, types, warnings, signal })) };
   return { tokenizerJson: JSON.stringify(json), tokenizerConfig, warnings };
 }
 
-function byteLevel(metadata: GgufMetadata, tokens: readonly string[], types: readonly number[], warnings: string[]) {
+interface TokenizerFile {
+  readonly metadata: GgufMetadata;
+  readonly tokens: readonly string[];
+  readonly types: readonly number[];
+  readonly warnings: string[];
+  readonly signal: AbortSignal | undefined;
+}
+
+/** By `tokenizer.ggml.model`. source: llama.cpp src/llama-vocab.cpp */
+const REBUILT: Readonly<Record<string, ((file: TokenizerFile) => object | Promise<object>) | undefined>> = {
+  gpt2: byteLevel,
+  llama: sentencePiece,
+  t5: unigramParts,
+};
+
+function byteLevel({ metadata, tokens, types, warnings }: TokenizerFile) {
   const pre = text(metadata, "tokenizer.ggml.pre") ?? "default";
   const known = PRE_TOKENIZERS.find(({ name }) => name === (SPLIT_ALIASES[pre] ?? pre));
   if (known === undefined) {
@@ -89,21 +103,28 @@ function byteLevel(metadata: GgufMetadata, tokens: readonly string[], types: rea
   };
 }
 
-async function sentencePiece(
-  metadata: GgufMetadata,
-  tokens: readonly string[],
-  types: readonly number[],
-  signal: AbortSignal | undefined,
-) {
+function unigramParts({ metadata, tokens, types, warnings }: TokenizerFile) {
+  const charsmap = list(metadata, "tokenizer.ggml.precompiled_charsmap").map(Number);
+  return unigram({
+    tokens,
+    types,
+    scores: list(metadata, "tokenizer.ggml.scores").map(Number),
+    charsmap: Uint8Array.from(charsmap),
+    prependsSpace: prependsSpace(metadata),
+    dropsSpaces: flag(metadata, "tokenizer.ggml.remove_extra_whitespaces"),
+    warnings,
+  });
+}
+
+async function sentencePiece({ metadata, tokens, types, signal }: TokenizerFile) {
   const scores = list(metadata, "tokenizer.ggml.scores").map(Number);
-  const prepends = metadata.get("tokenizer.ggml.add_space_prefix");
   const normalizers: unknown[] = [{ type: "Replace", pattern: { String: " " }, content: SPACE_MARK }];
   const decoders: unknown[] = [
     { type: "Replace", pattern: { String: SPACE_MARK }, content: " " },
     { type: "ByteFallback" },
     { type: "Fuse" },
   ];
-  if (prepends === undefined || prepends.type === "array" || prepends.value !== false) {
+  if (prependsSpace(metadata)) {
     normalizers.unshift({ type: "Prepend", prepend: SPACE_MARK });
     decoders.push({ type: "Strip", content: " ", start: 1, stop: 0 });
   }
@@ -253,6 +274,12 @@ function specialToken(metadata: GgufMetadata, tokens: readonly string[], key: st
 function text(metadata: GgufMetadata, key: string): string | undefined {
   const value = metadata.get(key);
   return value?.type === "string" ? String(value.value) : undefined;
+}
+
+/** `add_space_prefix` is true where a file leaves it out. */
+function prependsSpace(metadata: GgufMetadata): boolean {
+  const value = metadata.get("tokenizer.ggml.add_space_prefix");
+  return value?.type !== "bool" || value.value !== false;
 }
 
 function flag(metadata: GgufMetadata, key: string): boolean {
