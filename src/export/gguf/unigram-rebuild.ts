@@ -13,8 +13,8 @@ export interface UnigramFile {
 }
 
 /**
- * The parts of a tokenizer.json of SentencePiece's Unigram kind (`tokenizer.ggml.model` t5), as the reference makes them
- * of a SentencePiece file. source: `SpmConverter` of transformers 5.24, `convert_slow_tokenizer.py`
+ * The parts of a tokenizer.json of SentencePiece's Unigram kind (`tokenizer.ggml.model` t5), as the reference makes
+ * them of a SentencePiece file. source: `SpmConverter` of transformers 5.24, `convert_slow_tokenizer.py`
  */
 export function unigram(file: UnigramFile): object {
   const { tokens, types, scores, charsmap } = file;
