@@ -41,6 +41,7 @@ const MEANINGS = {
   VERIFY_SIGNATURE: "the signature is missing, none of the key that was given, or cannot be read",
   IO_FAILED: "the system refused what was tried; its own words follow",
   IO_FARM: "the farm's server cannot be reached, or refused; its own words follow",
+  WARN_TIED_HEAD: "config.json ties the head to the embedding, and the file holds another head: the file's is used",
   WARN_TWO_MODELS:
     "model.safetensors lies beside an index of other shards; loaders take the single file, and so does physarium",
 };
