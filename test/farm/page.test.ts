@@ -41,9 +41,10 @@ describe.runIf(CHROMIUM !== undefined)("the farm's page in a browser", () => {
   beforeAll(async () => {
     const body = { source: "loam", context: 128, sequences: 2 };
     const folder = admittedFolder(temporaryFolder(), {
-      bodies: { garden: body, orchard: body, "a-rather-long-name-of-a-body": body, meadow: body },
+      bodies: { garden: body, orchard: body, "a-rather-long-name-of-a-body": body, meadow: { ...body, gpu_layers: 2 } },
       organs: [
         { name: "echo", body: "garden", tier: "RAM", max_tokens: 64 },
+        { name: "far", body: "meadow", tier: "VRAM" },
         { name: "strict", body: "orchard", tier: "RAM", verifier: "json_strict", retries: 0 },
       ],
     });
@@ -139,8 +140,19 @@ describe.runIf(CHROMIUM !== undefined)("the farm's page in a browser", () => {
     const rights = await page.value<number[]>(
       "[...document.querySelectorAll('td button')].map((each) => each.getBoundingClientRect().right)",
     );
-    expect(rights).toHaveLength(6);
+    expect(rights).toHaveLength(7);
     expect(Math.max(...rights)).toBeLessThan(390);
+  });
+
+  test("why a body does not run is said whole, within the window where there is room", async () => {
+    await page.look(1280, "light");
+    await page.until("innerWidth === 1280");
+    const reason = await page.value<string>("document.querySelector('td .bad').innerText");
+    expect(reason).toMatch(
+      /^meadow: no form of it fits; gpu_layers is 2: with so many q8_0 needs .* lower it, or say "auto"$/,
+    );
+    const table = "document.querySelector('.scroll')";
+    expect(await page.value(`${table}.scrollWidth <= ${table}.clientWidth`)).toBe(true);
   });
 
   test("events are for people: sizes and rounded seconds, nothing that is not known", async () => {
