@@ -23,9 +23,9 @@ export interface VerdictBasis {
 /**
  * Where "intact" ends and "broken" begins, by what llama.cpp's quantisations of SmolLM2-135M-Instruct measure against
  * it (docs/verdict.md has the commands and the table): Q8_0 has a mean KL of 0.0013 nats, 97.6 % the same top token
- * and perplexity × 1.003; a file of 6 and 16 bits 0.0051, 95.3 % and × 1.005; Q4_0 0.43, 61.8 % and × 1.38. Nobody
- * calls the first two a different model, and past the last nobody ships one: intact ends at twice the second's
- * divergence and perplexity, and a little under its top tokens; broken begins where Q4_0 stands.
+ * and perplexity × 1.003; Q6_K 0.0060, 95.2 % and × 1.007; Q4_K 0.091, 80.7 % and × 1.102; Q4_0 0.43, 61.8 % and
+ * × 1.38. Nobody calls the first two a different model, and past the last nobody ships one: intact ends short of twice
+ * what Q6_K changes, in each of the three measures, and broken begins where Q4_0 stands.
  */
 export const VERDICT_LIMITS = {
   kl_mean: { intact: 0.01, broken: 0.43 },
@@ -39,8 +39,9 @@ const CLEAR = 2;
 const WORDS: readonly VerdictWord[] = ["intact", "noticeable", "broken"];
 
 const MEANING: Record<VerdictWord, string> = {
-  intact: "no more than what a Q8_0 or Q6_K quantisation changes: it writes as the donor does",
-  noticeable: "between what Q6_K and Q4_0 cost: it still writes sense, and a reader may see the difference",
+  intact: "less than twice what a Q6_K quantisation changes: it writes as the donor does",
+  noticeable:
+    "between twice what Q6_K changes and what Q4_0 costs: it still writes sense, and a reader may see the difference",
   broken: "more than what Q4_0 costs: its texts suffer; keep the donor, or operate more gently",
 };
 

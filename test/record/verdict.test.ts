@@ -1,6 +1,7 @@
+import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 import type { DivergenceRecord } from "../../dist/record/quality.js";
-import { repetitionOf, verdictOf } from "../../dist/record/verdict.js";
+import { repetitionOf, VERDICT_LIMITS, verdictOf } from "../../dist/record/verdict.js";
 
 const divergence = (
   [kl_mean, kl_mean_stderr]: [number, number],
@@ -31,4 +32,31 @@ test("how much a text repeats itself", () => {
   expect(repetitionOf([1, 2, 3, 4, 5, 6, 7, 8])).toBe(0);
   expect(repetitionOf(new Array(103).fill(7))).toBeCloseTo(0.99);
   expect(repetitionOf([1, 2, 3, 4, 9, 1, 2, 3, 4])).toBeCloseTo(1 / 6);
+});
+
+test("its words and limits agree with what docs/verdict.md measured", () => {
+  const page = readFileSync("docs/verdict.md", "utf8");
+  const rowOf = (type: string) => {
+    const row = new RegExp(
+      `^\\| ${type} \\| [\\d,]+ \\| ([\\d.]+) ± [\\d.]+ \\| ([\\d.]+) ± [\\d.]+ % \\| ([\\d.]+) ±`,
+      "m",
+    );
+    const [, kl, top, ratio] = row.exec(page)!.map(Number);
+    return { kl, differs: 1 - top / 100, rise: ratio - 1 };
+  };
+  const { kl_mean, same_top, perplexity_ratio } = VERDICT_LIMITS;
+  const [sixBits, fourBits] = [rowOf("Q6_K"), rowOf("Q4_0")];
+  // "less than twice what a Q6_K quantisation changes", and Q6_K itself is intact.
+  for (const [limit, measured] of [
+    [kl_mean.intact, sixBits.kl],
+    [1 - same_top.intact, sixBits.differs],
+    [perplexity_ratio.intact - 1, sixBits.rise],
+  ]) {
+    expect(limit).toBeGreaterThan(measured);
+    expect(limit).toBeLessThan(2 * measured);
+  }
+  // "what Q4_0 costs".
+  expect(kl_mean.broken).toBeCloseTo(fourBits.kl, 2);
+  expect(1 - same_top.broken).toBeCloseTo(fourBits.differs, 2);
+  expect(perplexity_ratio.broken - 1).toBeCloseTo(fourBits.rise, 2);
 });
