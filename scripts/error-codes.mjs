@@ -29,6 +29,7 @@ const CODE = new RegExp(
 );
 const MOST_MESSAGES = 4;
 /** Codes whose sentence is put together where it is thrown. */
+const ELSEWHERE = "put together where it is thrown";
 const MEANINGS = {
   USAGE_RECIPE:
     "the recipe is no YAML, lacks `model` or `output`, or names a step or an option that there is not; physarium run --help shows one",
@@ -63,25 +64,48 @@ function visit(node, source, file, found) {
     const entry = found.get(node.text) ?? { messages: new Set(), files: new Set() };
     found.set(node.text, entry);
     entry.files.add(file);
-    for (const message of messagesOf(node)) entry.messages.add(message);
+    for (const message of messagesOf(node, source)) entry.messages.add(message);
   }
   ts.forEachChild(node, (child) => visit(child, source, file, found));
 }
 
 /** The texts beside a code: the next argument of a call, the next of a list, or the `message` of the same object. */
-function messagesOf(node) {
+function messagesOf(node, source) {
   let inner = node;
   // A code may be chosen: `isSmall ? "USAGE_A" : "USAGE_B"`.
   while (ts.isConditionalExpression(inner.parent) || ts.isParenthesizedExpression(inner.parent)) inner = inner.parent;
   const { parent } = inner;
   const beside = (list) => (list.includes(inner) ? list[list.indexOf(inner) + 1] : undefined);
-  if (ts.isNewExpression(parent) || ts.isCallExpression(parent)) return wordsOf(beside([...(parent.arguments ?? [])]));
+  if (ts.isNewExpression(parent) || ts.isCallExpression(parent)) {
+    const message = beside([...(parent.arguments ?? [])]);
+    return message !== undefined && ts.isIdentifier(message) ? passedTo(message, source) : wordsOf(message);
+  }
   if (ts.isArrayLiteralExpression(parent)) return wordsOf(beside([...parent.elements]));
   if (ts.isPropertyAssignment(parent) && ts.isObjectLiteralExpression(parent.parent)) {
     const message = parent.parent.properties.find((each) => each.name?.getText() === "message");
     return message !== undefined && ts.isPropertyAssignment(message) ? wordsOf(message.initializer) : [];
   }
   return [];
+}
+
+/** A message that is a parameter: what the function is called with in its file. */
+function passedTo(parameter, source) {
+  let maker = parameter.parent;
+  while (maker !== undefined && !ts.isFunctionLike(maker)) maker = maker.parent;
+  const at = maker?.parameters.findIndex(({ name }) => name.getText() === parameter.text) ?? -1;
+  const name =
+    maker?.name ??
+    (maker?.parent !== undefined && ts.isVariableDeclaration(maker.parent) ? maker.parent.name : undefined);
+  if (at < 0 || name === undefined) return [];
+  const found = [];
+  const search = (node) => {
+    if (ts.isCallExpression(node) && node.expression.getText().split(".").at(-1) === name.getText()) {
+      found.push(...wordsOf(node.arguments[at]));
+    }
+    ts.forEachChild(node, search);
+  };
+  search(source);
+  return found;
 }
 
 function wordsOf(node) {
@@ -111,7 +135,7 @@ function row(code, { messages, files }) {
   const sorted = [...messages].sort((a, b) => b.length - a.length);
   const shown = sorted.slice(0, MOST_MESSAGES).map(cell);
   const more = sorted.length > MOST_MESSAGES ? [`and ${sorted.length - MOST_MESSAGES} others`] : [];
-  const words = shown.length === 0 ? [cell(MEANINGS[code] ?? "")] : [...shown, ...more];
+  const words = shown.length === 0 ? [cell(MEANINGS[code] ?? ELSEWHERE)] : [...shown, ...more];
   const where = [...files].slice(0, 3).map((file) => `\`${file.replace("src/", "")}\``);
   return `| \`${code}\` | ${words.join("<br>")} | ${where.join(", ")}${files.size > 3 ? ` and ${files.size - 3} more` : ""} |`;
 }

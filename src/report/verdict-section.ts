@@ -52,7 +52,7 @@ function basisTable({ basis }: Verdict): Table {
       rows,
       [1, 2, 3],
     ),
-    note: say`Intact is less than twice what Q6_K changes, broken more than Q4_0 costs, as measured on SmolLM2-135M-Instruct
-      (docs/verdict.md). A measure counts where it is clear of a limit by two standard errors.`,
+    note: say`Intact is less than twice what Q6_K changes, broken more than Q4_0 costs, as measured on
+      SmolLM2-135M-Instruct (docs/verdict.md). A measure counts where it is clear of a limit by two standard errors.`,
   };
 }
