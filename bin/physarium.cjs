@@ -19,6 +19,6 @@ if (isOld) {
   process.exitCode = 2;
 } else {
   // The thread pool of file operations is sized at its first use, which may be the reading of our own modules.
-  if (process.env.UV_THREADPOOL_SIZE === undefined) process.env.UV_THREADPOOL_SIZE = "8";
+  if (process.env.UV_THREADPOOL_SIZE === undefined) process.env.UV_THREADPOOL_SIZE = "16";
   require("./start.cjs");
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // The thread pool of file operations is sized at its first use: several reads and writes in flight for each worker.
-process.env.UV_THREADPOOL_SIZE ??= "8";
+process.env.UV_THREADPOOL_SIZE ??= "16";
 
 import { CommanderError } from "commander";
 import { ioError } from "../checkpoint/file-layer.js";

@@ -97,8 +97,8 @@ const BASE_BYTES = 110 << 20;
 const WORKER_BYTES = 14 << 20;
 /** What we keep of a tensor: its header entry, plan entry, ledger row. */
 const BYTES_PER_TENSOR = 1_200;
-/** One piece is read while one is computed and one is written. */
-const SLOTS = 3;
+/** Pieces of a worker under way: one is computed while others are read and written, so that the disk never waits. */
+const SLOTS = 6;
 const MIN_SLOT_BYTES = 8 << 20;
 /** Bands over this are streamed through again for every pass instead of being held. */
 const MAX_SLOT_BYTES = 24 << 20;
