@@ -121,7 +121,7 @@ class AdmissionRun {
   private async examine(generation: number): Promise<Admission> {
     const { body } = this;
     const source = await openSource(body.source);
-    const tokenizer = await TextTokenizer.open(source);
+    const tokenizer = await TextTokenizer.open(source, this.stop());
     try {
       const donor = await openDonor(source);
       const layouts = [];
@@ -280,7 +280,7 @@ class AdmissionRun {
     const prompts: string[] = [];
     for (const path of more)
       prompts.push(...parseAnchors(await readFile(path, "utf8")).anchors.map(({ prompt }) => prompt));
-    return referenceOf(await this.donorPath(), tokenizer, context, this.body.evalText, prompts);
+    return referenceOf(await this.donorPath(), tokenizer, context, this.body.evalText, prompts, this.options.signal);
   }
 
   /** A child for one piece of work; it is gone when this returns. */

@@ -1,5 +1,5 @@
 import type { Model } from "../../checkpoint/donor.js";
-import { PhysariumError } from "../../errors.js";
+import { PhysariumError, refuseStopped } from "../../errors.js";
 import { LayerRunner } from "../../probe/forward/layer-runner.js";
 import { GATE_PROMPTS } from "../../probe/gate.js";
 import { argmax, generateTokens, promptTokens, stopTokens } from "../../probe/generate.js";
@@ -24,7 +24,7 @@ const CONTINUED = 32;
 
 /**
  * The donor's own forward pass over a text, or over prompts and what the donor writes behind them where there is no
- * text. By this project's engine, not by llama.cpp: the two check each other.
+ * text. By this project's engine, not by llama.cpp: the two check each other. Throws `STOPPED` soon after `signal`.
  */
 export async function referenceOf(
   donor: string,
@@ -32,6 +32,7 @@ export async function referenceOf(
   context: number,
   textPath: string | undefined,
   morePrompts: readonly string[],
+  signal?: AbortSignal,
 ): Promise<Reference> {
   const source = await openSource(donor);
   const runner = await LayerRunner.open(source as Model, {});
@@ -39,10 +40,11 @@ export async function referenceOf(
     const window = Math.min(WINDOW, context, runner.architecture.maxPositions);
     const sequences =
       textPath === undefined
-        ? await continued(runner, source, tokenizer, window, morePrompts)
-        : await windowsOf(textPath, tokenizer, window, runner.architecture.maxPositions);
+        ? await continued(runner, source, tokenizer, window, morePrompts, signal)
+        : await windowsOf(textPath, tokenizer, window, runner.architecture.maxPositions, signal);
     const scored = [];
     for (const { ids, scoreFrom } of sequences) {
+      refuseStopped(signal);
       const residual = await runner.forward(await runner.embed([[...ids]]));
       const { data } = await runner.logits(residual);
       scored.push({ ids, scoreFrom, logits: Float32Array.from(data) });
@@ -55,8 +57,14 @@ export async function referenceOf(
   }
 }
 
-async function windowsOf(path: string, tokenizer: TextTokenizer, window: number, maxPositions: number) {
-  const text = await openTextFile(path, {});
+async function windowsOf(
+  path: string,
+  tokenizer: TextTokenizer,
+  window: number,
+  maxPositions: number,
+  signal: AbortSignal | undefined,
+) {
+  const text = await openTextFile(path, { signal });
   const limit = Math.max(1, Math.floor(SCORED_TOKENS / window));
   return (await prepareText(text.read(), tokenizer, maxPositions, { window, limit })).sequences;
 }
@@ -67,6 +75,7 @@ async function continued(
   tokenizer: TextTokenizer,
   window: number,
   more: readonly string[],
+  signal: AbortSignal | undefined,
 ): Promise<ScoredSequence[]> {
   const stopIds = await stopTokens(source, tokenizer);
   const sequences: ScoredSequence[] = [];
@@ -75,7 +84,10 @@ async function continued(
     const ids = (await promptTokens(tokenizer, prompt)).slice(0, window - CONTINUED);
     if (ids.length === 0) continue;
     const all = [...ids];
-    for await (const { id } of generateTokens(runner, ids, { maxTokens: CONTINUED, stopIds })) all.push(id);
+    for await (const { id } of generateTokens(runner, ids, { maxTokens: CONTINUED, stopIds })) {
+      refuseStopped(signal);
+      all.push(id);
+    }
     sequences.push({ ids: all, scoreFrom: 1 });
     scored += all.length - 1;
     if (scored >= SCORED_TOKENS) break;
