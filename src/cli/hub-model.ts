@@ -1,4 +1,5 @@
 import { type Donor, openDonor } from "../checkpoint/donor.js";
+import { isPhysariumError, PhysariumError } from "../errors.js";
 import { type HubAddress, parseHubAddress } from "../hub/address.js";
 import { readHubEnvironment } from "../hub/environment.js";
 import { estimateFetch, type FetchEstimate } from "../hub/fetch-estimate.js";
@@ -33,6 +34,10 @@ async function fetching<T>(
       const onProgress = (done: number, total: number, file: string) => progress.update(done, total, file);
       return fetch(address, { client, signal, onProgress });
     });
+  } catch (error) {
+    if (!isPhysariumError(error, "STOPPED")) throw error;
+    const words = `${text}: stopped; what has come is kept in the cache, and the same command goes on from there`;
+    throw new PhysariumError("STOPPED", words, {}, error);
   } finally {
     progress.stop();
   }

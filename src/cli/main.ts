@@ -8,7 +8,7 @@ import { exitCodeOf, isPhysariumError, jsonLine, PhysariumError, printable } fro
 import { processLimit } from "../limits.js";
 import { emitEvent, tellsEvents } from "./events.js";
 import { clearProgress } from "./progress.js";
-import { endOnSignal } from "./stop-signal.js";
+import { endOnSignal, stopSignal } from "./stop-signal.js";
 
 /** What our modules and a model of some shards take at most, with room above. */
 const FILES_NEEDED = 512;
@@ -26,8 +26,10 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   process.exitCode = report(ioError("writing", "standard output", error));
 });
 
-// Loading our modules takes its time, too.
-endOnSignal("nothing was written");
+// Loading our modules takes its time, too. Schedulers read the exit code of parts: what they stop at its very beginning
+// is told by the command, as later.
+if (process.argv[2] === "parts") stopSignal();
+else endOnSignal("nothing was written");
 
 const started = performance.now();
 /** The command that was asked for, as far as it is known. */

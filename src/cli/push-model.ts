@@ -82,7 +82,10 @@ export class ModelPush {
   private unpushed(error: unknown): unknown {
     if (!isPhysariumError(error)) return error;
     const again = `physarium push ${shellQuote(this.place)} ${this.repository}`;
-    const message = `${this.place}: it was not pushed: ${error.message}; \`${again}\` goes on`;
+    const message =
+      error.code === "STOPPED"
+        ? `${this.place}: stopped; what went up is noted beside it, and \`${again}\` goes on`
+        : `${this.place}: it was not pushed: ${error.message}; \`${again}\` goes on`;
     return new PhysariumError(error.code, message, error.details, error);
   }
 }

@@ -75,7 +75,10 @@ export interface Stoppable {
  * left  what stays behind, as "nothing was written"
  */
 export function endOnSignal(left: string): Stoppable {
-  listen(end(left));
+  const heardNow = end(left);
+  listen(heardNow);
+  // It came while nobody had asked for it yet.
+  if (stop.signal.aborted) heardNow(stop.signal.reason, true);
   return { whole: (work) => heardBy(work) };
 }
 

@@ -86,6 +86,19 @@ describe("a fetched model", () => {
   });
 });
 
+test("Ctrl-C of the command says what is kept, and the next one goes on", async () => {
+  hub.turn("slow drip", 8);
+  const env = { HF_ENDPOINT: hub.endpoint, HF_HUB_CACHE: cacheFolder, HF_TOKEN: "" };
+  // The first line of progress comes with the first bytes.
+  const onStderr = (_: string, child: { kill(name: "SIGINT"): boolean }) => void child.kill("SIGINT");
+  const stopped = await physarium(["fetch", "hf://org/loam"], { env, onStderr });
+  expect(stopped.stderr).toMatch(
+    /stopped; what has come is kept in the cache, and the same command goes on from there/,
+  );
+  hub.turn("slow drip", 0);
+  expect((await physarium(["fetch", "hf://org/loam", "--quiet"], { env })).status).toBe(0);
+});
+
 test("two runs on one model wait for each other: each byte comes once", async () => {
   const env = { HF_ENDPOINT: hub.endpoint, HF_HUB_CACHE: cacheFolder, HF_TOKEN: "" };
   const runs = await Promise.all([1, 2].map(() => physarium(["fetch", "hf://org/loam", "--json"], { env })));
@@ -107,7 +120,7 @@ test("commands take an address where they take a folder; the donor's folder may 
     const { status, stderr } = await physarium(args, { env });
     expect(status, stderr).toBe(0);
   }
-  for (const name of readdirSync(local).filter((each) => each !== "physarium")) {
+  for (const name of readdirSync(local).filter((each) => each !== "physarium" && each !== "README.md")) {
     expect(Buffer.compare(readFileSync(join(output, name)), readFileSync(join(local, name))), name).toBe(0);
   }
   const wrong = await physarium(["surgery", "hf://org/nothing", join(cacheFolder, "x")], { env });

@@ -86,10 +86,10 @@ describe("kill -9", () => {
     for (const each of [counted, output]) {
       for (const { part } of (await partsStatus(each)).parts) await runPart(each, part, { workers: 0 });
     }
-    const calls = await countCalls(["parts", "finish", counted]);
+    const calls = await countCalls(["parts", "finish", counted, "--no-card"]);
     for (let kill = 0; kill < KILLS; kill++) {
       const at = 1 + Math.floor(((kill + 0.5) * calls) / KILLS);
-      const { signal, status, stderr } = await killed(["parts", "finish", output], `call:${at}`);
+      const { signal, status, stderr } = await killed(["parts", "finish", output, "--no-card"], `call:${at}`);
       if (signal !== "SIGKILL") expect(status, stderr).toBe(0);
       if (existsSync(output)) expect(filesOf(output)).toEqual(filesOf(one));
     }

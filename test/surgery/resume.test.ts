@@ -16,6 +16,11 @@ import { type Ended, eventsOf, physarium, type SpawnOptions } from "../physarium
 import { temporaryFolder } from "../temporary.js";
 import { filesOf } from "./operate.js";
 
+/** The card names the donor as it was given, which these runs spell in two ways. */
+function butCard(files: ReadonlyMap<string, string>): ReadonlyMap<string, string> {
+  return new Map([...files].filter(([name]) => name !== "README.md"));
+}
+
 /** Kills in all; 120 and more by hand with PHYSARIUM_KILLS. */
 const KILLS = Number(process.env.PHYSARIUM_KILLS ?? 25);
 const SEED = Number(process.env.PHYSARIUM_SEED ?? 20261123);
@@ -256,7 +261,7 @@ describe("--resume", () => {
       "--resume",
     ]);
     expect(status).toBe(0);
-    expect(filesOf(output)).toEqual(plain.files);
+    expect(butCard(filesOf(output))).toEqual(butCard(plain.files));
   });
 
   test.each([
@@ -317,7 +322,7 @@ describe("--resume", () => {
     const { status, stderr } = await physarium(["surgery", copy, output, ...PARAMS, "--resume"]);
     expect(status, stderr).toBe(0);
     expect(stderr).toMatch(/touched or copied since: .*model-00002/);
-    expect(filesOf(output)).toEqual(plain.files);
+    expect(butCard(filesOf(output))).toEqual(butCard(plain.files));
   });
 
   test("with nothing to resume starts from the beginning and says so; on a finished output it says so and exits 0", async () => {
