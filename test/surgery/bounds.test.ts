@@ -44,6 +44,7 @@ describe("200 shards", () => {
       "--workers",
       "2",
       "--quiet",
+      "--no-card",
     ]);
     expect(filesOf(output)).toEqual(filesOf(join(folder, "counted")));
   });
