@@ -3,7 +3,7 @@ import type { Command } from "commander";
 type Register = (program: Command) => void;
 
 /**
- * Every command by its name, loaded when it is asked for: one command needs a tenth of the modules that all need. Where
+ * Every command by its name, loaded when it is asked for: one command needs few of the modules that all need. Where
  * it stands in the help says tree/option-groups.ts; one that is not named there comes last.
  */
 export const COMMANDS: Readonly<Record<string, () => Promise<Register>>> = {

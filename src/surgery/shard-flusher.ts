@@ -9,26 +9,28 @@ export class ShardFlusher {
   private last: Promise<void> = Promise.resolve();
   /** Of the first flush that failed: the system tells it once, and a second flush of that file may well succeed. */
   private failure: { readonly error: unknown } | undefined;
+  private isOver = false;
 
   constructor(private readonly files: FileLayer) {}
 
   /** Nothing more is expected to be written to this file. */
   begin(path: string): void {
     this.last = this.last
-      .then(() => syncFile(path, this.files))
+      .then(() => (this.isOver ? undefined : syncFile(path, this.files)))
       .catch((error: unknown) => {
         this.failure ??= { error };
       });
   }
 
-  /** What is under way has ended, well or not. */
+  /** The flush under way has ended, well or not; those that wait behind it are not begun. */
   settle(): Promise<void> {
+    this.isOver = true;
     return this.last;
   }
 
   /** Everything in these files is on the disk, whatever was written since `begin`. Throws `IO_*`. */
   async finish(paths: readonly string[], checkSignal: () => void): Promise<void> {
-    await this.last;
+    await this.settle();
     if (this.failure !== undefined) throw this.failure.error;
     for (const path of paths) {
       checkSignal();
