@@ -3,8 +3,8 @@
 //
 //   node bench/farm-server.mjs --server <llama-server> [--model <folder>]… [--forms q8_0,q4_0] [--prompts 40] [--tokens 32]
 //
-// Without a binary of it: bench/llama_server.py. Prints how many texts, token counts and ends are equal, and the loss that
-// admission measured through each.
+// Without a binary of it, a script that takes its arguments and starts another build of it. Prints how many texts, token
+// counts and ends are equal, and the loss that admission measured through each.
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
@@ -24,7 +24,8 @@ const { values } = parseArgs({
     tokens: { type: "string", default: "32" },
   },
 });
-if (values.server === undefined) throw new Error("--server names a llama-server, or bench/llama_server.py");
+if (values.server === undefined)
+  throw new Error("--server names a llama-server, or a program that takes its arguments");
 const program = resolve(values.server);
 const root = fileURLToPath(new URL("..", import.meta.url));
 process.env.LLAMA_ENGINE ??= join(root, ".llama-engine");
