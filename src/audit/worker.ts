@@ -5,4 +5,5 @@ import type { AuditSetup } from "./audit-jobs.js";
 import { type AuditModules, Auditor } from "./auditor.js";
 
 const { modules, setup } = workerData as { modules: AuditModules; setup: AuditSetup };
-serveJobs(new Auditor(modules, setup, nodeFiles).handle);
+const auditor = new Auditor(modules, setup, nodeFiles);
+serveJobs(auditor.handle, () => auditor.close());

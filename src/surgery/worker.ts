@@ -6,4 +6,4 @@ import type { WorkerSetup } from "./protocol.js";
 
 const { module, operator: setup } = workerData as WorkerSetup;
 const operator = await PieceOperator.create(module, setup, nodeFiles);
-serveJobs(operator.handle);
+serveJobs(operator.handle, () => operator.close());

@@ -26,6 +26,11 @@ export interface JobMessage<Job> {
   readonly slot: number;
 }
 
+/** No more jobs come: the thread ends itself when those in flight have ended. */
+export interface CloseMessage {
+  readonly type: "close";
+}
+
 export type AnswerMessage<Result> =
   | { readonly type: "ready" }
   | { readonly type: "result"; readonly id: number; readonly slot: number; readonly result: Result }
@@ -135,7 +140,7 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
 
   async close(): Promise<void> {
     this.closing = true;
-    await Promise.all(this.threads.map(({ worker }) => worker.terminate()));
+    await Promise.all(this.threads.map(({ worker }) => endThread(worker)));
     this.failAll(new PhysariumError("INTERNAL", "the worker threads were ended"));
   }
 
@@ -178,6 +183,22 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
       });
     });
   }
+}
+
+/** Give a thread that much time to close its files, then end it: nobody waits longer on Ctrl-C. */
+const CLOSING_MS = 250;
+
+async function endThread(worker: Worker): Promise<void> {
+  if (worker.threadId < 0) return;
+  let timer: NodeJS.Timeout | undefined;
+  const ended = new Promise((resolve) => worker.once("exit", resolve));
+  const late = new Promise((resolve) => {
+    timer = setTimeout(resolve, CLOSING_MS);
+  });
+  worker.postMessage({ type: "close" } satisfies CloseMessage);
+  await Promise.race([ended, late]);
+  clearTimeout(timer);
+  await worker.terminate();
 }
 
 function takeSlot(freeSlots: number[]): number {

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { appendFileSync, mkdirSync, rmSync, statfsSync } from "node:fs";
+import { appendFileSync, mkdirSync, readdirSync, readlinkSync, rmSync, statfsSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { gaussianTensor, writeDonor } from "../donors.js";
@@ -14,6 +14,8 @@ function mount(size: string, remount = false): void {
   const options = `size=${size}${remount ? ",remount" : ""}`;
   execFileSync("mount", ["-t", "tmpfs", "-o", options, "tmpfs", disk], { stdio: "ignore" });
 }
+/** What is left to a run that needs eight times 3 MiB. */
+const ROOM_BYTES = 14 << 20;
 let mounted = false;
 try {
   mount("48m");
@@ -24,6 +26,15 @@ try {
 afterAll(() => {
   if (mounted) execFileSync("umount", ["--lazy", disk]);
 });
+
+/** Where an open file lies; nothing for the one that listed the folder, which is gone. */
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "";
+  }
+}
 
 describe.skipIf(!mounted)("a small disk", () => {
   const donor = join(folder, "donor");
@@ -59,14 +70,12 @@ describe.skipIf(!mounted)("a small disk", () => {
         { workers },
         {
           onEvent: ({ event }) => {
-            if (event !== "tensor" || filled) return;
+            if (event !== "started" || filled) return;
             filled = true;
-            // Room for less than what is left; workers write meanwhile, so it is filled in small steps.
-            for (;;) {
-              const { bavail, bsize } = statfsSync(disk);
-              if (bavail * bsize < 2_000_000) break;
-              appendFileSync(filler, Buffer.alloc(1 << 19));
-            }
+            // Workers have the next tensors in hand before the first is said to be done: it is filled before any is
+            // written, to room for half of them.
+            const { bavail, bsize } = statfsSync(disk);
+            appendFileSync(filler, Buffer.alloc(bavail * bsize - ROOM_BYTES));
           },
         },
       );
@@ -79,6 +88,8 @@ describe.skipIf(!mounted)("a small disk", () => {
         /output\.partial.*the disk is full \(ENOSPC\); about \d+ more bytes are needed; free them, then run again with --resume \([1-7] of 8 tensors are done\)/,
       );
       console.log(error?.message);
+      // A thread that is ended leaves no file open: its room would not come back with its name.
+      expect(readdirSync("/proc/self/fd").filter((fd) => linkOf(`/proc/self/fd/${fd}`).startsWith(disk))).toEqual([]);
       // As many bytes as it said, and the plan's own margin, are enough.
       const missing = error!.details.missingBytes;
       mount(`${48 * 2 ** 20 + missing + (17 << 20)}`, true);
