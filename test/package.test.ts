@@ -42,7 +42,7 @@ test("the package holds what runs and what is read, no sources and no donor", ()
   ]) {
     expect(paths).toContain(path);
   }
-  expect(paths.filter((path) => /^(src|test|examples|bench|scripts|assembly)\//.test(path))).toEqual([]);
+  expect(paths.filter((path) => /^(src|test|examples|bench|scripts|assembly|site)\//.test(path))).toEqual([]);
   expect(packed.size).toBeLessThan(4_000_000);
 });
 
