@@ -1,6 +1,6 @@
 import { PhysariumError } from "../errors.js";
 import type { Adam } from "../matching/adam.js";
-import { Distiller, type DistilOptions, type TrainedLayer } from "../matching/distil.js";
+import { Distiller, type DistilOptions, type DistilProgress, type TrainedLayer } from "../matching/distil.js";
 import { type Projection, suppliedName } from "../model/steps.js";
 import { trainedBy } from "../probe/forward/layer-gradient.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
@@ -8,9 +8,7 @@ import type { DistilRecord } from "../record/distilling.js";
 import { type StoredWeights, suppliedFrom, TensorBytes } from "./operated-tensor.js";
 
 /** A distillation between two steps: enough to go on from, and to end with. */
-export interface DistilState {
-  readonly made: number;
-  readonly heldOutBefore: number;
+export interface DistilState extends DistilProgress {
   /** By the names that weights are supplied by: f32 masters, 0 where dead, and Adam's two means of the living. */
   readonly tensors: ReadonlyMap<string, Pick<Adam, "weights" | "first" | "second" | "size">>;
 }
@@ -32,8 +30,11 @@ export interface DistilledTensor extends StoredWeights {
 /** Between two saves: a stopped run loses no more than this of its time, and saving costs a hundredth of it. */
 const SAVE_SECONDS = 120;
 
-/** Bytes a weight takes while a model is distilled: its master, its place, two means, and a gradient a layer at a time. */
-export const BYTES_PER_WEIGHT = 4 + 4 + 8;
+/**
+ * Bytes a weight takes while a model is distilled: its master, its place, two means, what it was at the best look, and
+ * a gradient a layer at a time.
+ */
+export const BYTES_PER_WEIGHT = 4 + 4 + 8 + 4;
 
 /**
  * Distil an operated model and give the new bytes of every tensor that moved; nothing where the held-out part of the
@@ -62,14 +63,11 @@ export async function* distilModel(
   try {
     if (state !== undefined) {
       for (const [name, adam] of distiller.adams) adam.restore(state.tensors.get(name)!);
-      distiller.resumeAt(state.made);
+      distiller.resumeAt(state);
     }
-    const before = state?.heldOutBefore ?? (await distiller.judge());
-    const save = (): Promise<void> => hooks.save(stateOf(distiller, before));
-    await runSteps(distiller, save, hooks);
-    const after = await distiller.judge();
-    if (!(after < before)) return;
-    const distil = { steps: options.steps, rate: options.rate, held_out_before: before, held_out_after: after };
+    await runSteps(distiller, hooks);
+    const distil = recordOf(distiller);
+    if (distil === undefined) return;
     yield* tensorsOf(runner, places.flat(), weights, distil);
   } finally {
     await distiller.close();
@@ -88,37 +86,42 @@ export async function distilWeights(
   options: DistilOptions,
   onStep?: (made: number) => void,
   signal?: AbortSignal,
-): Promise<void> {
+): Promise<DistilRecord | undefined> {
   const places = placesOf(runner, () => true);
-  const before = new Map([...weights].map(([name, values]) => [name, values.slice()]));
+  const old = new Map([...weights].map(([name, values]) => [name, values.slice()]));
   const distiller = await Distiller.open(runner, trainedOf(places), weights, sequences, options, signal);
   try {
-    const first = await distiller.judge();
     while (!distiller.isDone) {
-      await distiller.step();
-      onStep?.(distiller.made);
+      const divergence = await distiller.advance();
+      if (divergence !== undefined) onStep?.(distiller.progress!.made);
     }
-    const isBetter = (await distiller.judge()) < first;
+    const record = recordOf(distiller);
     for (const place of places.flat()) {
       const name = suppliedName(place);
       const bytes = new TensorBytes({ ...place, stack: undefined }, runner.stored(place).dtype, true);
-      const old = before.get(name)!;
-      weights.set(name, isBetter ? bytes.take({ ...place, stack: undefined }, old, weights.get(name)!) : old);
+      const own = old.get(name)!;
+      weights.set(
+        name,
+        record === undefined ? own : bytes.take({ ...place, stack: undefined }, own, weights.get(name)!),
+      );
     }
+    return record;
   } finally {
     await distiller.close();
   }
 }
 
-async function runSteps(distiller: Distiller, save: () => Promise<void>, hooks: DistilHooks): Promise<void> {
+async function runSteps(distiller: Distiller, hooks: DistilHooks): Promise<void> {
   const { steps } = distiller.options;
   const started = performance.now();
-  const first = distiller.made;
+  const first = distiller.progress?.made ?? 0;
+  const save = (): Promise<void> => hooks.save({ ...distiller.progress!, tensors: distiller.adams });
   let saved = started;
   try {
     while (!distiller.isDone) {
-      const divergence = await distiller.step();
-      const { made } = distiller;
+      const divergence = await distiller.advance();
+      if (divergence === undefined) continue;
+      const { made } = distiller.progress!;
       const now = performance.now();
       const secondsLeft = ((now - started) / 1000 / (made - first)) * (steps - made);
       hooks.onStep?.({ made, steps, divergence, secondsLeft });
@@ -128,13 +131,24 @@ async function runSteps(distiller: Distiller, save: () => Promise<void>, hooks: 
     }
   } catch (error) {
     // What was learnt stays, whatever ended it; half a step is not kept, for it would not be done again.
-    if (distiller.isWhole && distiller.made > first) await save().catch(() => {});
+    if (distiller.isWhole && (distiller.progress?.made ?? 0) > first) await save().catch(() => {});
     throw error;
   }
 }
 
-function stateOf(distiller: Distiller, heldOutBefore: number): DistilState {
-  return { made: distiller.made, heldOutBefore, tensors: distiller.adams };
+/** What all steps gave, its weights those of the best look; nothing where no look was better than the first. */
+function recordOf(distiller: Distiller): DistilRecord | undefined {
+  const { options } = distiller;
+  const { best, rate, heldOutBefore } = distiller.progress!;
+  if (best.step === 0) return undefined;
+  distiller.goBack();
+  return {
+    steps: options.steps,
+    kept: best.step,
+    rate,
+    held_out_before: heldOutBefore,
+    held_out_after: best.loss,
+  };
 }
 
 async function* tensorsOf(

@@ -66,6 +66,15 @@ export class Adam {
     this.steps = steps;
   }
 
+  /** The living weights, in the order of their places. */
+  living(): Float32Array {
+    return Float32Array.from(this.alive, (place) => this.weights[place]);
+  }
+
+  setLiving(values: Float32Array): void {
+    for (let at = 0; at < values.length; at++) this.weights[this.alive[at]] = values[at];
+  }
+
   /** Forget all steps: what comes next begins anew from the weights as they are. */
   reset(): void {
     this.first.fill(0);

@@ -12,12 +12,39 @@ export interface DistilOptions {
   readonly steps: number;
   /** Tokens of a step. */
   readonly lessonTokens: number;
-  /** Of the size of a tensor's weights, the share that a step moves them at most. */
+  /** Of the size of a tensor's weights, the share that a step moves them at most; halved where that was too far. */
   readonly rate: number;
+  /** How often the held-out part is asked. */
+  readonly looks: number;
   readonly seed: number;
 }
 
-export const DISTIL_DEFAULTS: Omit<DistilOptions, "steps"> = { lessonTokens: 1024, rate: 0.004, seed: 0 };
+export const DISTIL_DEFAULTS: Omit<DistilOptions, "steps"> = { lessonTokens: 1024, rate: 0.004, looks: 8, seed: 0 };
+
+/** Where a distillation stands, its weights and Adam's means aside. */
+export interface DistilProgress {
+  /** Steps made; of those, the ones before Adam last began anew, and the ones before the last look. */
+  readonly made: number;
+  readonly begunAt: number;
+  readonly lookedAt: number;
+  /** Share of a tensor's size that a step moves it now. */
+  readonly rate: number;
+  /** Of the look before the first step. */
+  readonly heldOutBefore: number;
+  readonly best: BestLook;
+}
+
+/** The look that did best on the held-out part so far. */
+export interface BestLook {
+  readonly step: number;
+  /** Mean KL over the held-out part, nats. */
+  readonly loss: number;
+  /** Living weights of each tensor, in the order of their places. */
+  readonly living: ReadonlyMap<string, Float32Array>;
+}
+
+/** Adam that begins anew takes its first steps shorter: they are as long whether the gradient says much or little. */
+const WARM_STEPS = 4;
 
 /** What moves in one layer, by the names that its weights are supplied by. */
 export type TrainedLayer = readonly TrainedTensor[];
@@ -32,8 +59,12 @@ export type TrainedLayer = readonly TrainedTensor[];
  */
 export class Distiller {
   readonly adams = new Map<string, Adam>();
-  /** Steps made. */
-  made = 0;
+  private made = 0;
+  private begunAt = 0;
+  private lookedAt = -1;
+  private rate: number;
+  private heldOutBefore = Number.NaN;
+  private best: BestLook | undefined;
   /** False where a step broke off on its way back: layers are a step apart, and nothing goes on from there. */
   isWhole = true;
   private readonly lessons: readonly (readonly (readonly number[])[])[];
@@ -54,6 +85,7 @@ export class Distiller {
     this.lessons = cut(taught);
     this.judges = cut(heldOut.length === 0 ? taught : heldOut);
     this.order = rounds(this.lessons, options.seed);
+    this.rate = options.rate;
     for (const { name } of layers.flat()) {
       const own = weights.get(name)!;
       this.adams.set(name, new Adam(own, livingPlaces(own)));
@@ -76,24 +108,72 @@ export class Distiller {
     return new Distiller(runner, divergence, layers, weights, sequences, options, signal);
   }
 
-  /** Go on behind `made` steps of an earlier run, whose state the Adams hold already. */
-  resumeAt(made: number): void {
-    for (const adam of this.adams.values()) adam.resumeAt(made);
+  /** Undefined before the first look. */
+  get progress(): DistilProgress | undefined {
+    const { made, begunAt, lookedAt, rate, heldOutBefore, best } = this;
+    return best && { made, begunAt, lookedAt, rate, heldOutBefore, best };
+  }
+
+  /** Go on where an earlier run stood, whose weights and means the Adams hold already. */
+  resumeAt({ made, ...progress }: DistilProgress): void {
+    for (const adam of this.adams.values()) adam.resumeAt(made - progress.begunAt);
     for (; this.made < made; this.made++) this.order.next();
+    Object.assign(this, progress);
   }
 
+  /** Every step is made, and the last look with it. */
   get isDone(): boolean {
-    return this.made >= this.options.steps;
+    return this.made >= this.options.steps && this.lookedAt === this.made;
   }
 
-  /** One step; returns the mean KL of its tokens before it. What a stop cuts off is as it was before the step. */
-  async step(): Promise<number> {
+  /**
+   * A look where one is due, before the first step and behind the last one too; else a step, whose mean KL before it is
+   * returned.
+   */
+  async advance(): Promise<number | undefined> {
+    const { made, lookedAt, options } = this;
+    const isDue =
+      Math.floor((made * options.looks) / options.steps) > Math.floor((lookedAt * options.looks) / options.steps);
+    if (!isDue) return this.step();
+    await this.look();
+    return undefined;
+  }
+
+  /**
+   * Ask the held-out part. Where it is nearer to the donor than ever, what is there is the best; else the steps since
+   * then led astray, and half as long ones go on from the best.
+   */
+  private async look(): Promise<void> {
+    const loss = await this.judge();
+    if (this.lookedAt < 0) this.heldOutBefore = loss;
+    if (this.best === undefined || loss < this.best.loss) {
+      const living = new Map([...this.adams].map(([name, adam]) => [name, adam.living()]));
+      this.best = { step: this.made, loss, living };
+    } else {
+      this.goBack();
+      this.rate /= 2;
+    }
+    this.lookedAt = this.made;
+  }
+
+  /** The weights are those of the best look; Adam begins anew. */
+  goBack(): void {
+    for (const [name, adam] of this.adams) {
+      adam.setLiving(this.best!.living.get(name)!);
+      adam.reset();
+    }
+    this.begunAt = this.made;
+  }
+
+  /** Returns the mean KL of its tokens before it. What a stop cuts off is as it was before the step. */
+  private async step(): Promise<number> {
     const { layers, options, signal, adams, weights } = this;
     refuseStopped(signal);
     const { donor, entered, last } = await this.forward(this.order.next().value!);
     const { divergence, gradient } = await this.divergence.of(donor, last);
     refuseStopped(signal);
-    const rate = options.rate * paceAt(this.made, options.steps);
+    const warmth = Math.min(1, (this.made - this.begunAt + 1) / WARM_STEPS);
+    const rate = this.rate * warmth * paceAt(this.made, options.steps);
     let behind = gradient;
     // From here to the end of the step nothing stops it: layers must not be a step apart.
     this.isWhole = false;
@@ -110,7 +190,7 @@ export class Distiller {
   }
 
   /** Mean KL over the part of the calibration that is held out, nats. */
-  async judge(): Promise<number> {
+  private async judge(): Promise<number> {
     let sum = 0;
     let places = 0;
     for (const batch of this.judges) {

@@ -49,6 +49,7 @@ const Integrity = v.looseObject({
 /** What distilling the model gained, as ledger and report hold it. */
 export const DistilSchema = v.looseObject({
   steps: Count,
+  kept: v.optional(Count),
   rate: NotNegative,
   held_out_before: NotNegative,
   held_out_after: NotNegative,

@@ -6,14 +6,18 @@ import { RECORD_FOLDER } from "../output/record-folder.js";
 
 /**
  * `physarium/distil.state` of an unfinished output: a length (f64), a header of so many bytes of JSON, then of each
- * tensor a mask (a bit a weight, the first in the lowest), and of its living weights the masters and Adam's two means,
- * f32. Only the machine that wrote it reads it; it goes before the output gets its name.
+ * tensor a mask (a bit a weight, the first in the lowest), and of its living weights the masters, Adam's two means and
+ * what they were at the best look, f32. Only the machine that wrote it reads it; it goes before the output gets its name.
  */
 const FILE = "distil.state";
 
 interface Header {
   readonly made: number;
+  readonly begun_at: number;
+  readonly looked_at: number;
+  readonly rate: number;
   readonly held_out_before: number;
+  readonly best: { readonly step: number; readonly loss: number };
   readonly tensors: readonly {
     readonly name: string;
     readonly weights: number;
@@ -28,7 +32,11 @@ export async function saveDistilState(folder: string, state: DistilState, files:
   const temporary = `${path}.tmp`;
   const header: Header = {
     made: state.made,
+    begun_at: state.begunAt,
+    looked_at: state.lookedAt,
+    rate: state.rate,
     held_out_before: state.heldOutBefore,
+    best: { step: state.best.step, loss: state.best.loss },
     tensors: [...state.tensors].map(([name, { weights, first, size }]) => ({
       name,
       weights: weights.length,
@@ -47,9 +55,10 @@ export async function saveDistilState(folder: string, state: DistilState, files:
   try {
     await put(bytesOf(Float64Array.of(words.byteLength)));
     await put(words);
-    for (const { weights, first, second } of state.tensors.values()) {
+    for (const [name, { weights, first, second }] of state.tensors) {
       const packed = packLiving(weights, first.length);
-      for (const part of [packed.mask, packed.values, first, second]) await put(bytesOf(part));
+      const best = state.best.living.get(name)!;
+      for (const part of [packed.mask, packed.values, first, second, best]) await put(bytesOf(part));
     }
     await attempt("flushing", temporary, () => file.sync());
   } catch (error) {
@@ -88,13 +97,16 @@ export async function loadDistilState(folder: string, files: FileLayer): Promise
       string,
       { weights: Float32Array; first: Float32Array; second: Float32Array; size: number }
     >();
+    const living = new Map<string, Float32Array>();
     const floatsOf = async (count: number): Promise<Float32Array> => new Float32Array((await take(4 * count)).buffer);
-    for (const { name, weights: count, living, size } of header.tensors) {
+    for (const { name, weights: count, living: places, size } of header.tensors) {
       const mask = await take(Math.ceil(count / 8));
-      const weights = unpackLiving(mask, await floatsOf(living), count);
-      tensors.set(name, { weights, first: await floatsOf(living), second: await floatsOf(living), size });
+      const weights = unpackLiving(mask, await floatsOf(places), count);
+      tensors.set(name, { weights, first: await floatsOf(places), second: await floatsOf(places), size });
+      living.set(name, await floatsOf(places));
     }
-    return { made: header.made, heldOutBefore: header.held_out_before, tensors };
+    const { made, begun_at: begunAt, looked_at: lookedAt, rate, held_out_before: heldOutBefore, best } = header;
+    return { made, begunAt, lookedAt, rate, heldOutBefore, best: { ...best, living }, tensors };
   } finally {
     await source.close();
   }

@@ -19,7 +19,11 @@ test("a state comes back as it was saved, and a disk that does not answer is not
   const first = Float32Array.of(1, 2, 3);
   const state = {
     made: 7,
+    begunAt: 4,
+    lookedAt: 6,
+    rate: 0.002,
     heldOutBefore: 0.25,
+    best: { step: 4, loss: 0.125, living: new Map([["w", Float32Array.of(1, -2, 4)]]) },
     tensors: new Map([["w", { weights, first, second: first.map((mean) => -mean), size: 2 }]]),
   };
   await saveDistilState(folder, state, nodeFiles);

@@ -127,7 +127,8 @@ describe.skipIf(!hasEngine)("surgery --flow matched", () => {
     },
   );
 
-  test("half a step of distilling is not saved: what is, is between two steps", async () => {
+  /** A model of which every second weight is dead, and what distilling it takes. */
+  async function halvedModel() {
     const donor = await openDonor(writeTinyModel(temporaryFolder(), { config: { model_type: "llama" }, dtype: "F32" }));
     const names = donor.shards.flatMap(({ tensors }) => tensors.map(({ name }) => name));
     const bytes = new Map<string, Uint8Array>();
@@ -136,6 +137,29 @@ describe.skipIf(!hasEngine)("surgery --flow matched", () => {
       bytes.set(name, new Uint8Array(Float32Array.from(values, (value, at) => (at % 2 === 0 ? value : 0)).buffer));
     }
     const sequences = Array.from({ length: 8 }, (_, row) => Array.from({ length: 8 }, (_, at) => (row * 11 + at) % 97));
+    return { donor, bytes, sequences };
+  }
+
+  test("a rate that leads astray is halved until it does not, and the best look is what is kept", async () => {
+    const { donor, bytes, sequences } = await halvedModel();
+    const runner = await LayerRunner.open(donor, {});
+    const hooks: DistilHooks = {
+      load: async () => undefined,
+      save: async () => {},
+      stored: async (name) => bytes.get(name)!,
+    };
+    const options = { ...DISTIL_DEFAULTS, steps: 24, looks: 12, rate: 1 };
+    for await (const { distil } of distilModel(runner, sequences, (name) => bytes.has(name), options, 2 ** 30, hooks)) {
+      expect(distil.rate).toBeLessThan(1);
+      expect(distil.kept).toBeGreaterThan(0);
+      expect(distil.held_out_after).toBeLessThan(distil.held_out_before);
+      return;
+    }
+    expect.unreachable("nothing was kept");
+  });
+
+  test("half a step of distilling is not saved: what is, is between two steps", async () => {
+    const { donor, bytes, sequences } = await halvedModel();
     const run = async (failsAt: number): Promise<number[]> => {
       const saved: number[] = [];
       const engine = await Engine.open();
