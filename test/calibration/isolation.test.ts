@@ -1,8 +1,9 @@
 import { expect, test } from "vitest";
 import { plainEngine } from "../../dist/engine/products.js";
-import { cholesky, inverseDiagonal } from "../../dist/methods/algebra/cholesky.js";
+import { blockedFactor } from "../../dist/methods/algebra/blocked-factor.js";
+import { cholesky, inverseDiagonal, invertFromCholesky } from "../../dist/methods/algebra/cholesky.js";
 import { scaleGram } from "../../dist/methods/algebra/damped.js";
-import { blockedInverseDiagonal, isolationOf } from "../../dist/methods/algebra/isolation.js";
+import { energiesOf, isolationOf } from "../../dist/methods/algebra/isolation.js";
 import { correlatedInputs, meanProduct } from "./synthetic.js";
 
 test.each([
@@ -14,8 +15,19 @@ test.each([
   const inputs = correlatedInputs(n, 3 * n, 81);
   const { coupling } = scaleGram(meanProduct(inputs, inputs, n), n);
   const plain = inverseDiagonal(cholesky(coupling, n), n);
-  const blocked = await blockedInverseDiagonal(coupling, n, plainEngine, block);
+  const factor = await blockedFactor(coupling, n, plainEngine, { block });
+  const blocked = energiesOf(factor, n);
   for (let at = 0; at < n; at++) expect(Math.abs(blocked[at] / plain[at] - 1)).toBeLessThan(1e-3);
+  const whole = invertFromCholesky(cholesky(coupling, n), n);
+  const scale = Math.max(...plain);
+  const product = await plainEngine.multiplyTransposed(factor, factor, n, n, n);
+  for (let at = 0; at < n * n; at++) expect(Math.abs(product[at] - whole[at])).toBeLessThan(1e-3 * scale);
+});
+
+test("a factor that takes long ends on a signal", async () => {
+  const identity = Float32Array.from({ length: 16 }, (_, at) => (at % 5 === 0 ? 1 : 0));
+  const stopped = blockedFactor(identity, 4, plainEngine, { block: 2, signal: AbortSignal.abort() });
+  await expect(stopped).rejects.toMatchObject({ code: "STOPPED" });
 });
 
 test("inputs that say the same, to the last bit, have an answer too", async () => {

@@ -1,4 +1,6 @@
 import type { RightFactor } from "../../engine/products.js";
+import { refuseStopped } from "../../errors.js";
+import { blockedFactor } from "../algebra/blocked-factor.js";
 import { cholesky, invertFromCholesky } from "../algebra/cholesky.js";
 import { type ScaledGram, scaleGram } from "../algebra/damped.js";
 import type { PruneMethod, PruneTask } from "../method.js";
@@ -15,6 +17,10 @@ const UPDATE_EVERY = 3;
 const SWITCH_ITERATION = 30;
 const MAX_RHO = 1e6;
 const BACK_SOLVE_STEPS = 10;
+/** Up to so many inputs a factor takes f64 loops some hundredths of a second; ρ changes dozens of times. */
+const PLAIN_LIMIT = 512;
+/** Pivots that f32 cannot tell from 0. */
+const FLOOR = 1e-6;
 
 /**
  * ADMM: a dense copy B follows the least squares, a sparse copy D the k largest, a multiplier V pulls them together
@@ -83,6 +89,7 @@ async function admm(
   let inverse = await bindShiftedInverse(task, gram, rho);
   try {
     for (let iteration = 1; iteration <= MAX_ITERATIONS; iteration++) {
+      refuseStopped(task.signal);
       for (let at = 0; at < size; at++) right[at] = wanted[at] - multiplier[at] + rho * sparse[at];
       await inverse.multiply(right, rows, dense);
       for (let at = 0; at < size; at++) shifted[at] = dense[at] + multiplier[at] / rho;
@@ -129,11 +136,17 @@ async function admm(
   return dense;
 }
 
-/** (C + ρI)⁻¹, computed in f64, as right factor in f32. */
-async function bindShiftedInverse(task: PruneTask, gram: ScaledGram, rho: number): Promise<RightFactor> {
+/** (C + ρI)⁻¹ as right factor in f32; computed in f64 where that is quick. */
+async function bindShiftedInverse({ engine, signal }: PruneTask, gram: ScaledGram, rho: number): Promise<RightFactor> {
   const { n, coupling } = gram;
+  if (n > PLAIN_LIMIT) {
+    const shifted = coupling.slice();
+    for (let at = 0; at < n; at++) shifted[at * n + at] += rho;
+    const factor = await blockedFactor(shifted, n, engine, { floor: FLOOR, signal });
+    return engine.bind(await engine.multiplyTransposed(factor, factor, n, n, n), n, n);
+  }
   const shifted = Float64Array.from(coupling);
   for (let at = 0; at < n; at++) shifted[at * n + at] += rho;
   const inverse = invertFromCholesky(cholesky(shifted, n), n);
-  return task.engine.bind(Float32Array.from(inverse), n, n);
+  return engine.bind(Float32Array.from(inverse), n, n);
 }

@@ -1,3 +1,5 @@
+import { refuseStopped } from "../../errors.js";
+import { blockedFactor } from "../algebra/blocked-factor.js";
 import { cholesky, invertLower } from "../algebra/cholesky.js";
 import { dampingOf } from "../algebra/damped.js";
 import type { PruneMethod, PruneResult, PruneTask } from "../method.js";
@@ -37,8 +39,11 @@ function sparsegptIn(name: string, title: string, blockOf: (cols: number) => num
   };
 }
 
+/** Up to so many inputs the factor takes f64 loops a second. */
+const PLAIN_LIMIT = 1024;
+
 async function prune(task: PruneTask, maskBlock: number): Promise<PruneResult> {
-  const { rows, cols, target, engine } = task;
+  const { rows, cols, target, engine, signal } = task;
   const weights = task.weights.slice();
   const gram = gramOf(task).slice();
   // Inputs that never fire: their weights go first, and stand in nobody's way.
@@ -47,12 +52,13 @@ async function prune(task: PruneTask, maskBlock: number): Promise<PruneResult> {
     gram[col * cols + col] = 1;
     for (let row = 0; row < rows; row++) weights[row * cols + col] = 0;
   }
-  const upper = inverseFactor(gram, cols);
+  const upper = await inverseFactor(gram, cols, task);
   const alive = new Uint8Array(rows * cols);
   // A group of a pattern never straddles two blocks.
   const group = target.kind === "pattern" ? target.pattern.of : 1;
   const block = Math.max(maskBlock - (maskBlock % group), group);
   for (let start = 0; start < cols; start += block) {
+    refuseStopped(signal);
     const width = Math.min(block, cols - start);
     const mask = chooseMask(task, weights, upper, start, width);
     const errors = new Float32Array(rows * width);
@@ -105,21 +111,27 @@ async function prune(task: PruneTask, maskBlock: number): Promise<PruneResult> {
  * U, upper triangular, with (G + ρI)⁻¹ = Uᵀ U. Flipping rows and columns turns the wanted factor into the inverse of an
  * ordinary one: with J(G + ρI)J = L Lᵀ, U = J L⁻¹ J.
  */
-function inverseFactor(gram: Float32Array, n: number): Float64Array {
+async function inverseFactor(
+  gram: Float32Array,
+  n: number,
+  { engine, signal }: PruneTask,
+): Promise<Float32Array | Float64Array> {
   const damping = dampingOf(gram, n);
-  const flipped = new Float64Array(n * n);
+  const isPlain = n <= PLAIN_LIMIT;
+  const flipped = isPlain ? new Float64Array(n * n) : new Float32Array(n * n);
   for (let row = 0; row < n; row++) {
     for (let col = 0; col < n; col++) flipped[(n - 1 - row) * n + (n - 1 - col)] = gram[row * n + col];
   }
   for (let at = 0; at < n; at++) flipped[at * n + at] += damping;
-  return invertLower(cholesky(flipped, n), n).reverse();
+  if (flipped instanceof Float64Array) return invertLower(cholesky(flipped, n), n).reverse();
+  return (await blockedFactor(flipped, n, engine, { floor: 1e-6 * damping, signal })).reverse();
 }
 
 /** Mask of a block (rows, width), 1 kept; all 1 for patterns, which choose on the way. */
 function chooseMask(
   task: PruneTask,
   weights: Float32Array,
-  upper: Float64Array,
+  upper: Float32Array | Float64Array,
   start: number,
   width: number,
 ): Uint8Array {
@@ -136,7 +148,7 @@ function chooseMask(
 
 function chooseGroup(
   weights: Float32Array,
-  upper: Float64Array,
+  upper: Float32Array | Float64Array,
   cols: number,
   row: number,
   from: number,
