@@ -41,6 +41,7 @@ interface OperatedModel {
   readonly heldOut: readonly number[];
   readonly sparsity: number;
   readonly seconds: number;
+  readonly processorSeconds: number;
   readonly peak: number;
 }
 
@@ -155,12 +156,14 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       kept = then === undefined && options.distil !== undefined ? { method, target, operated } : undefined;
       const { supplied, heldOut } = operated;
       const started = performance.now();
+      const usage = process.cpuUsage();
       if (then === "distilled") {
         const { distil: steps = 0, seed, onProgress, signal } = options;
         const told = (made: number) => onProgress?.(`${method.name}, distilled: step ${made} of ${steps}`);
         await distilWeights(runner, sequences, supplied, { ...DISTIL_DEFAULTS, steps, seed }, told, signal);
       }
       const seconds = operated.seconds + (performance.now() - started) / 1000;
+      const processorSeconds = operated.processorSeconds + processorSecondsSince(usage);
       const peak = Math.max(operated.peak, peakMemory());
       const score = await scorer!.score(supplied);
       return {
@@ -172,6 +175,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
           : { held_out_loss: heldOut.reduce((sum, loss) => sum + loss, 0) / heldOut.length }),
         sparsity_reached: operated.sparsity,
         seconds,
+        processor_seconds: processorSeconds,
         peak_rss_bytes: peak,
       };
     }
@@ -186,6 +190,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         blocks ??= await openBlocks(threadsWithin(runner, memory, threads), threads, engine);
       }
       const started = performance.now();
+      const usage = process.cpuUsage();
       const { allocation } = options;
       const shares =
         target.kind === "sparsity" && allocation !== undefined
@@ -222,6 +227,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
         heldOut,
         sparsity: zeros / weights,
         seconds: (performance.now() - started) / 1000,
+        processorSeconds: processorSecondsSince(usage),
         peak: peakMemory(),
       };
     }
@@ -250,6 +256,11 @@ function refuseOtherWeights(earlier: ComparisonRecord | undefined, dense: { read
       "made with other weights; give another --out",
     { earlier: before, now: dense.perplexity },
   );
+}
+
+function processorSecondsSince(earlier: NodeJS.CpuUsage): number {
+  const { user, system } = process.cpuUsage(earlier);
+  return (user + system) / 1e6;
 }
 
 function matchWords(match: MatchRecord | undefined): string {

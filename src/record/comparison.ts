@@ -63,5 +63,7 @@ export interface ComparisonRow extends ScoreRecord {
   sparsity_reached: number;
   /** Calibration and operation, without scoring. */
   seconds: number;
+  /** Of all threads, in the same time; absent in records of earlier versions. */
+  processor_seconds?: number;
   peak_rss_bytes: number;
 }

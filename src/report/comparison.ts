@@ -43,6 +43,11 @@ const COLUMNS: readonly Column[] = [
   ),
   { head: "zeros", cell: (row) => percent(row.sparsity_reached) },
   { head: "time", cell: (row) => duration(row.seconds) },
+  optional(
+    "processor",
+    ({ processor_seconds: seconds }) => seconds,
+    (seconds) => duration(seconds),
+  ),
   { head: "peak memory", cell: (row) => byteSize(row.peak_rss_bytes) },
 ];
 
@@ -129,6 +134,7 @@ export function comparisonCsv(record: ComparisonRecord): string {
     "repetition",
     "sparsity_reached",
     "seconds",
+    "processor_seconds",
     "peak_rss_bytes",
   ] as const;
   const rows = record.rows.map((row) => fields.map((field) => row[field] ?? "").join(","));

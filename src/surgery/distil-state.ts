@@ -7,7 +7,8 @@ import { RECORD_FOLDER } from "../output/record-folder.js";
 /**
  * `physarium/distil.state` of an unfinished output: a length (f64), a header of so many bytes of JSON, then of each
  * tensor a mask (a bit a weight, the first in the lowest), and of its living weights the masters, Adam's two means and
- * what they were at the best look, f32. Only the machine that wrote it reads it; it goes before the output gets its name.
+ * what they were at the best look, f32. Only the machine that wrote it reads it; it goes before the output gets its
+ * name.
  */
 const FILE = "distil.state";
 
