@@ -91,8 +91,8 @@ function distilBlocks(distil: DistilRecord | undefined): Block[] {
     paragraph(
       say`Last the survivors of the whole model were trained: in ${counted(distil.kept ?? distil.steps, "step")} they
         moved, by gradient, towards the donor's next-token probabilities on the calibration text. On the part of it that
-        was held out the mean divergence from the donor fell from ${before} to ${after} nats a token. Such an output is in a
-        class of its own: it must not be compared with one-shot pruning as if nothing had been trained.`,
+        was held out the mean divergence from the donor fell from ${before} to ${after} nats a token. Such an output is
+        in a class of its own: it must not be compared with one-shot pruning as if nothing had been trained.`,
     ),
   ];
 }
