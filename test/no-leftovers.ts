@@ -1,6 +1,8 @@
 import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
+
+const PREFIX = "physarium-suite-";
 
 /**
  * The whole suite has a temporary folder of its own, and what tests or commands leave in it fails the run: nothing of
@@ -8,7 +10,9 @@ import { join } from "node:path";
  * folder, ever.
  */
 export default function setup(): () => void {
-  const folder = mkdtempSync(join(tmpdir(), "physarium-suite-"));
+  // Once for all projects: one folder in another makes paths too long for the sockets that Chromium puts there.
+  if (basename(tmpdir()).startsWith(PREFIX)) return () => {};
+  const folder = mkdtempSync(join(tmpdir(), PREFIX));
   process.env.TMPDIR = folder;
   return () => {
     const left = readdirSync(folder).filter((name) => name.startsWith("physarium") || name.startsWith("mat-debug"));
