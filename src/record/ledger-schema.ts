@@ -154,6 +154,7 @@ export const RECORD_SCHEMAS: {
     seed: v.pipe(v.number(), v.safeInteger()),
     ids_sha256: Words,
     grams: v.optional(Words),
+    target_digests: v.optional(v.record(FileName, Digest)),
   }),
   tensor: Tensor,
   shard: v.looseObject({

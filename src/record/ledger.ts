@@ -112,6 +112,8 @@ export interface CalibrationRecord {
 export interface CalibrationLedgerRecord extends CalibrationRecord {
   readonly kind: "calibration";
   readonly at: string;
+  /** Of the targets of each shard, before anything was calibrated: says of a touched donor whether it is the same. */
+  readonly target_digests?: Readonly<Record<string, string>>;
 }
 
 /** What the ledger holds of a tensor that v2 operated on, beside its counts. */

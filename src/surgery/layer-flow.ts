@@ -13,7 +13,7 @@ import type { ActivationRecord, CalibrationRecord } from "../record/ledger.js";
 import type { MatchRecord } from "../record/matching.js";
 import { runJobs } from "../threads/run-jobs.js";
 import { hasDistilState, loadDistilState, removeDistilState, saveDistilState } from "./distil-state.js";
-import { refuseNonFinite } from "./finite-scan.js";
+import { scanTargets } from "./finite-scan.js";
 import type { FlowContext, FlowRun } from "./flow-run.js";
 import { directShards } from "./passages.js";
 import { copyingPool } from "./piece-copier.js";
@@ -35,6 +35,8 @@ const SHORT_CALIBRATION = "CALIBRATION_SHORT";
 export class LayerFlow implements FlowRun {
   readonly warns: readonly string[] = [SHORT_CALIBRATION];
   private readonly targets: ReadonlyMap<string, PlannedTensor>;
+  /** By shard, as they were before anything was calibrated. */
+  private targetDigests: Record<string, string> | undefined;
 
   private constructor(
     private readonly plan: Plan,
@@ -73,11 +75,12 @@ export class LayerFlow implements FlowRun {
   }
 
   /** See that every target weight is a number. */
-  async prepare({ stopped, progress, signal }: FlowContext): Promise<FlowParams> {
+  async prepare({ stopped, progress, digester, signal }: FlowContext): Promise<FlowParams> {
     // Calibration comes behind the scan: a run that was calibrated had looked.
     if (stopped?.calibration === undefined) {
       progress.start("scanning", [...this.targets.values()]);
-      await refuseNonFinite(this.plan, this.files, (bytes) => progress.addBytes(bytes), signal);
+      const onBytes = (bytes: number) => progress.addBytes(bytes);
+      this.targetDigests = await scanTargets(this.plan, this.files, digester, onBytes, signal);
     }
     return this.plan.options.params;
   }
@@ -251,7 +254,8 @@ export class LayerFlow implements FlowRun {
       await append({ kind: "warning", at: new Date().toISOString(), code: SHORT_CALIBRATION, message });
     }
     if (stopped?.calibration !== undefined) return;
-    await append({ kind: "calibration", at: new Date().toISOString(), ...calibration });
+    const digests = this.targetDigests === undefined ? {} : { target_digests: this.targetDigests };
+    await append({ kind: "calibration", at: new Date().toISOString(), ...calibration, ...digests });
   }
 
   /** What is to be said of a calibration that says little. */

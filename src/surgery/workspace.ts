@@ -21,6 +21,7 @@ import {
 import { recordPath } from "../record/open-record.js";
 import { readLedger } from "../record/read-ledger.js";
 import { type RunEntry, readRuns } from "../record/run-history.js";
+import { unchangedShards } from "./donor-proof.js";
 import type { OnEvent } from "./events.js";
 import { checkSameOperation, fingerprintOf } from "./fingerprint.js";
 import type { Plan } from "./plan.js";
@@ -95,12 +96,16 @@ export async function openWorkspace(
     const ledgerPath = recordPath(output.partialPath, "ledger");
     let stopped = options.resume ? await readLedger(ledgerPath, files, true) : undefined;
     if (stopped !== undefined) {
-      const touched = checkSameOperation(stopped.header, fingerprint, plan.model, output.path);
-      if (touched.size > 0) {
-        stopped = forget(stopped, touched);
-        const message = `touched or copied since: ${[...touched].join(", ")}; what was made of it is made again`;
-        onEvent({ event: "note", message });
-      }
+      const touched = new Set(checkSameOperation(stopped.header, fingerprint, plan.model, output.path));
+      const note = (shards: ReadonlySet<string>, what: string): void => {
+        const message = `touched or copied since: ${[...shards].join(", ")}; ${what}`;
+        if (shards.size > 0) onEvent({ event: "note", message });
+      };
+      const unchanged = await unchangedShards(plan, stopped, touched, digester, files);
+      note(unchanged, "every weight there is what it was");
+      for (const shard of unchanged) touched.delete(shard);
+      note(touched, "what was made of it is made again");
+      if (touched.size > 0) stopped = forget(stopped, touched);
     } else await clearPartial(output.partialPath, files);
     await removeTemporaries(recordFolder, files);
     // A resumed ledger takes the form of today, and the times of the donor as it is now.

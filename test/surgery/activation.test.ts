@@ -1,4 +1,16 @@
-import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
@@ -92,6 +104,41 @@ describe.skipIf(!hasEngine)("surgery --flow activation", () => {
     expect(filesOf(output)).toEqual(filesOf(whole));
     const after = new Map(tensorRecords(output).map((record) => [record.name, record]));
     for (const record of before) expect(after.get(record.name)).toEqual(record);
+  });
+
+  test("a donor that was touched meanwhile is looked at: the same weights keep every layer, others none", async () => {
+    const output = join(folder, "touched");
+    const donor = join(folder, "touched donor");
+    cpSync(LOAM, donor, { recursive: true });
+    const stopBehind = async (layer: number, resume: boolean): Promise<string[]> => {
+      const controller = new AbortController();
+      const notes: string[] = [];
+      const onEvent = (event: SurgeryEvent) => {
+        if (event.event === "note") notes.push(event.message);
+        if (event.event === "layer" && event.layer === layer) controller.abort();
+      };
+      const running = operateOn(donor, output, OPTIONS, { resume, onEvent, signal: controller.signal });
+      await expect(running).rejects.toMatchObject({ code: "STOPPED" });
+      return notes;
+    };
+    await stopBehind(1, false);
+    const [shard] = readdirSync(donor).filter((name) => name.endsWith(".safetensors"));
+    utimesSync(join(donor, shard), 1, 1);
+    const notes = await stopBehind(2, true);
+    expect(notes.join("\n")).toMatch(/touched or copied since: .*; every weight there is what it was/);
+    expect(notes.join("\n")).toMatch(/resuming: .* are done and unchanged/);
+    expect(tensorRecords(`${output}.partial`)).toHaveLength(6);
+
+    // The last byte of the file is a weight that was carried over, or a target's: either way nothing stays.
+    const file = openSync(join(donor, shard), "r+");
+    const last = statSync(join(donor, shard)).size - 1;
+    const byte = Buffer.alloc(1);
+    readSync(file, byte, 0, 1, last - 1);
+    writeSync(file, Buffer.of(byte[0] ^ 1), 0, 1, last - 1);
+    closeSync(file);
+    const again = await stopBehind(0, true);
+    expect(again.join("\n")).toMatch(/touched or copied since: .*; what was made of it is made again/);
+    expect(tensorRecords(`${output}.partial`)).toHaveLength(2);
   });
 
   test("a run that was killed worked until its last record", async () => {
