@@ -12,7 +12,7 @@ import { matrixPlaces, TensorStatistics } from "../calibration/grams/tensor-stat
 import { readWhole } from "../checkpoint/model-source.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError } from "../errors.js";
-import type { Link } from "../export/gguf/links.js";
+import { columnsInFile, type Link } from "../export/gguf/links.js";
 import { ggufModelOf } from "../export/gguf/model.js";
 import { type ImportanceEntry, readImatrix, writeImatrix } from "../export/imatrix.js";
 import type { WeightStatistics } from "../export/statistics.js";
@@ -53,7 +53,10 @@ export async function openStatistics(model: string, request: StatisticsRequest):
   const engine = await openOnnxEngine();
   return {
     statistics: {
-      importance: (link) => grams.statistics.importance(link.name, link.matrix),
+      importance: async (link) => {
+        const squares = await grams.statistics.importance(link.name, link.matrix);
+        return squares?.length === link.rowLength ? columnsInFile(squares, link) : squares;
+      },
       compensation: {
         gram: (link) => grams.statistics.gram(link.name, link.matrix),
         inputsOf: (link) => grams.statistics.inputsOf(link.name, link.matrix),
@@ -144,7 +147,7 @@ function importanceEntries(
     const place = places(link.name, link.matrix);
     const norm = place === undefined ? undefined : bySite.get(`${place.layer} ${place.step}`);
     if (norm === undefined || norm.width !== link.rowLength) continue;
-    rows.set(link.ggufName, [...(rows.get(link.ggufName) ?? []), norm]);
+    rows.set(link.ggufName, [...(rows.get(link.ggufName) ?? []), { ...norm, mean: columnsInFile(norm.mean, link) }]);
   }
   return [...rows].map(([name, each]) => ({
     name,

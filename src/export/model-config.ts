@@ -1,5 +1,7 @@
 import { parsePythonJson } from "../checkpoint/python-json.js";
 import { PhysariumError } from "../errors.js";
+import { Fields, type Json } from "./config-fields.js";
+import { parseRopeScaling, type RopeScaling } from "./rope-scaling.js";
 
 /** Model families that exports and imports know, by `model_type` in config.json. */
 export const MODEL_TYPES = [
@@ -14,18 +16,6 @@ export const MODEL_TYPES = [
   "gemma3_text",
 ] as const;
 export type ModelType = (typeof MODEL_TYPES)[number];
-
-export type RopeScaling =
-  | { readonly kind: "none" }
-  | { readonly kind: "linear"; readonly factor: number }
-  | {
-      readonly kind: "llama3";
-      readonly factor: number;
-      readonly lowFreqFactor: number;
-      readonly highFreqFactor: number;
-      readonly originalContextLength: number;
-    }
-  | { readonly kind: "yarn"; readonly factor: number; readonly originalContextLength: number };
 
 /** What config.json says about a decoder, in our words. */
 export interface ModelConfig {
@@ -53,8 +43,6 @@ export interface ModelConfig {
   readonly bosTokenId: number | undefined;
   readonly eosTokenId: number | undefined;
 }
-
-type Json = Readonly<Record<string, unknown>>;
 
 /**
  * Parse config.json. Throws `DONOR_CONFIG` for what is missing or malformed, `DONOR_ARCHITECTURE` for what no format
@@ -113,6 +101,8 @@ export function parseModelConfig(text: string, name: string): ModelConfig {
   const theta = rope.full_attention?.rope_theta ?? rope.rope_theta;
   // The classes of the other families do not read the field.
   const part = modelType === "phi3" ? (json.partial_rotary_factor ?? rope.partial_rotary_factor) : undefined;
+  // Cut as transformers does; the addend keeps 96 · (72 / 96) at 72.
+  const ropeLength = Math.trunc(headLength * Number(part ?? 1) + 1e-9);
   return {
     modelType,
     hiddenSize,
@@ -121,12 +111,15 @@ export function parseModelConfig(text: string, name: string): ModelConfig {
     headCount,
     kvHeadCount,
     headLength,
-    // Cut as transformers does; the addend keeps 96 · (72 / 96) at 72.
-    ropeLength: Math.trunc(headLength * Number(part ?? 1) + 1e-9),
+    ropeLength,
     contextLength,
     rmsNormEps: fields.optionalPositive("rms_norm_eps") ?? 1e-6,
     ropeTheta: fields.optionalPositive("rope_theta") ?? (typeof theta === "number" ? theta : 10_000),
-    ropeScaling: parseRopeScaling((json.rope_scaling ?? ropeParameters ?? null) as Json | null, contextLength, name),
+    ropeScaling: parseRopeScaling((json.rope_scaling ?? ropeParameters ?? null) as Json | null, name, {
+      contextLength,
+      originalPositions: fields.optionalCount("original_max_position_embeddings"),
+      pairs: modelType === "phi3" ? Math.trunc(ropeLength / 2) : undefined,
+    }),
     vocabSize: fields.count("vocab_size"),
     tiedEmbeddings: (json.tie_word_embeddings ?? (isGemma || modelType === "smollm3")) === true,
     slidingWindow: slidingWindow !== undefined && slidingWindow < contextLength ? slidingWindow : undefined,
@@ -174,104 +167,5 @@ function refuseForeignSmolLM3(json: Json, fields: Fields): void {
   fields.refuse("no_rope_layers", isForeign, "only every fourth layer without rope is known");
   if (json.use_sliding_window === true) {
     throw new PhysariumError("DONOR_ARCHITECTURE", "use_sliding_window true: not known for this family");
-  }
-}
-
-/** What a rope scaling says. Throws `DONOR_ARCHITECTURE` for one that no GGUF file can say. */
-export function parseRopeScaling(
-  scaling: Json | null,
-  contextLength: number,
-  name: string,
-  mayRoundYarn = false,
-): RopeScaling {
-  const kind = scaling?.rope_type ?? scaling?.type ?? "default";
-  if (scaling === null || kind === "default") return { kind: "none" };
-  const fields = new Fields(scaling, `${name}: rope_scaling`);
-  if (kind === "linear") return { kind, factor: fields.positive("factor") };
-  if (kind === "llama3") {
-    return {
-      kind,
-      factor: fields.positive("factor"),
-      lowFreqFactor: fields.positive("low_freq_factor"),
-      highFreqFactor: fields.positive("high_freq_factor"),
-      originalContextLength: fields.count("original_max_position_embeddings"),
-    };
-  }
-  if (kind === "yarn") {
-    const factor = fields.positive("factor");
-    // What llama.cpp takes without being told.
-    const usual = { beta_fast: 32, beta_slow: 1, attention_factor: 1 + 0.1 * Math.log(factor), truncate: true };
-    for (const [field, value] of Object.entries(usual)) {
-      if (mayRoundYarn && field === "truncate") continue;
-      const isOther = (given: unknown) => !(given === value || Math.abs(Number(given) - Number(value)) < 1e-6);
-      fields.refuse(field, isOther, `only ${value} is known`);
-    }
-    for (const field of ["mscale", "mscale_all_dim"]) fields.refuse(field, (value) => value !== 0, "not known");
-    const originalContextLength = fields.optionalCount("original_max_position_embeddings") ?? contextLength;
-    return { kind, factor, originalContextLength };
-  }
-  throw new PhysariumError(
-    "DONOR_ARCHITECTURE",
-    `${name}: rope scaling ${JSON.stringify(kind)} is not supported, known are linear, llama3 and yarn`,
-    { ropeScaling: kind },
-  );
-}
-
-/** Typed access to a JSON object, each failure naming the field. */
-class Fields {
-  constructor(
-    private readonly json: Json,
-    private readonly name: string,
-  ) {}
-
-  count(field: string): number {
-    const value = this.optionalCount(field);
-    if (value === undefined) throw new PhysariumError("DONOR_CONFIG", `${this.name}: ${field} is missing`);
-    return value;
-  }
-
-  optionalCount(field: string): number | undefined {
-    const value = this.json[field];
-    if (value === undefined || value === null) return undefined;
-    if (!Number.isSafeInteger(value) || (value as number) < 1 || (value as number) > 0x7fffffff) {
-      throw new PhysariumError(
-        "DONOR_CONFIG",
-        `${this.name}: ${field} is ${JSON.stringify(value)}, expected a positive whole number`,
-      );
-    }
-    return value as number;
-  }
-
-  positive(field: string): number {
-    const value = this.optionalPositive(field);
-    if (value === undefined) throw new PhysariumError("DONOR_CONFIG", `${this.name}: ${field} is missing`);
-    return value;
-  }
-
-  optionalPositive(field: string): number | undefined {
-    const value = this.json[field];
-    if (value === undefined || value === null) return undefined;
-    if (!(typeof value === "number" && value > 0 && value < Number.POSITIVE_INFINITY)) {
-      throw new PhysariumError(
-        "DONOR_CONFIG",
-        `${this.name}: ${field} is ${JSON.stringify(value)}, expected a positive number`,
-      );
-    }
-    return value;
-  }
-
-  /** A token id, the first where a list stands. */
-  tokenId(field: string): number | undefined {
-    const value = this.json[field];
-    const first = Array.isArray(value) ? value[0] : value;
-    return Number.isSafeInteger(first) && first >= 0 ? first : undefined;
-  }
-
-  refuse(field: string, isForeign: (value: unknown) => boolean, why: string): void {
-    const value = this.json[field];
-    if (value === undefined || value === null || !isForeign(value)) return;
-    throw new PhysariumError("DONOR_ARCHITECTURE", `${this.name}: ${field} ${JSON.stringify(value)}: ${why}`, {
-      field,
-    });
   }
 }

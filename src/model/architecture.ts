@@ -176,6 +176,8 @@ export interface Family {
   readonly turnsInPart?: boolean;
   /** How llama.cpp knows its model types; one that is left out has no GGUF here. */
   readonly gguf?: Readonly<Record<string, GgufTraits>>;
+  /** Why a model type has none. */
+  readonly noGguf?: Readonly<Record<string, string>>;
   /** What differs; everything left out is Llama's. */
   traits(config: ModelConfig): Partial<Architecture>;
 }

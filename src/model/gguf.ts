@@ -3,6 +3,13 @@ import type { Activation } from "./architecture.js";
 /** A hyperparameter in both worlds: field of config.json, key behind the architecture's prefix, type in the file. */
 export type GgufField = readonly [field: string, key: string, type: "u32" | "f32" | "bool"];
 
+/** A tensor of one number in each layer: its path there, its shape, and what is taken where the file has none. */
+export interface LayerNumber {
+  readonly path: string;
+  readonly shape: readonly number[];
+  readonly usual?: number;
+}
+
 /** How llama.cpp knows a model type: what cannot be told from the architecture as the forward pass has it. */
 export interface GgufTraits {
   /** `general.architecture`. */
@@ -29,6 +36,14 @@ export interface GgufTraits {
   readonly tiesHead?: boolean;
   /** Its graph rounds the borders of yarn's ramp; the checkpoint's class does not. */
   readonly roundsYarn?: boolean;
+  /** Tokens look back to the last multiple of so many, and queries grow with each: built in (Llama 4). */
+  readonly chunk?: number;
+  /** Numbers that tensors of a layer hold, by their keys: one list of all layers each. */
+  readonly layerNumbers?: Readonly<Record<string, LayerNumber>>;
+  /** Channels turn with one of three positions there (time, height, width), which are the same in a text. */
+  readonly hasSections?: boolean;
+  /** It knows what Ministral 3 says of its yarn beyond the usual. */
+  readonly tellsYarn?: boolean;
   /** It divides the weights of the chosen experts by their sum; a checkpoint that does otherwise is refused. */
   readonly normalisesExperts?: boolean;
 }

@@ -3,19 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { exportGguf } from "../../dist/export/gguf/export.js";
+import { openLlama, openModel } from "./llama-cpp.js";
 
-/** What bench/llama-engine.mjs gives; it is plain JavaScript, since it must run without a build. */
-interface OpenedModel {
-  tokenize(text: string): number[];
-  nll(ids: readonly number[]): Promise<number[]>;
-  greedy(ids: readonly number[], count: number): Promise<number[]>;
-  close(): Promise<void>;
-}
-const engineFile: string = new URL("../../bench/llama-engine.mjs", import.meta.url).href;
-const { openLlama, openModel } = (await import(engineFile)) as {
-  openLlama(): Promise<object | undefined>;
-  openModel(llama: object, path: string, contextSize: number): Promise<OpenedModel>;
-};
 const llama = await openLlama();
 if (llama === undefined)
   console.log("skipped: llama.cpp, node-llama-cpp is not installed (bench/llama-engine.mjs says how)");

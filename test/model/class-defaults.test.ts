@@ -50,3 +50,17 @@ test("Gemma 3 has no cap on its scores, whatever the file says; Gemma 2 has", ()
     ).attentionSoftcap;
   expect([cap("gemma2"), cap("gemma3_text")]).toEqual([2, undefined]);
 });
+
+test("a rope that the file describes takes nothing from the class's own", () => {
+  const rope = (fields: object) => {
+    const whole = { ...DEFAULTS.gpt_oss, rope_scaling: undefined, rope_parameters: undefined, ...fields };
+    const { layers } = architectureOf(ModelConfig.parse(JSON.stringify({ ...whole, model_type: "gpt_oss" })));
+    return [...layers[0].rope!.inverseFrequencies];
+  };
+  const yarn = { rope_type: "yarn", rope_theta: 150_000, factor: 4, original_max_position_embeddings: 4096 };
+  const plain = Array.from({ length: 32 }, (_, pair) => 150_000 ** (-pair / 32));
+  expect(rope({ rope_parameters: { rope_type: "default", rope_theta: 150_000 } })).toEqual(plain);
+  expect(rope({ rope_parameters: yarn })[31]).toBeCloseTo(plain[31] / 4, 12);
+  expect(rope({ rope_parameters: yarn })).toEqual(rope({ rope_scaling: yarn }));
+  expect(rope({})[31]).toBeCloseTo(plain[31] / 32, 12);
+});

@@ -35,6 +35,8 @@ export class Compensation {
 
   /** Whether a piece can be rounded so: its inputs' Gram is known, and no wider than a factor is made of. */
   reaches({ link }: Piece): boolean {
+    // A Gram lies in the checkpoint's order of columns.
+    if (link.columns !== undefined) return false;
     return link.rowLength <= FACTOR_LIMIT && this.statistics.compensation?.inputsOf(link) !== undefined;
   }
 

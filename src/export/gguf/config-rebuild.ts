@@ -1,21 +1,10 @@
 import { PhysariumError } from "../../errors.js";
-import { MODEL_TYPES, type RopeScaling } from "../model-config.js";
-import { architectureOf, llama3RopeFactors, modelTypeOf } from "./layout.js";
+import { MODEL_TYPES } from "../model-config.js";
+import { longRopeAttention } from "../rope-scaling.js";
+import { architectureOf, modelTypeOf } from "./layout.js";
 import type { GgufFile } from "./reader.js";
+import { type FileRopeFactors, llama3ScalingOf } from "./rope-factors.js";
 import type { GgufValue } from "./types.js";
-
-type Llama3Scaling = Extract<RopeScaling, { kind: "llama3" }>;
-
-/** Rope scalings that models in use have: a GGUF file holds the factors they give, not the numbers they came from. */
-const KNOWN_LLAMA3_SCALINGS: readonly Llama3Scaling[] = [8, 32, 16, 4, 2].flatMap((factor) =>
-  [8192, 4096, 2048].map((originalContextLength) => ({
-    kind: "llama3",
-    factor,
-    lowFreqFactor: 1,
-    highFreqFactor: 4,
-    originalContextLength,
-  })),
-);
 
 /** What `general.architecture` may say. */
 const KNOWN = [...new Set(MODEL_TYPES.map(architectureOf))].join(", ");
@@ -34,13 +23,13 @@ const ARCHITECTURES: Readonly<Record<string, string>> = {
 /**
  * config.json from a GGUF file's metadata and tensor names.
  *
- * ropeFactors  what `rope_freqs.weight` holds, if the file has it
+ * ropeFactors  what the file's lists of factors hold
  * dtype        `torch_dtype` of the folder to be written
  * throws       DONOR_GGUF_ARCHITECTURE, DONOR_GGUF_METADATA
  */
 export function rebuildConfig(
   file: GgufFile,
-  ropeFactors: Float32Array | undefined,
+  ropeFactors: FileRopeFactors,
   dtype: string,
   name: string,
 ): Record<string, unknown> {
@@ -113,20 +102,28 @@ export function rebuildConfig(
 /** What a file says of its rope scaling, as config.json says it. */
 export function rebuildRopeScaling(
   keys: Keys,
-  factors: Float32Array | undefined,
+  factors: FileRopeFactors,
   ropeLength: number,
   ropeTheta: number,
   name: string,
 ): Record<string, unknown> | null {
-  if (factors !== undefined) {
-    const scaling = [...KNOWN_LLAMA3_SCALINGS, ...fitLlama3Scaling(factors, ropeLength, ropeTheta)].find(
-      (candidate) => {
-        // Compared first: a hostile length must not become an allocation.
-        if (factors.length * 2 !== ropeLength) return false;
-        const expected = llama3RopeFactors(candidate, ropeLength, ropeTheta);
-        return expected.every((factor, i) => Math.abs(factor / factors[i] - 1) < 1e-5);
-      },
-    );
+  const { freqs, long, short } = factors;
+  if (long !== undefined && short !== undefined) {
+    const attention = keys.optional("rope.scaling.attn_factor");
+    const original = keys.required("rope.scaling.original_context_length");
+    const usual = longRopeAttention(keys.required("context_length") / original, original);
+    // Given where it is not what the lengths make it.
+    const isUsual = attention === undefined || Math.fround(attention) === Math.fround(usual);
+    return {
+      rope_type: "longrope",
+      short_factor: [...short].map(shortestDecimal),
+      long_factor: [...long].map(shortestDecimal),
+      original_max_position_embeddings: original,
+      ...(isUsual ? {} : { attention_factor: attention }),
+    };
+  }
+  if (freqs !== undefined) {
+    const scaling = llama3ScalingOf(freqs, ropeLength, ropeTheta);
     if (scaling === undefined) throw foreign(name, "the factors in rope_freqs.weight are no Llama 3 rope scaling");
     return {
       rope_type: "llama3",
@@ -142,36 +139,23 @@ export function rebuildRopeScaling(
   const factor = keys.required("rope.scaling.factor");
   if (kind === "linear") return { rope_type: kind, factor };
   const original = keys.required("rope.scaling.original_context_length");
-  return { rope_type: kind, factor, original_max_position_embeddings: original };
+  return { rope_type: kind, factor, original_max_position_embeddings: original, ...toldOfYarn(keys) };
 }
 
-/**
- * A scaling that gives these factors, if one does: between the short and the long waves 1/factor is a straight line
- * over 1/wavelength, and two of its points tell where it begins and ends. Only the ratios to the original length
- * matter, so the low one is taken as 1.
- */
-function fitLlama3Scaling(factors: Float32Array, ropeLength: number, ropeTheta: number): Llama3Scaling[] {
-  const factor = factors[factors.length - 1];
-  const points: { frequency: number; smooth: number }[] = [];
-  for (const [i, value] of factors.entries()) {
-    const smooth = (1 / value - 1 / factor) / (1 - 1 / factor);
-    const frequency = ropeTheta ** ((-2 * i) / ropeLength) / (2 * Math.PI);
-    if (smooth > 1e-4 && smooth < 1 - 1e-4) points.push({ frequency, smooth });
+/** What Ministral 3's files say of yarn beyond the usual; nothing in others. */
+function toldOfYarn(keys: Keys): Record<string, number> {
+  const told: Record<string, number> = {};
+  const fields = {
+    beta_fast: "rope.scaling.yarn_beta_fast",
+    beta_slow: "rope.scaling.yarn_beta_slow",
+    mscale_all_dim: "rope.scaling.yarn_log_multiplier",
+    llama_4_scaling_beta: "attention.temperature_scale",
+  };
+  for (const [field, key] of Object.entries(fields)) {
+    const value = keys.optional(key);
+    if (value !== undefined) told[field] = value;
   }
-  const [first, last] = [points[0], points[points.length - 1]];
-  if (points.length < 2) return [];
-  const slope = (first.smooth - last.smooth) / (first.frequency - last.frequency);
-  const highFreqFactor = 1 - 1 / (first.smooth - slope * first.frequency);
-  const originalContextLength = Math.round(slope * (highFreqFactor - 1));
-  return [
-    {
-      kind: "llama3",
-      factor,
-      lowFreqFactor: 1,
-      highFreqFactor: Number(highFreqFactor.toPrecision(6)),
-      originalContextLength,
-    },
-  ];
+  return told.mscale_all_dim === undefined ? told : { ...told, mscale: 1 };
 }
 
 /** Hyperparameters under the architecture's prefix. */

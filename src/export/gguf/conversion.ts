@@ -36,10 +36,11 @@ export function converter(): (job: ConversionJob) => ConversionResult {
   const quantiser = new Quantiser();
   return ({ bytes, dtype, type, values, importance, tensor, firstElement }) => {
     const tally = newTally();
-    if (values === "plus one") {
-      const sums = decodeFloats(bytes, dtype).map((weight) => weight + 1);
-      tally.weights = sums.length;
-      return { bytes: encodeFloats(sums, "F32"), tally };
+    if (values !== "same") {
+      const change = values === "plus one" ? (weight: number) => weight + 1 : (weight: number) => -Math.exp(weight);
+      const changed = decodeFloats(bytes, dtype).map(change);
+      tally.weights = changed.length;
+      return { bytes: encodeFloats(changed, "F32"), tally };
     }
     const converted = convertBand({ bytes, dtype, type, importance, tensor, firstElement }, quantiser, tally);
     return { bytes: converted, tally };

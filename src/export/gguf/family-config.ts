@@ -4,6 +4,7 @@ import type { GgufTraits } from "../../model/gguf.js";
 import { MODEL_TYPES } from "../model-config.js";
 import { Keys, rebuildRopeScaling } from "./config-rebuild.js";
 import type { GgufFile } from "./reader.js";
+import type { FileRopeFactors } from "./rope-factors.js";
 
 /**
  * config.json of a family that says in its own file how llama.cpp knows it, from the metadata of a file that does not
@@ -11,7 +12,7 @@ import type { GgufFile } from "./reader.js";
  */
 export function rebuildFamilyConfig(
   file: GgufFile,
-  ropeFactors: Float32Array | undefined,
+  ropeFactors: FileRopeFactors,
   dtype: string,
   name: string,
 ): Record<string, unknown> | undefined {
@@ -43,6 +44,7 @@ export function rebuildFamilyConfig(
     ...(window === undefined ? {} : { sliding_window: window }),
     tie_word_embeddings: !names.has("output.weight"),
     ...layerTypes(file, traits.architecture),
+    ...linearAttention(keys),
     ...traits.config,
   };
   for (const [field, key] of traits.fields ?? []) {
@@ -54,8 +56,27 @@ export function rebuildFamilyConfig(
   return { model_type: modelType, ...Object.fromEntries(renamed), torch_dtype: dtype };
 }
 
-/** Layers without attention have no keys: there a convolution stands. */
+/** Sizes of linear attention, where a file has it. */
+function linearAttention(keys: Keys): Record<string, number> {
+  const heads = keys.optional("ssm.time_step_rank");
+  const interval = keys.optional("full_attention_interval");
+  if (heads === undefined) return {};
+  return {
+    linear_conv_kernel_dim: keys.required("ssm.conv_kernel"),
+    linear_key_head_dim: keys.required("ssm.state_size"),
+    linear_num_key_heads: keys.required("ssm.group_count"),
+    linear_num_value_heads: heads,
+    linear_value_head_dim: keys.required("ssm.inner_size") / heads,
+    ...(interval === undefined ? {} : { full_attention_interval: interval }),
+  };
+}
+
+/** Layers without attention have no keys: there a convolution stands; linear attention has a list of its own. */
 function layerTypes(file: GgufFile, architecture: string): { layer_types?: string[] } {
+  const linear = file.metadata.get(`${architecture}.attention.recurrent_layers`);
+  if (linear?.type === "array") {
+    return { layer_types: linear.values.map((is) => (is === true ? "linear_attention" : "full_attention")) };
+  }
   const counts = file.metadata.get(`${architecture}.attention.head_count_kv`);
   if (counts?.type !== "array") return {};
   return { layer_types: counts.values.map((count) => (Number(count) === 0 ? "conv" : "full_attention")) };
@@ -68,10 +89,13 @@ function familyOfFile(file: GgufFile): { family: Family; modelType: string; trai
   const hasExperts = file.tensors.some(({ name }) => name.includes("_exps."));
   // Llama with experts is Mixtral; without it is read elsewhere.
   if (architecture === "llama" && !hasExperts) return undefined;
+  const mayHave = ({ fields }: GgufTraits): boolean =>
+    architecture !== "llama" || (fields ?? []).some(([, key]) => key === "expert_count");
   const found = FAMILIES.flatMap((family) =>
     Object.entries(family.gguf ?? {}).map(([modelType, traits]) => ({ family, modelType, traits })),
   ).filter(
-    ({ modelType, traits }) => traits.architecture === architecture && !MODEL_TYPES.includes(modelType as never),
+    ({ modelType, traits }) =>
+      traits.architecture === architecture && !MODEL_TYPES.includes(modelType as never) && mayHave(traits),
   );
   const slides = file.metadata.has(`${architecture}.attention.sliding_window`);
   return found.find(({ traits }) => slides && traits.slidingPeriod !== undefined) ?? found[0];

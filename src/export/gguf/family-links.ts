@@ -2,6 +2,7 @@ import type { Architecture, QueryKeyNorm } from "../../model/architecture.js";
 import type { Experts } from "../../model/experts.js";
 import type { GgufTraits } from "../../model/gguf.js";
 import { layerBase } from "../../model/names.js";
+import { linearAttentionLinks } from "./linear-links.js";
 import { type Link, link, pairedHeads, ungrouped } from "./links.js";
 
 /**
@@ -61,7 +62,10 @@ class LayerLinks {
     this.norm(block.attentionIn, "attn_norm");
     if (mixer?.kind === "convolution") this.convolution();
     else if (mixer?.kind === "latent") this.latent();
-    else this.attention();
+    else if (mixer?.kind === "delta rule") {
+      const { hiddenSize } = this.architecture;
+      linearAttentionLinks(mixer, hiddenSize, (path, ...rest) => this.push(`linear_attn.${path}`, ...rest));
+    } else this.attention();
     if (attentionSinks) this.push(names.extra?.sinks ?? "", "attn_sinks.weight", [headCount]);
     this.norm(block.attentionOut, "post_attention_norm");
     if (block.mlpIn !== block.attentionIn) this.norm(block.mlpIn, "ffn_norm");
@@ -98,6 +102,7 @@ class LayerLinks {
 
   private attention(): void {
     const { names, hiddenSize, headCount, kvHeadCount, headDim, qkvLayout, qkNorm, layers } = this.architecture;
+    const gates = this.architecture.gatedQueries ? 2 : 1;
     const [queries, keys] = [headCount * headDim, kvHeadCount * headDim];
     if (names.qkv.length === 1) {
       const order = qkvLayout === "groups" ? ungrouped(headCount, kvHeadCount, headDim) : {};
@@ -106,7 +111,7 @@ class LayerLinks {
       const turns = layers.find(({ rope }) => rope !== undefined)?.rope;
       const reorders = this.traits.turnsPairs === true && turns !== undefined && turns.interleaved !== true;
       const paired = (heads: number): Partial<Link> => (reorders ? pairedHeads(heads, headDim) : {});
-      this.product(names.qkv[0], "attn_q", queries, hiddenSize, paired(headCount));
+      this.product(names.qkv[0], "attn_q", gates * queries, hiddenSize, paired(headCount));
       this.product(names.qkv[1], "attn_k", keys, hiddenSize, paired(kvHeadCount));
       this.product(names.qkv[2], "attn_v", keys, hiddenSize);
     }

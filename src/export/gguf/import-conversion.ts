@@ -29,10 +29,16 @@ export function openDecoding(weights: number, workers?: number): Promise<Pool<De
   return openWeightPool(new URL("./decode-worker.js", import.meta.url), () => decodeRows, weights, workers);
 }
 
+/** How a change of the numbers is taken back. */
+const UNDONE: Readonly<Record<Exclude<LinkValues, "same">, (weight: number) => number>> = {
+  "plus one": (weight) => weight - 1,
+  "minus exp": (weight) => Math.log(-weight),
+};
+
 /** Decode, and count what rounding to the dtype changed. Throws `DONOR_NON_FINITE`, `DONOR_IMPORT_RANGE`. */
 export function decodeRows({ bytes, type, dtype, values, tensor }: DecodeJob): DecodeResult {
   const decoded = dequantise(type, bytes);
-  const weights = values === "plus one" ? decoded.map((weight) => weight - 1) : decoded;
+  const weights = values === "same" ? decoded : decoded.map(UNDONE[values]);
   const out = encodeFloats(weights, dtype);
   const stored = decodeFloats(out, dtype);
   const limit = Number.POSITIVE_INFINITY;

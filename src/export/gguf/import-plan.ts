@@ -1,16 +1,14 @@
-import { elementCount } from "../../checkpoint/donor.js";
 import { isPhysariumError, PhysariumError } from "../../errors.js";
 import { ModelConfig } from "../../model/config.js";
 import type { FloatDtype } from "../../safetensors/dtypes.js";
 import type { ByteSource } from "../../safetensors/source.js";
-import { dequantise } from "../dequantise.js";
 import { rebuildConfig } from "./config-rebuild.js";
 import { rebuildFamilyConfig } from "./family-config.js";
-import { ROPE_FACTORS_TENSOR } from "./layout.js";
 import type { Link } from "./links.js";
 import { type GgufModel, ggufModelOf } from "./model.js";
 import { EMBEDDED_CONFIG } from "./plan.js";
 import { type GgufFile, type GgufTensorInfo, readGguf } from "./reader.js";
+import { isRopeFactors, readRopeFactors } from "./rope-factors.js";
 import { type RebuiltTokenizer, rebuildTokenizer } from "./tokenizer-rebuild.js";
 import { TENSOR_TYPES } from "./types.js";
 
@@ -25,6 +23,8 @@ export interface ImportTarget {
   readonly name: string;
   readonly shape: readonly number[];
   readonly pieces: readonly ImportPiece[];
+  /** Instead of pieces: numbers that the metadata lists under a key. */
+  readonly listed?: { readonly key: string; readonly values: Float32Array };
 }
 
 /** Everything decided before the first write. */
@@ -67,13 +67,35 @@ export async function planImport(
     target.pieces.push({ link, info });
   }
   refuseOtherVocabulary(file, byName.get("token_embd.weight")?.shape[0], name);
-  unused.delete(ROPE_FACTORS_TENSOR);
-  for (const extra of unused) throw wrongTensor(name, extra, `has no place in a ${model.modelType} model`);
+  for (const extra of unused)
+    if (!isRopeFactors(extra)) throw wrongTensor(name, extra, `has no place in a ${model.modelType} model`);
   const tokenizer = await rebuildTokenizer(file.metadata, signal).catch((error) => {
     if (!isPhysariumError(error, "DONOR_GGUF_LIMIT")) throw error;
     throw new PhysariumError(error.code, `${name}: ${error.message}`, error.details, error);
   });
-  return { model, configText, tokenizer, targets: [...targets.values()] };
+  const listed = listedTargets(model, file, name);
+  return { model, configText, tokenizer, targets: [...targets.values(), ...listed] };
+}
+
+/** Tensors whose numbers stand in lists of the metadata, one a layer. Throws `DONOR_GGUF_METADATA`. */
+function listedTargets(model: GgufModel, { metadata }: GgufFile, name: string): ImportTarget[] {
+  return model.layerNumbers.flatMap(({ key, names, shape }) => {
+    const list = metadata.get(key);
+    const numbers = list?.type === "array" ? list.values.map(Number) : [];
+    if (numbers.length !== names.length || !numbers.every(Number.isFinite)) {
+      throw new PhysariumError(
+        "DONOR_GGUF_METADATA",
+        `${name}: "${key}" is no list of ${names.length} numbers, one a layer`,
+        { key },
+      );
+    }
+    return names.map((tensor, layer) => ({
+      name: tensor,
+      shape,
+      pieces: [],
+      listed: { key, values: Float32Array.of(numbers[layer]) },
+    }));
+  });
 }
 
 /** config.json as the file carries it, or rebuilt from its metadata. */
@@ -142,14 +164,6 @@ function refuseAbsurdCounts(configText: string, file: GgufFile, name: string): v
       `${name}: ${count} ${what} announced, but no tensor has a dimension above ${largest}`,
     );
   }
-}
-
-async function readRopeFactors(source: ByteSource, file: GgufFile): Promise<Float32Array | undefined> {
-  const info = file.tensors.find((tensor) => tensor.name === ROPE_FACTORS_TENSOR);
-  // No head has more channels than this; a larger tensor is hostile and no factor list.
-  if (info === undefined || info.type !== "F32" || elementCount(info.shape) > 65_536) return undefined;
-  const bytes = await source.read(info.byteOffset, info.byteOffset + info.byteLength);
-  return dequantise("F32", bytes.slice());
 }
 
 function wrongTensor(file: string, tensor: string, what: string): PhysariumError {

@@ -5,12 +5,13 @@ import { refuseStopped } from "../../errors.js";
 import { nothingKept } from "../../output/nothing-kept.js";
 import { StagedFolder } from "../../output/staged-folder.js";
 import { bytesPerFloat, type FloatDtype } from "../../safetensors/dtypes.js";
+import { encodeFloats } from "../../safetensors/float-bits.js";
 import type { ByteSource } from "../../safetensors/source.js";
 import { serializeHeader } from "../../safetensors/writer.js";
 import { type RunnableJob, runJobs } from "../../threads/run-jobs.js";
 import { type DecodeJob, type DecodeResult, openDecoding } from "./import-conversion.js";
 import { type ImportPiece, type ImportPlan, type ImportTarget, planImport } from "./import-plan.js";
-import { reorderBand, streams, turned } from "./links.js";
+import { reorderBand, reorderColumns, streams, turned } from "./links.js";
 import { bandRows } from "./segments.js";
 import { openGgufParts } from "./split.js";
 import { type TensorType, tensorBytes } from "./types.js";
@@ -87,8 +88,9 @@ export async function importGguf(
           await pool.close();
         }
       });
-      const tensors = plan.targets.map(({ name: target, shape, pieces }, position) => {
-        const { name: ggufName, type } = pieces[0].info;
+      const tensors = plan.targets.map(({ name: target, shape, pieces, listed }, position) => {
+        const { name: ggufName, type } =
+          listed === undefined ? pieces[0].info : { name: listed.key, type: "F32" as const };
         return { name: target, ggufName, type, weights: elementCount(shape), ...tallies[position] };
       });
       const written = [WEIGHTS_FILE, ...(await writeSideFiles(folder, plan))];
@@ -124,6 +126,10 @@ async function* decodeJobs(
   for (const [position, target] of plan.targets.entries()) {
     refuseStopped(options.signal);
     options.onTensor?.(target.name, position, plan.targets.length);
+    if (target.listed !== undefined) {
+      const bytes = encodeFloats(target.listed.values, out.dtype);
+      await writeFully(out.file, bytes, out.places[position].byteOffset, out.path);
+    }
     for (const pieces of byMatrix(target)) {
       if (pieces.every(({ link }) => streams(link))) {
         for (const piece of pieces) yield* streamedJobs(source, piece, position, out);
@@ -147,7 +153,8 @@ async function* streamedJobs(
   out: Destination,
 ): AsyncGenerator<Decoding> {
   const { link } = piece;
-  const rowBytes = link.rowLength * bytesPerFloat(out.dtype);
+  const width = bytesPerFloat(out.dtype);
+  const rowBytes = link.rowLength * width;
   for await (const { from, job } of bandsOf(source, piece, out.dtype)) {
     const row = link.matrix * link.matrixRows + link.start + from;
     yield {
@@ -155,7 +162,7 @@ async function* streamedJobs(
       done: async ({ bytes, zeros, rounded }) => {
         out.tallies[position].zeros += zeros;
         out.tallies[position].rounded += rounded;
-        const ordered = reorderBand(bytes, rowBytes, link, from, false);
+        const ordered = reorderBand(reorderColumns(bytes, width, link, false), rowBytes, link, from, false);
         await writeFully(out.file, ordered, out.places[position].byteOffset + row * rowBytes, out.path);
       },
     };
@@ -179,9 +186,10 @@ async function* gatheredJobs(
     for await (const { from, to, job } of bandsOf(source, piece, out.dtype)) {
       yield {
         job,
-        done: async ({ bytes, zeros, rounded }) => {
+        done: async ({ bytes: decoded, zeros, rounded }) => {
           out.tallies[position].zeros += zeros;
           out.tallies[position].rounded += rounded;
+          const bytes = reorderColumns(decoded, width, link, false);
           for (let row = from; row < to; row++) {
             const theirs = link.order?.[row] ?? link.start + row;
             whole.set(bytes.subarray((row - from) * rowBytes, (row - from + 1) * rowBytes), theirs * rowBytes);

@@ -1,4 +1,4 @@
-import { MODEL_TYPES, type ModelConfig, type ModelType, type RopeScaling } from "../model-config.js";
+import { MODEL_TYPES, type ModelConfig, type ModelType } from "../model-config.js";
 import { type Link, link, pairedHeads } from "./links.js";
 import type { GgufScalar, GgufValue, ScalarType } from "./types.js";
 
@@ -112,32 +112,6 @@ export function classicLinks(config: ModelConfig, prefix: string, head: string):
   );
 }
 
-/** A factor a rotated pair of channels, as llama.cpp divides its angles by. `[ropeLength / 2]`. */
-export const ROPE_FACTORS_TENSOR = "rope_freqs.weight";
-
-/**
- * Llama 3's rope scaling as one factor a frequency: long waves are slowed by `factor`, short ones not, those between in
- * proportion. Same formula as transformers `_compute_llama3_parameters`, in f64; llama.cpp has no other way to be told.
- */
-export function llama3RopeFactors(
-  scaling: Extract<RopeScaling, { kind: "llama3" }>,
-  ropeLength: number,
-  ropeTheta: number,
-): Float32Array {
-  const { factor, lowFreqFactor, highFreqFactor, originalContextLength } = scaling;
-  const factors = new Float32Array(ropeLength / 2);
-  for (let i = 0; i < factors.length; i++) {
-    const waveLength = 2 * Math.PI * ropeTheta ** ((2 * i) / ropeLength);
-    if (waveLength < originalContextLength / highFreqFactor) factors[i] = 1;
-    else if (waveLength > originalContextLength / lowFreqFactor) factors[i] = factor;
-    else {
-      const smooth = (originalContextLength / waveLength - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
-      factors[i] = 1 / ((1 - smooth) / factor + smooth);
-    }
-  }
-  return factors;
-}
-
 /** The hyperparameters in llama.cpp's keys. source: ggml-org/ggml docs/gguf.md "LLM" */
 export function describeModel(config: ModelConfig): Map<string, GgufValue> {
   const architecture = architectureOf(config.modelType);
@@ -159,7 +133,11 @@ export function describeModel(config: ModelConfig): Map<string, GgufValue> {
   set("rope.freq_base", "f32", config.ropeTheta);
   if (config.modelType === "phi3") {
     // llama.cpp reads both for this family; 0 means no window.
-    set("rope.scaling.original_context_length", "u32", config.contextLength);
+    const { ropeScaling } = config;
+    const isLong = ropeScaling.kind === "longrope";
+    const original = isLong ? ropeScaling.originalContextLength : config.contextLength;
+    set("rope.scaling.original_context_length", "u32", original);
+    if (isLong) set("rope.scaling.attn_factor", "f32", ropeScaling.attentionFactor);
     set("attention.sliding_window", "u32", config.slidingWindow ?? 0);
   }
   if (config.modelType === "gemma2" || config.modelType === "gemma3_text") {

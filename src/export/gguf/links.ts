@@ -1,5 +1,5 @@
 /** What becomes of the numbers on the way to a GGUF file, besides their type. */
-export type LinkValues = "same" | "plus one";
+export type LinkValues = "same" | "plus one" | "minus exp";
 
 /**
  * A piece that a tensor of the checkpoint and a tensor of a GGUF file have in common. Most tensors are one piece;
@@ -28,6 +28,8 @@ export interface Link {
   readonly order?: Int32Array;
   /** So many rows, from a multiple on, stay among themselves in `order`. */
   readonly period?: number;
+  /** Column of the checkpoint's matrix that each column of the file's is, where they lie in another order. */
+  readonly columns?: Int32Array;
   /** The checkpoint holds the matrix as (inputs, outputs). */
   readonly transposed: boolean;
   readonly values: LinkValues;
@@ -86,6 +88,18 @@ export function ungrouped(heads: number, groups: number, headLength: number): Pi
   return { order: Int32Array.from(rows) };
 }
 
+/**
+ * Heads of values as they stand in the file: the checkpoint has those of a key head side by side, the file first one of
+ * each key head, then the next of each. source: llama.cpp conversion/qwen.py `_reorder_v_heads`
+ */
+export function tiledHeads(keyHeads: number, heads: number, headLength: number): Int32Array {
+  const each = heads / keyHeads;
+  return Int32Array.from({ length: heads * headLength }, (_, row) => {
+    const head = Math.floor(row / headLength);
+    return ((head % keyHeads) * each + Math.floor(head / keyHeads)) * headLength + (row % headLength);
+  });
+}
+
 /** Whether a piece can go band by band: its rows lie one behind the other, or stay within small groups. */
 export function streams({ transposed, order, period }: Link): boolean {
   return !transposed && (order === undefined || period !== undefined);
@@ -108,6 +122,25 @@ export function reorderBand(
     out.set(bytes.subarray(read * rowBytes, (read + 1) * rowBytes), write * rowBytes);
   }
   return out;
+}
+
+/** Whole rows with their columns in the file's order (`toGguf`) or back; `width`: bytes of an element. */
+export function reorderColumns(bytes: Uint8Array, width: number, { columns }: Link, toGguf: boolean): Uint8Array {
+  if (columns === undefined) return bytes;
+  const out = new Uint8Array(bytes.byteLength);
+  const rowBytes = columns.length * width;
+  for (let row = 0; row < bytes.byteLength; row += rowBytes) {
+    for (let at = 0; at < columns.length; at++) {
+      const [read, write] = toGguf ? [columns[at], at] : [at, columns[at]];
+      out.set(bytes.subarray(row + read * width, row + (read + 1) * width), row + write * width);
+    }
+  }
+  return out;
+}
+
+/** Numbers a column, in the file's order. */
+export function columnsInFile(values: Float32Array, { columns }: Link): Float32Array {
+  return columns === undefined ? values : values.map((_, at) => values[columns[at]]);
 }
 
 /** A matrix turned over: (rows, cols) elements of `width` bytes → (cols, rows). */

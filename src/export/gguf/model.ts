@@ -1,11 +1,15 @@
 import { PhysariumError } from "../../errors.js";
 import { ModelConfig } from "../../model/config.js";
 import { architectureOf, familyOf } from "../../model/families/registry.js";
-import { MODEL_TYPES, type ModelType, parseModelConfig, parseRopeScaling, type RopeScaling } from "../model-config.js";
+import type { GgufTraits } from "../../model/gguf.js";
+import { layerBase } from "../../model/names.js";
+import { MODEL_TYPES, type ModelType, parseModelConfig } from "../model-config.js";
+import { parseRopeScaling, type RopeScaling } from "../rope-scaling.js";
 import { familyLinks } from "./family-links.js";
 import { familyMetadata, refuseForeign, ropeBaseOf } from "./family-metadata.js";
-import { classicLinks, architectureOf as classicName, describeModel, llama3RopeFactors } from "./layout.js";
+import { classicLinks, architectureOf as classicName, describeModel } from "./layout.js";
 import type { Link } from "./links.js";
+import { isFoundAgain, type RopeFactors, ropeFactorsOf } from "./rope-factors.js";
 import type { MixContext } from "./tensor-types.js";
 import type { GgufValue } from "./types.js";
 
@@ -28,8 +32,10 @@ export interface GgufModel {
   readonly eosTokenId: number | undefined;
   readonly links: readonly Link[];
   readonly metadata: ReadonlyMap<string, GgufValue>;
-  /** Factors of the rope's frequencies, a tensor of their own; `undefined` for none. */
-  readonly ropeFactors: Float32Array | undefined;
+  /** Factors of the rope's frequencies, each list a tensor of its own. */
+  readonly ropeFactors: readonly RopeFactors[];
+  /** Numbers that tensors of the checkpoint hold and the file's metadata lists, a layer's each. */
+  readonly layerNumbers: readonly LayerNumbers[];
   readonly mix: MixContext;
   /** Whether the file carries config.json: metadata alone does not say everything of the family. */
   readonly embedsConfig: boolean;
@@ -37,6 +43,15 @@ export interface GgufModel {
   /** Names that the checkpoint's tensors have: of the embedding and of the output matrix. */
   readonly embeddingName: string;
   readonly headName: string;
+}
+
+/** A list of the metadata and the tensors of the checkpoint that its numbers come from, layer by layer. */
+export interface LayerNumbers {
+  readonly key: string;
+  readonly names: readonly string[];
+  readonly shape: readonly number[];
+  /** What a layer without the tensor takes; undefined: it must be there. */
+  readonly usual: number | undefined;
 }
 
 /**
@@ -55,27 +70,38 @@ export function ggufModelOf(configText: string, where: string, names: readonly s
 function classicModel(whole: ModelConfig, where: string, names: readonly string[]): GgufModel {
   const config = parseModelConfig(JSON.stringify(whole.decoder.toJson()), where);
   const prefix = names.length === 0 ? "model." : prefixOf(names, "embed_tokens.weight");
-  const hasOwnWindow = ["phi3", "gemma2", "gemma3_text"].includes(config.modelType);
+  // Phi-3's files have a key for it, which llama.cpp reads and does not follow.
+  const slidesThere = ["gemma2", "gemma3_text"].includes(config.modelType);
+  const saysWindow = slidesThere || config.modelType === "phi3";
   const architecture = classicName(config.modelType);
   const warnings =
-    config.slidingWindow === undefined || hasOwnWindow
+    config.slidingWindow === undefined || slidesThere
       ? []
       : [
           `attention windows of ${config.slidingWindow} tokens are not part of llama.cpp's ${architecture}: longer ` +
             "contexts see more than the donor does",
         ];
   const { ropeScaling } = config;
+  if (ropeScaling.kind === "longrope") {
+    warnings.push(
+      "llama.cpp turns with the long factors wherever its context holds more than " +
+        `${ropeScaling.originalContextLength} tokens, the model's own class where the text does`,
+    );
+  }
+  const ropeFactors = ropeFactorsOf(ropeScaling, config.ropeLength, config.ropeTheta);
+  const isFound = isFoundAgain(ropeFactors, config.ropeLength, config.ropeTheta);
   const headName = headOf(names, prefix.replace(/model\.$/, ""), "lm_head");
   return {
     ...config,
     architecture,
     links: classicLinks(config, prefix, headName),
     metadata: describeModel(config),
-    ropeFactors:
-      ropeScaling.kind === "llama3" ? llama3RopeFactors(ropeScaling, config.ropeLength, config.ropeTheta) : undefined,
+    ropeFactors,
+    layerNumbers: [],
     mix: { ...config, architecture, expertCount: 0 },
-    embedsConfig: false,
-    mustTie: config.modelType.startsWith("gemma"),
+    // What the metadata cannot say is lost otherwise: windows that the engine has no key for, odd factors of a rope.
+    embedsConfig: (config.slidingWindow !== undefined && !saysWindow) || !isFound,
+    mustTie: config.modelType === "gemma" || config.modelType === "gemma2",
     warnings,
     embeddingName: `${prefix}embed_tokens.weight`,
     headName: `${headName}.weight`,
@@ -89,14 +115,15 @@ function familyModel(whole: ModelConfig, where: string, names: readonly string[]
   const { modelType, layers } = architecture;
   const traits = family.gguf?.[modelType];
   if (traits === undefined) {
+    const why = family.noGguf?.[modelType] ?? "docs/export.md lists what can";
     throw new PhysariumError(
       "DONOR_ARCHITECTURE",
-      `${where}: model_type ${JSON.stringify(modelType)} cannot be exported to GGUF; docs/export.md lists what can`,
+      `${where}: model_type ${JSON.stringify(modelType)} cannot be exported to GGUF; ${why}`,
       { modelType },
     );
   }
   refuseForeign(architecture, traits);
-  const scaling = scalingOf(config, architecture.maxPositions, where, traits.roundsYarn === true);
+  const scaling = scalingOf(config, traits, where);
   const embedding = `${architecture.names.embedding}.weight`;
   const usual = DECODER_PREFIX[modelType] ?? "model.";
   const prefix = names.length === 0 ? usual : prefixOf(names, embedding);
@@ -134,9 +161,13 @@ function familyModel(whole: ModelConfig, where: string, names: readonly string[]
     links: familyLinks(architecture, traits, prefix, headName),
     metadata: familyMetadata(architecture, config, traits, scaling),
     ropeFactors:
-      scaling.kind === "llama3" && turned !== undefined
-        ? llama3RopeFactors(scaling, 2 * turned.inverseFrequencies.length, ropeBaseOf(config))
-        : undefined,
+      turned === undefined ? [] : ropeFactorsOf(scaling, 2 * turned.inverseFrequencies.length, ropeBaseOf(config)),
+    layerNumbers: Object.entries(traits.layerNumbers ?? {}).map(([key, { path, shape, usual }]) => ({
+      key,
+      names: layers.map((_, layer) => `${layerBase(architecture.names, prefix, layer)}${path}`),
+      shape,
+      usual,
+    })),
     mix: {
       architecture: traits.architecture,
       layerCount: architecture.layerCount,
@@ -152,9 +183,14 @@ function familyModel(whole: ModelConfig, where: string, names: readonly string[]
   };
 }
 
-function scalingOf(config: ModelConfig, contextLength: number, where: string, rounds: boolean): RopeScaling {
-  const raw = config.record("rope_scaling") ?? config.record("rope_parameters");
-  return parseRopeScaling(raw ?? null, contextLength, where, rounds);
+function scalingOf(config: ModelConfig, traits: GgufTraits, where: string): RopeScaling {
+  const raw = config.record("rope_scaling") ?? config.record("rope_parameters") ?? null;
+  const { roundsYarn, tellsYarn } = traits;
+  return parseRopeScaling(raw, where, {
+    contextLength: config.count("max_position_embeddings"),
+    roundsYarn,
+    tellsYarn,
+  });
 }
 
 /** What a class of transformers puts before its decoder's tensors, where it is not `model.`. */

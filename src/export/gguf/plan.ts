@@ -1,14 +1,15 @@
 import { refuseAdapter, unwrapped } from "../../checkpoint/adapter-names.js";
 import { partBeside, placeInLayer } from "../../checkpoint/decoder-structure.js";
+import { elementCount } from "../../checkpoint/donor.js";
 import { isSameTensor } from "../../checkpoint/same-tensor.js";
 import { PhysariumError } from "../../errors.js";
 import { ModelConfig as ModelFields } from "../../model/config.js";
 import { refuseImpossibleCounts } from "../../model/counts.js";
-import { isFloatDtype } from "../../safetensors/dtypes.js";
+import { bytesPerFloat, type FloatDtype, isFloatDtype } from "../../safetensors/dtypes.js";
+import { decodeFloats } from "../../safetensors/float-bits.js";
 import type { LocatedTensor, ModelFolder } from "../model-folder.js";
 import type { ExportType } from "../weight-band.js";
 import { type GgufHeader, type GgufTensorSpec, serializeGgufHeader } from "./header.js";
-import { ROPE_FACTORS_TENSOR } from "./layout.js";
 import { type GgufModel, ggufModelOf } from "./model.js";
 import type { Piece } from "./segments.js";
 import { chooseTypes, type ExportRecipe, FILE_TYPE } from "./tensor-types.js";
@@ -73,7 +74,7 @@ export async function planGguf(folder: ModelFolder, type: ExportRecipe): Promise
   const metadata = new Map<string, GgufValue>([
     ["general.architecture", { type: "string", value: model.architecture }],
     ["general.type", { type: "string", value: "model" }],
-    ["general.name", { type: "string", value: folder.donor.source.name }],
+    ["general.name", { type: "string", value: loadableName(folder.donor.source.name, tokenizer.metadata) }],
     ["general.file_type", { type: "u32", value: FILE_TYPE[type] }],
     ["general.quantization_version", { type: "u32", value: 2 }],
     ...model.metadata,
@@ -87,6 +88,7 @@ export async function planGguf(folder: ModelFolder, type: ExportRecipe): Promise
     metadata.set("tokenizer.ggml.eos_token_id", { type: "u32", value: model.eosTokenId });
   if (model.embedsConfig) metadata.set(EMBEDDED_CONFIG, { type: "string", value: configText });
 
+  for (const [key, value] of await listedNumbers(folder, tensorsByName, model)) metadata.set(key, value);
   const { matched, leftOut } = matchTensors(tensorsByName, model);
   const shaped = [...matched].map(([name, pieces]) => ({ name, shape: pieces[0].link.ggufShape }));
   const types = chooseTypes(type, shaped, model.mix);
@@ -95,16 +97,26 @@ export async function planGguf(folder: ModelFolder, type: ExportRecipe): Promise
     const spec = { name, shape: pieces[0].link.ggufShape, type: chosen.type };
     return { spec, source: { pieces }, fallback: chosen.fallback };
   });
-  if (model.ropeFactors !== undefined) {
-    const values = model.ropeFactors;
-    const spec = { name: ROPE_FACTORS_TENSOR, shape: [values.length], type: "F32" } as const;
-    tensors.splice(1, 0, { spec, source: { values }, fallback: undefined });
-  }
+  const factors = model.ropeFactors.map(({ name, values }): PlannedTensor => {
+    return { spec: { name, shape: [values.length], type: "F32" }, source: { values }, fallback: undefined };
+  });
+  tensors.splice(1, 0, ...factors);
   const header = serializeGgufHeader(
     metadata,
     tensors.map(({ spec }) => spec),
   );
   return { model, tensors, header, leftOut, warnings };
+}
+
+/** Tokens that llama.cpp asks for by name where a model is called Phi-3. source: llama-vocab.cpp, `_set_token_attr` */
+const PHI3_TOKENS = ["</s>", "<unk>", "<s>", "<|endoftext|>"];
+
+/** The folder's name; one that would make llama.cpp look for tokens that are not there gets a space in it. */
+function loadableName(name: string, tokenizer: ReadonlyMap<string, GgufValue>): string {
+  const list = tokenizer.get("tokenizer.ggml.tokens");
+  const tokens = new Set<unknown>(list?.type === "array" ? list.values : []);
+  if (PHI3_TOKENS.every((token) => tokens.has(token))) return name;
+  return name.replace(/(phi)-?(?=3)/gi, "$1 ");
 }
 
 /** What the file holds of a head that the configuration ties to the embedding. */
@@ -113,20 +125,47 @@ async function tiedHead({ donor, tensors }: ModelFolder, model: GgufModel): Prom
   return (await isSameTensor(donor, model.headName, model.embeddingName)) ? "a copy" : "another";
 }
 
+/** Numbers that the metadata lists, read from their tensors. Throws `DONOR_EXPORT_TENSOR`, `_SHAPE`, `_DTYPE`. */
+async function listedNumbers(
+  folder: ModelFolder,
+  tensors: ReadonlyMap<string, LocatedTensor>,
+  { layerNumbers, modelType }: GgufModel,
+): Promise<Map<string, GgufValue>> {
+  const lists = new Map<string, GgufValue>();
+  for (const { key, names, shape, usual } of layerNumbers) {
+    const values: number[] = [];
+    for (const name of names) {
+      const located = tensors.get(name);
+      if (located === undefined) {
+        if (usual === undefined) throw missing(name, `a ${modelType} model has one in each layer`);
+        values.push(usual);
+        continue;
+      }
+      // One number is one number, whether its tensor says [] or [1].
+      if (elementCount(located.info.shape) !== 1) refuseOtherTensor(located, name, shape);
+      refuseOtherTensor({ ...located, info: { ...located.info, shape } }, name, shape);
+      const bytes = await folder.read(located, 0, bytesPerFloat(located.info.dtype as FloatDtype));
+      values.push(decodeFloats(bytes, located.info.dtype as FloatDtype)[0]);
+    }
+    lists.set(key, { type: "array", of: "f32", values });
+  }
+  return lists;
+}
+
+function missing(name: string, why: string): PhysariumError {
+  return new PhysariumError("DONOR_EXPORT_TENSOR", `tensor "${name}" is missing; ${why}`, { tensor: name });
+}
+
 /** Find every tensor of the layout in the donor and account for every tensor of the donor. */
 function matchTensors(tensors: ReadonlyMap<string, LocatedTensor>, model: GgufModel) {
   const matched = new Map<string, Piece[]>();
   const leftOut: { name: string; reason: string }[] = [];
-  const used = new Set<string>();
+  const used = new Set<string>(model.layerNumbers.flatMap(({ names }) => names));
   for (const link of model.links) {
     const located = tensors.get(link.name);
     if (located === undefined) {
       if (link.optional) continue;
-      throw new PhysariumError(
-        "DONOR_EXPORT_TENSOR",
-        `tensor "${link.name}" is missing; a ${model.modelType} model of ${model.layerCount} layers has it`,
-        { tensor: link.name },
-      );
+      throw missing(link.name, `a ${model.modelType} model of ${model.layerCount} layers has it`);
     }
     const isFirst = !used.has(link.name);
     used.add(link.name);

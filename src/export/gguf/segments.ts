@@ -2,7 +2,7 @@ import { PhysariumError } from "../../errors.js";
 import { bytesPerFloat, type FloatDtype } from "../../safetensors/dtypes.js";
 import type { LocatedTensor, ModelFolder } from "../model-folder.js";
 import { BAND_WEIGHTS } from "../weight-band.js";
-import { type Link, reorderBand, streams, turned } from "./links.js";
+import { type Link, reorderBand, reorderColumns, streams, turned } from "./links.js";
 
 /** A piece of a GGUF tensor and where the checkpoint has it. */
 export interface Piece {
@@ -39,7 +39,8 @@ export async function* segmentsOf(folder: ModelFolder, pieces: readonly Piece[])
       if (matrix === undefined) {
         const first = link.matrix * link.matrixRows + link.start + from;
         const bytes = await folder.read(located, first * rowBytes, (first + to - from) * rowBytes);
-        yield { piece, from, to, bytes: reorderBand(bytes, rowBytes, link, from, true) };
+        const ordered = reorderColumns(bytes, width, link, true);
+        yield { piece, from, to, bytes: reorderBand(ordered, rowBytes, link, from, true) };
         continue;
       }
       const bytes = new Uint8Array((to - from) * rowBytes);
@@ -47,7 +48,7 @@ export async function* segmentsOf(folder: ModelFolder, pieces: readonly Piece[])
         const theirs = link.order?.[row] ?? link.start + row;
         bytes.set(matrix.subarray(theirs * rowBytes, (theirs + 1) * rowBytes), (row - from) * rowBytes);
       }
-      yield { piece, from, to, bytes };
+      yield { piece, from, to, bytes: reorderColumns(bytes, width, link, true) };
     }
   }
 }

@@ -31,6 +31,11 @@ export const gemma3n: Family = {
       tie_word_embeddings: true,
     },
   },
+  noGguf: {
+    gemma3n_text:
+      "llama.cpp's gemma3n has four copies of the stream, 256 channels a layer, and 20 layers with keys of their own " +
+      "built in: nothing smaller runs there to be compared, and so it is not written",
+  },
   only: { altup_active_idx: [0] },
   traits(config) {
     const sizes = mlpSizes(config);

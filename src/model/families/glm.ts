@@ -19,7 +19,10 @@ export const glm: Family = {
   reference: "ChatGLM, arXiv:2406.12793; modeling_glm.py, modeling_glm4.py of transformers",
   defaults: { glm: DEFAULTS, glm4: DEFAULTS },
   turnsInPart: true,
-  gguf: { glm4: { architecture: "glm4", activations: SILU, turnsPairs: true } },
+  gguf: {
+    glm: { architecture: "chatglm", activations: SILU, turnsPairs: true },
+    glm4: { architecture: "glm4", activations: SILU, turnsPairs: true },
+  },
   traits(config) {
     const rope = configuredRope(config, headDimOf(config), config.count("max_position_embeddings"), true);
     const fourth = config.text("model_type") === "glm4";

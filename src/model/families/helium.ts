@@ -1,4 +1,5 @@
 import { configuredRope, type Family, headDimOf, plainLayers } from "../architecture.js";
+import { SILU } from "../gguf.js";
 
 /** Kyutai's Helium: Llama whose channels 2i and 2i + 1 turn together. */
 export const helium: Family = {
@@ -14,6 +15,7 @@ export const helium: Family = {
       rope_theta: 100_000,
     },
   },
+  gguf: { helium: { architecture: "llama", activations: SILU, turnsPairs: true } },
   traits(config) {
     const rope = configuredRope(config, headDimOf(config), config.count("max_position_embeddings"), true);
     return { layers: plainLayers(config.count("num_hidden_layers")).map((layer) => ({ ...layer, rope })) };

@@ -1,4 +1,5 @@
 import type { Family } from "../architecture.js";
+import { SILU } from "../gguf.js";
 
 const MISTRAL = {
   num_key_value_heads: 8,
@@ -35,6 +36,10 @@ export const llama: Family = {
         llama_4_scaling_beta: 0.1,
       },
     },
+  },
+  gguf: {
+    ministral: { architecture: "llama", activations: SILU, turnsPairs: true },
+    ministral3: { architecture: "mistral3", activations: SILU, turnsPairs: true, tellsYarn: true },
   },
   traits: () => ({}),
 };

@@ -1,5 +1,6 @@
 import { configuredRope, type Family, headDimOf } from "../architecture.js";
 import type { Experts } from "../experts.js";
+import { SILU } from "../gguf.js";
 import { LLAMA_NAMES } from "../names.js";
 
 /**
@@ -28,6 +29,21 @@ export const llama4: Family = {
       no_rope_layer_interval: 4,
       interleave_moe_layer_step: 1,
       attention_chunk_size: 8192,
+    },
+  },
+  gguf: {
+    llama4_text: {
+      architecture: "llama4",
+      activations: SILU,
+      turnsPairs: true,
+      chunk: 8192,
+      fields: [
+        ["num_local_experts", "expert_count", "u32"],
+        ["num_experts_per_tok", "expert_used_count", "u32"],
+        ["intermediate_size_mlp", "feed_forward_length", "u32"],
+        ["intermediate_size", "expert_feed_forward_length", "u32"],
+        ["interleave_moe_layer_step", "interleave_moe_layer_step", "u32"],
+      ],
     },
   },
   traits(config) {

@@ -54,6 +54,11 @@ export const mixtral: Family = {
       ],
     },
   },
+  noGguf: {
+    phimoe:
+      "llama.cpp's phimoe norms by root mean square and softmaxes the chosen experts' scores, where the model's own " +
+      "class has layer norms and chooses one expert after the other",
+  },
   traits(config) {
     const modelType = config.text("model_type");
     const isGranite = modelType === "granitemoe";

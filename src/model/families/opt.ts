@@ -18,6 +18,7 @@ export const opt: Family = {
       tie_word_embeddings: true,
     },
   },
+  noGguf: { opt: "llama.cpp does not know it" },
   only: { do_layer_norm_before: [true], _remove_final_layer_norm: [false] },
   traits(config) {
     const hiddenSize = config.count("hidden_size");

@@ -18,6 +18,7 @@ export const persimmon: Family = {
       qk_layernorm: true,
     },
   },
+  noGguf: { persimmon: "llama.cpp does not know it any more" },
   turnsInPart: true,
   traits: (config) => ({
     kvHeadCount: config.count("num_attention_heads"),

@@ -1,4 +1,5 @@
 import { configuredRope, type Family, headDimOf } from "../architecture.js";
+import { type GgufField, type GgufTraits, SILU } from "../gguf.js";
 import type { DeltaRule } from "../mixers.js";
 import { headNorms } from "./head-norms.js";
 import { expertLayers } from "./qwen-moe.js";
@@ -14,6 +15,17 @@ const DEFAULTS = {
   linear_value_head_dim: 128,
   linear_num_key_heads: 16,
   linear_num_value_heads: 32,
+};
+
+const EXPERT_FIELDS: readonly GgufField[] = [
+  ["num_experts", "expert_count", "u32"],
+  ["num_experts_per_tok", "expert_used_count", "u32"],
+  ["moe_intermediate_size", "expert_feed_forward_length", "u32"],
+  ["shared_expert_intermediate_size", "expert_shared_feed_forward_length", "u32"],
+];
+const GGUF: Pick<GgufTraits, "activations" | "names"> = {
+  activations: SILU,
+  names: { post_attention_layernorm: "post_attention_norm" },
 };
 
 /**
@@ -41,6 +53,17 @@ export const qwenNext: Family = {
       moe_intermediate_size: 512,
       shared_expert_intermediate_size: 512,
       norm_topk_prob: true,
+    },
+  },
+  gguf: {
+    qwen3_next: { architecture: "qwen3next", ...GGUF, normalisesExperts: true, fields: EXPERT_FIELDS },
+    qwen3_5_text: { architecture: "qwen35", ...GGUF, hasSections: true },
+    qwen3_5_moe_text: {
+      architecture: "qwen35moe",
+      ...GGUF,
+      normalisesExperts: true,
+      fields: EXPERT_FIELDS,
+      hasSections: true,
     },
   },
   traits(config) {

@@ -165,11 +165,11 @@ export function familyOf(wholeConfig: ModelConfig): { family: Family; config: Mo
     const value = decoder.raw(theirs);
     return value === undefined ? [] : [[ours, value] as const];
   });
-  const config = decoder.with(Object.fromEntries(renamed)).over({
-    ...LLAMA_DEFAULTS,
-    ...classSizes(modelType),
-    ...family.defaults?.[modelType],
-  });
+  const defaults = { ...LLAMA_DEFAULTS, ...classSizes(modelType), ...family.defaults?.[modelType] };
+  // A rope that the file describes is described whole: nothing of the class's own is mixed in.
+  const saysRope = decoder.record("rope_parameters") !== undefined || decoder.record("rope_scaling") !== undefined;
+  const own = saysRope ? { rope_parameters: undefined, rope_scaling: undefined } : {};
+  const config = decoder.with(Object.fromEntries(renamed)).over({ ...defaults, ...own });
   const turning = family.turnsInPart ? config : turningWhole(config);
   return { family, config: WINDOWED.has(modelType) ? turning : turning.with({ sliding_window: undefined }) };
 }
