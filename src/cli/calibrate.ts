@@ -4,6 +4,7 @@ import { chooseSequences, writeGrams } from "../calibration/grams/collect.js";
 import { modelFingerprint } from "../calibration/grams/gram-file.js";
 import { printable } from "../errors.js";
 import { inspectModel } from "../probe/forward/inspect-model.js";
+import { withLoadWarnings } from "../probe/load-warnings.js";
 import { prepareText } from "../probe/text/protocols.js";
 import { openTextFile } from "../probe/text/text-file.js";
 import { TextTokenizer } from "../probe/text/tokenizer.js";
@@ -20,6 +21,7 @@ import {
   toProtocolOptions,
 } from "./probe-options.js";
 import { countedProgress } from "./progress.js";
+import { sayWarnings } from "./say-warnings.js";
 import { stopSignal } from "./stop-signal.js";
 
 interface CalibrateFlags extends EngineFlags, ProtocolFlags {
@@ -57,6 +59,8 @@ export function registerCalibrate(program: Command): void {
       await fetchTexts(flags, flags, "text");
       const { text, out, normsOnly, samples, seed, json, device, threads, memory, ...protocol } = flags;
       const { donor, architecture } = await inspectModel(resolve(await modelArgument(modelPath, flags)));
+      const { warnings } = await withLoadWarnings(donor);
+      sayWarnings(warnings, flags.quiet);
       const file = await openTextFile(resolve(text), { signal });
       const options = toProtocolOptions(protocol);
       const prepared = await TextTokenizer.with(donor.path, { signal }, (tokenizer) =>
@@ -95,6 +99,7 @@ export function registerCalibrate(program: Command): void {
         tokens: sequences.reduce((sum, ids) => sum + ids.length, 0),
         seconds: (performance.now() - started) / 1000,
         peak_rss_bytes: process.resourceUsage().maxRSS * 1024,
+        warnings,
       };
       const words =
         `${found.out}: ${kind} of ${found.layers} layers from ${found.tokens} tokens in ${found.sequences} ` +

@@ -12,6 +12,7 @@ import { parsePattern } from "../methods/stages/select.js";
 import { type Lock, takeLock } from "../output/lock.js";
 import { outputNames, refuseOverlap } from "../output/place.js";
 import { removeTemporaries, writeSmallFile } from "../output/small-file.js";
+import { withLoadWarnings } from "../probe/load-warnings.js";
 import type { ComparisonRecord } from "../record/comparison.js";
 import { comparisonCsv, methodTitle, renderComparison, targetOf } from "../report/comparison.js";
 import { comparisonPicture } from "../report/pictures/comparison.js";
@@ -26,6 +27,7 @@ import {
   toDeviceOptions,
   toProtocolOptions,
 } from "./probe-options.js";
+import { sayWarnings } from "./say-warnings.js";
 import { stopSignal } from "./stop-signal.js";
 
 interface Flags extends ProtocolFlags, DeviceFlags {
@@ -138,7 +140,9 @@ Example:
         },
       });
       options(undefined);
-      const inputs = [(await openDonor(resolve(donor))).path, ...[flags.text, flags.calibration ?? []].flat()];
+      const opened = await withLoadWarnings(await openDonor(resolve(donor)));
+      sayWarnings(opened.warnings, flags.quiet);
+      const inputs = [opened.path, ...[flags.text, flags.calibration ?? []].flat()];
       const lock = folder === undefined ? undefined : await claim(folder, inputs);
       let record: ComparisonRecord;
       try {

@@ -11,6 +11,7 @@ import { partsStatus } from "../parts/status.js";
 import { renderCard, renderDocuments } from "../report/documents.js";
 import { shellQuote } from "../report/report-text.js";
 import { renderSummary } from "../report/summary.js";
+import { openForSurgery } from "../surgery/open-for-surgery.js";
 import { checkOptions } from "../surgery/options.js";
 import { planSurgery } from "../surgery/plan.js";
 import { toCount, toInteger, toWorkers } from "./arguments.js";
@@ -65,7 +66,7 @@ function registerPrepare(parts: Command): void {
     .action(
       retryable(async (signal, donor: string, output: string, flags: SurgeryFlags & ProgressStyle & PrepareFlags) => {
         const options = checkOptions(toSurgeryOptions(flags));
-        const plan = planSurgery(await openDonor(resolve(await folderArgument(donor, flags))), options);
+        const plan = planSurgery(await openForSurgery(resolve(await folderArgument(donor, flags))), options);
         const show = createEventPrinter(flags);
         const { overwrite = false, maxParts } = flags;
         const prepared = await prepareParts(plan, {

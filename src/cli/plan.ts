@@ -2,11 +2,13 @@ import { resolve } from "node:path";
 import type { Command } from "commander";
 import type { LayerSettings } from "../calibration/layer-surgery.js";
 import { defaultMemoryBytes, gramModeFor } from "../calibration/memory.js";
-import { type Donor, openDonor } from "../checkpoint/donor.js";
+import type { Donor } from "../checkpoint/donor.js";
 import { jsonLine, printable } from "../errors.js";
 import { isHubAddress } from "../hub/address.js";
 import { isOffline } from "../hub/environment.js";
 import type { FetchEstimate } from "../hub/fetch-estimate.js";
+import { WIRE_BYTES, withLoadWarnings } from "../probe/load-warnings.js";
+import { openForSurgery } from "../surgery/open-for-surgery.js";
 import { checkOptions } from "../surgery/options.js";
 import { type Plan, type PlannedTensor, planSurgery } from "../surgery/plan.js";
 import { measureReadRate } from "../surgery/read-rate.js";
@@ -49,9 +51,10 @@ Examples:
 /** The donor of a folder, or of an address over the wire: then with what fetching it would take. */
 async function openForPlan(given: string, style: ProgressStyle): Promise<{ donor: Donor; fetch?: FetchEstimate }> {
   if (!isHubAddress(given) || isOffline())
-    return { donor: await openDonor(resolve(await folderArgument(given, style))) };
+    return { donor: await openForSurgery(resolve(await folderArgument(given, style))) };
   const { lookOverTheWire } = await import("./hub-model.js");
-  return lookOverTheWire(given, style);
+  const { donor, fetch } = await lookOverTheWire(given, style);
+  return { donor: await withLoadWarnings(donor, WIRE_BYTES), fetch };
 }
 
 /**

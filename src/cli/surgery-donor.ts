@@ -1,8 +1,9 @@
 import { resolve } from "node:path";
-import { openDonor } from "../checkpoint/donor.js";
 import { PhysariumError } from "../errors.js";
 import { isHubAddress } from "../hub/address.js";
 import { isOffline } from "../hub/environment.js";
+import { WIRE_BYTES, withLoadWarnings } from "../probe/load-warnings.js";
+import { openForSurgery } from "../surgery/open-for-surgery.js";
 import type { CheckedOptions } from "../surgery/options.js";
 import { type Plan, planSurgery } from "../surgery/plan.js";
 import { needsDonorTwice, planStream } from "../surgery/stream-plan.js";
@@ -25,7 +26,7 @@ export async function planFor(
   signal: AbortSignal,
   note: (message: string) => void,
 ): Promise<Plan> {
-  const cached = async () => planSurgery(await openDonor(resolve(await folderArgument(given, flags))), options);
+  const cached = async () => planSurgery(await openForSurgery(resolve(await folderArgument(given, flags))), options);
   if (!flags.stream) return cached();
   if (!isHubAddress(given)) {
     throw new PhysariumError("USAGE_STREAM", `${given}: --stream is for donors on the Hub, as hf://org/name`);
@@ -39,7 +40,8 @@ export async function planFor(
   const reason = needsDonorTwice(options) ?? (flags.eval === undefined ? undefined : "--eval measures the donor, too");
   if (reason !== undefined) return cacheBecause(reason);
   const { openOverTheWire } = await import("./hub-model.js");
-  const plan = planStream(await openOverTheWire(given, signal, note), options);
+  const donor = await withLoadWarnings(await openOverTheWire(given, signal, note), WIRE_BYTES);
+  const plan = planStream(donor, options);
   const other = needsDonorTwice(options, plan);
   return other === undefined ? plan : cacheBecause(other);
 }

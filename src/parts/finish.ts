@@ -1,5 +1,4 @@
 import { join } from "node:path";
-import { openDonor } from "../checkpoint/donor.js";
 import { attempt, type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
 import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
 import { inspectOutput } from "../output/operated-folder.js";
@@ -19,6 +18,7 @@ import {
 } from "../surgery/completion.js";
 import type { OnEvent } from "../surgery/events.js";
 import { checkSameOperation, fingerprintOf } from "../surgery/fingerprint.js";
+import { openForSurgery } from "../surgery/open-for-surgery.js";
 import { type Plan, planSurgery } from "../surgery/plan.js";
 import { ProgressTally } from "../surgery/progress-tally.js";
 import { type Gathered, gatherParts } from "./gather.js";
@@ -108,7 +108,7 @@ class Finish {
     const replaces = await this.mayTakeName();
     await this.refuseRunning();
     const digester = await createDigester();
-    const plan = planSurgery(await openDonor(parts.header.donor.path, files), optionsOf(parts, options.workers));
+    const plan = planSurgery(await openForSurgery(parts.header.donor.path, files), optionsOf(parts, options.workers));
     const touched = checkSameOperation(
       parts.header,
       await fingerprintOf(plan, digester, files),

@@ -1,6 +1,5 @@
 import { basename } from "node:path";
 import type { Donor, Model } from "../checkpoint/donor.js";
-import { isSameTensor } from "../checkpoint/same-tensor.js";
 import { Engine } from "../engine/session.js";
 import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
 import { readDocuments } from "../record/open-record.js";
@@ -10,6 +9,7 @@ import { divergenceOf, klHistogramOf, meanOf, nllCurveOf, sum, type Trace } from
 import { type InspectedModel, inspectModel } from "./forward/inspect-model.js";
 import { type Activations, LayerRunner, type RunnerOptions } from "./forward/layer-runner.js";
 import { layerDamage } from "./layer-damage.js";
+import { type LoadWarning, loadWarnings, tiedHead } from "./load-warnings.js";
 import { defaultMemoryBytes, memoryLimitBytes } from "./memory.js";
 import { sizesThatFit } from "./memory-plan.js";
 import { Scorer } from "./scorer.js";
@@ -47,7 +47,7 @@ export interface Evaluation {
   /** What somebody who reads the numbers should know, in sentences. */
   readonly hints: readonly string[];
   /** Those of the hints that contradict what config.json says. */
-  readonly warnings: readonly { readonly code: "WARN_TIED_HEAD"; readonly message: string }[];
+  readonly warnings: readonly LoadWarning[];
 }
 
 /**
@@ -85,15 +85,17 @@ export async function evaluate(given: Model, textPath: string, options: Evaluate
     ...(await changesOf(models, prepared, { model, donor, kl: run.kl }, options)),
   };
   const killed = await killedFraction(inspected.donor);
-  const head = await headHint(inspected);
+  const head = await tiedHead(inspected.donor);
+  const warnings = await loadWarnings(inspected.donor, head);
+  const said = [...warnings.map(({ message }) => message), ...(head?.isCopy ? [head.message] : [])];
   return {
     quality: { summary: summaryOf(quality, killed), ...quality },
     model,
     donor,
     kl: run.kl,
     unknownTokens: prepared.unknownTokens,
-    hints: [...(prepared.hints ?? []), ...(head === undefined ? [] : [head.message]), ...embeddingHints(inspected)],
-    warnings: head?.isCopy === false ? [{ code: "WARN_TIED_HEAD", message: head.message }] : [],
+    hints: [...(prepared.hints ?? []), ...said, ...embeddingHints(inspected)],
+    warnings,
   };
 }
 
@@ -124,17 +126,6 @@ async function changesOf(
     changed_tokens: changed,
     layer_damage: await layerDamage(models[0], models[1], sequences, { ...options, onProgress: onLayer }),
   };
-}
-
-/** What is to be said of a head that the file holds although the configuration ties it to the embedding. */
-async function headHint({ donor, architecture, weights }: InspectedModel) {
-  const head = weights.ownHead;
-  if (!architecture.tiedEmbeddings || head === undefined) return undefined;
-  const isCopy = await isSameTensor(donor, head, weights.embedding);
-  const message = isCopy
-    ? `${head} is an equal copy of the embedding, to which config.json ties it`
-    : `config.json ties the head to the embedding, and the file holds another ${head}: the file's is used`;
-  return { isCopy, message };
 }
 
 /**
