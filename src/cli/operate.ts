@@ -194,7 +194,7 @@ class Work {
     const args = [
       ...["compare", donor.path, "--text", texts.text, "--calibration", texts.calibration],
       ...["--methods", methods.join(","), "--sparsity", SEARCHED_SPARSITIES.join(","), "--samples", "8"],
-      ...["--window", `${Math.min(256, flags.window)}`, "--limit", "8", "--out", join(journal.folder, "search")],
+      ...["--window", `${Math.min(256, flags.window)}`, "--limit", "8", "--out", this.search(journal)],
       ...this.threads(),
     ];
     const { output } = await journal.step(args, { output: "json", quiet: flags.quiet ?? false });
@@ -227,6 +227,10 @@ class Work {
       ...options,
       answers: [4],
     });
+    const isSearched = existsSync(this.search(journal));
+    if (isSearched && existsSync(output)) {
+      await journal.step(["report", output, "--compare", this.search(journal)], options);
+    }
     if (!(await isOperated(output))) {
       throw new PhysariumError("VERIFY_OUTPUT", `${output}: it is gone; remove ${journal.folder} and begin anew`);
     }
@@ -249,6 +253,11 @@ class Work {
         .filter((command) => !command.startsWith("physarium operate"))
         .slice(0, 3),
     };
+  }
+
+  /** Where the comparison that chose the sparsity is kept; nothing is there where it was given. */
+  private search(journal: Journal): string {
+    return join(journal.folder, "search");
   }
 
   private threads(): string[] {

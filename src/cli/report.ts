@@ -1,8 +1,10 @@
-import { resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
+import { readComparison } from "../record/comparison-schema.js";
 import { readDocuments, readReport } from "../record/open-record.js";
 import type { ReportInput } from "../record/report-input.js";
+import { isSameText } from "../report/curve-section.js";
 import { writeDocuments } from "../report/documents.js";
 import { renderHtml, renderMarkdown } from "../report/index.js";
 import { renderRuns, renderRunsHtml } from "../report/runs.js";
@@ -13,6 +15,7 @@ type Format = "md" | "html" | "json";
 
 interface Flags {
   format?: Format;
+  compare?: string;
   json?: boolean;
   quiet?: boolean;
 }
@@ -25,6 +28,7 @@ export function registerReport(program: Command): void {
     .command("report")
     .description("render an output's report again from its ledger; of several outputs, show them side by side")
     .argument("<outputs...>", "folders that surgery wrote")
+    .option("--compare <folder>", "what physarium compare --out kept of the donor: its curves, this run as a point")
     .option("--format <name>", "print md, html or json instead of writing the files anew", toFormat)
     .addHelpText(
       "after",
@@ -32,6 +36,7 @@ export function registerReport(program: Command): void {
 Examples:
   physarium report ./operated                       write REPORT.md, report.html, surgery.json, run.log again
   physarium report ./operated --format md | less
+  physarium report ./operated --compare ./comparison   draw the operation into the curves of physarium compare
   physarium report ./a ./b ./c                      one table of three runs
   physarium report ./a ./b ./c --format html > runs.html`,
     )
@@ -40,6 +45,7 @@ Examples:
       const folders = await Promise.all(outputs.map(async (each) => resolve(await folderArgument(each, {}))));
       const reports: ReportInput[] = [];
       for (const folder of folders) reports.push(await fromLedger(folder));
+      if (flags.compare !== undefined) await addComparison(reports, resolve(flags.compare));
       const [folder] = folders;
       const [report] = reports;
       const print = (text: string): boolean => process.stdout.write(text);
@@ -71,6 +77,54 @@ async function fromLedger(folder: string): Promise<ReportInput> {
     if (isPhysariumError(error)) return report;
     throw error;
   }
+}
+
+/**
+ * Put a comparison into a report. Throws `USAGE_COMPARISON` where it is of another donor, as its name or the donor's
+ * perplexity on the same predictions says.
+ */
+async function addComparison(reports: ReportInput[], path: string): Promise<void> {
+  const [report, ...others] = reports;
+  if (others.length > 0) {
+    throw new PhysariumError("USAGE_ARGUMENT", "--compare draws one operation into the curves; give one output");
+  }
+  const record = await readComparison(path);
+  const refuse = (why: string): PhysariumError =>
+    new PhysariumError("USAGE_COMPARISON", `${path}: ${why}; compare the methods on this output's own donor`, { path });
+  if (record.donor !== report.donor.name) {
+    throw refuse(`it compares methods on ${record.donor}, and ${report.output.path} was made of ${report.donor.name}`);
+  }
+  const { METHODS } = await import("../methods/registry.js");
+  const titles = new Map(METHODS.map(({ name, title }) => [name as string, title]));
+  const measured = report.quality?.donor?.perplexity;
+  if (
+    measured !== undefined &&
+    isSameText(report, record) &&
+    Math.abs(Math.log(measured / record.dense.perplexity)) > 0.01
+  ) {
+    const words = `${record.dense.perplexity} there, ${measured} in ${report.output.path}`;
+    throw refuse(`the donor's perplexity on ${record.text} is ${words}, so it is another model of that name`);
+  }
+  const rows = record.rows.map((row) => {
+    const { method, then, trained, distil_steps, sparsity, pattern, sparsity_reached, perplexity, damage, kl_mean } =
+      row;
+    const title = titles.get(method);
+    const kept = { method, title, then, trained, distil_steps, sparsity, pattern };
+    const said = Object.fromEntries(Object.entries(kept).filter(([, value]) => value !== undefined));
+    return { ...said, sparsity_reached, perplexity, damage, kl_mean } as typeof row;
+  });
+  const { donor, text, protocol, dense } = record;
+  const { name, window, windows, tokens } = protocol;
+  const comparison = {
+    ...{
+      donor,
+      text: basename(text),
+      protocol: { name, window, windows, tokens },
+      dense: { perplexity: dense.perplexity },
+    },
+    rows,
+  };
+  reports[0] = { ...report, comparison };
 }
 
 function toFormat(text: string): Format {

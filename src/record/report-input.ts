@@ -1,3 +1,4 @@
+import type { ComparisonNumbers } from "./comparison-schema.js";
 import type { PartsNumbers } from "./parts.js";
 import type { ChangedToken, LayerDamageRecord } from "./quality.js";
 import type { SurgeryReport } from "./surgery-report.js";
@@ -12,6 +13,8 @@ export type ReportInput = SurgeryReport & {
   readonly parts?: PartsNumbers | null;
   /** Written by `gate`. */
   readonly speech?: SpeechNumbers | null;
+  /** Methods compared on the same donor, where somebody did that. */
+  readonly comparison?: ComparisonNumbers | null;
 };
 
 /** What the gate heard: both models' greedy texts, and whether it accepted. */

@@ -1,4 +1,5 @@
 import * as v from "valibot";
+import { ComparisonNumbersSchema } from "./comparison-schema.js";
 import { Count, Finite, Fraction, NotNegative, Time, Words } from "./read-json.js";
 import type { ReportInput } from "./report-input.js";
 import type { Figures } from "./surgery-report.js";
@@ -314,6 +315,7 @@ export const ReportSchema: v.GenericSchema<unknown, ReportInput> = v.looseObject
   worth: v.nullish(Worth),
   parts: v.nullish(Parts),
   speech: v.nullish(Speech),
+  comparison: v.nullish(ComparisonNumbersSchema),
   wall_seconds: NotNegative,
   peak_rss_bytes: NotNegative,
 });

@@ -67,7 +67,10 @@ function optional(
 }
 
 /** How the method of a row is written, with what was done behind it. */
-export function methodTitle(row: ComparisonRow, titles: ComparisonTitles): string {
+export function methodTitle(
+  row: Pick<ComparisonRow, "method" | "then" | "trained" | "distil_steps">,
+  titles: ComparisonTitles,
+): string {
   const { method, then, trained, distil_steps: steps } = row;
   const how = `${steps === undefined ? "" : ` in ${steps} steps`}${trained ? " (trained)" : ""}`;
   return `${titles[method] ?? method}${then === undefined ? "" : `, then ${then}${how}`}`;

@@ -1,9 +1,11 @@
 import type { ReportInput } from "../record/report-input.js";
+import { sparsityCurve } from "./curve-section.js";
 import { layerDamage } from "./damage-section.js";
 import { escapeHtml } from "./escape-html.js";
 import { type LayerGrid, layerGrid, shortProjection, zerosOf } from "./layer-grid.js";
 import { count, percent, percentRange, share } from "./number-words.js";
 import { headHtml } from "./page.js";
+import { curvePlot } from "./pictures/curve.js";
 import { layerDamageBars } from "./pictures/damage.js";
 import { depthPanels } from "./pictures/depth.js";
 import { distribution } from "./pictures/distribution.js";
@@ -45,6 +47,7 @@ export function renderHtml(report: ReportInput): string {
     depth: () => depthPanels(grid, remarks),
     distribution: () => distribution(report.per_tensor),
     drives: () => drives(report.figures?.drive_histogram),
+    curve: () => curvePlot(sparsityCurve(report)),
     damage: () => layerDamageBars(layerDamage(report)),
     stages: () => stageErrors(report.activation),
     tiles: () => tileMaps(report.figures?.tile_maps ?? []),

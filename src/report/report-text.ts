@@ -71,6 +71,7 @@ export type PictureName =
   | "timeline"
   | "hosts"
   | "nll"
+  | "curve"
   | "divergence"
   | "formats";
 

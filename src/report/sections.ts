@@ -1,4 +1,5 @@
 import type { ReportInput } from "../record/report-input.js";
+import { curveSection } from "./curve-section.js";
 import { damageSection } from "./damage-section.js";
 import { decoderBlocks } from "./decoder-section.js";
 import { flowBlocks } from "./flow-words.js";
@@ -45,6 +46,7 @@ export function reportDocument(
       { id: "assessment", title: "Honest assessment", blocks: [assessment(report)] },
       nextSection(report),
       qualitySection(report),
+      curveSection(report),
       textsSection(report),
       damageSection(report),
       aggregate(report, grid),

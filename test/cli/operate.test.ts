@@ -1,4 +1,4 @@
-import { existsSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { chooseSparsity, packedBits, sparsityToFit } from "../../dist/cli/steps/choose-sparsity.js";
@@ -76,23 +76,46 @@ describe.skipIf(!hasEngine)("operate", () => {
   test("searches, operates, verifies, measures, gates; prints its commands, a verdict and the next three", async () => {
     const { status, stdout, stderr } = await physarium(args);
     expect(status, stderr).toBe(0);
-    for (const name of ["compare", "surgery", "verify", "eval", "gate"])
+    for (const name of ["compare", "surgery", "verify", "eval", "gate", "report"])
       expect(stderr).toContain(`$ physarium ${name} `);
     expect(stdout).toMatch(/\nverdict {2}noticeable: .*perplexity × 1\./);
     expect(stdout).toMatch(/\nnext {5}physarium chat .*\n {9}physarium export .*\n {9}physarium pack /);
     const report = JSON.parse(readFileSync(join(output, "physarium/surgery.json"), "utf8"));
     expect(report).toMatchObject({ integrity: { ok: true }, speech: { accepted: true } });
     expect(report.quality.divergence.perplexity_ratio).toBeLessThan(1.15);
+    // The search stands in the report, with the operation in its curves.
+    expect(report.comparison.rows.map(({ method }: { method: string }) => method)).toContain("tile-magnitude");
+    expect(readFileSync(join(output, "physarium/report.html"), "utf8")).toContain('id="curve"');
+  });
+
+  test("a comparison of another model is refused, by its name and by what it measured", async () => {
+    const compared = join(folder, "compared");
+    const search = JSON.parse(readFileSync(join(`${output}.operate`, "search", "compare.json"), "utf8"));
+    const report = JSON.parse(readFileSync(join(output, "physarium/surgery.json"), "utf8"));
+    const refused = async (record: unknown) => {
+      mkdirSync(compared, { recursive: true });
+      writeFileSync(join(compared, "compare.json"), JSON.stringify(record));
+      const { status, stderr } = await physarium(["report", output, "--compare", compared]);
+      expect(status).toBe(2);
+      return stderr;
+    };
+    expect(await refused({ ...search, donor: "other" })).toMatch(/on other, and .* made of loam.*\[USAGE_COMPARISON\]/);
+    // The same predictions as the report's, and another perplexity of the donor on them.
+    const { name, window, tokens } = report.quality.protocol;
+    const same = { ...search, text: report.quality.text.name, protocol: { ...search.protocol, name, window, tokens } };
+    const dense = { ...search.dense, perplexity: 1.02 * report.quality.donor.perplexity };
+    expect(await refused({ ...same, dense })).toMatch(/another model of that name.*\[USAGE_COMPARISON\]/);
+    expect(await refused({ rows: [] })).toMatch(/no record of a comparison: donor/);
   });
 
   test("given again nothing is done twice; with another aim it is refused", async () => {
     const { status, stdout, stderr } = await physarium([...args, "--json"]);
     expect(status).toBe(0);
     expect(stderr).not.toContain("$ physarium");
-    expect(stderr.match(/\(done before\)/g)).toHaveLength(5);
+    expect(stderr.match(/\(done before\)/g)).toHaveLength(6);
     expect(JSON.parse(stdout)).toMatchObject({ flow: "magnitude", verified: true, accepted: true, aim: 0.1 });
     const told = (await physarium([...args, "--events"])).stderr.trimEnd().split("\n");
-    expect(told.map((line) => JSON.parse(line).type)).toEqual(["begun", ...Array(5).fill("note"), "ended"]);
+    expect(told.map((line) => JSON.parse(line).type)).toEqual(["begun", ...Array(6).fill("note"), "ended"]);
     const other = await physarium([...args.slice(0, -1), "0.2"]);
     expect(other.stderr).toMatch(/had another aim.*\[USAGE_OUTPUT_EXISTS\]/);
     rmSync(output, { recursive: true });

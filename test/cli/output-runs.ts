@@ -83,10 +83,11 @@ export function outputRuns(root: string, hub: { readonly org: string }): OutputR
       command: "compare",
       args: [
         ...[LOAM, "--text", STORIES, "--calibration", STORIES, "--methods", "magnitude,wanda", "--sparsity", "0.5"],
-        ...["--samples", "2", "--window", "32", "--limit", "2"],
+        ...["--samples", "2", "--window", "32", "--limit", "2", "--out", at("comparison")],
       ],
       ...engine,
     },
+    { command: "report", args: [operated, "--compare", at("comparison")], ...engine },
     {
       command: "calibrate",
       args: [LOAM, "--text", STORIES, "--samples", "2", "--window", "32", "--out", at("g.safetensors")],

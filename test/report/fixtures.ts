@@ -1,3 +1,4 @@
+import type { ComparisonNumbers } from "../../src/record/comparison-schema.js";
 import type { QualityNumbers, WorthNumbers } from "../../src/record/report-input.js";
 import type { SurgeryReport, TensorRow } from "../../src/record/surgery-report.js";
 
@@ -382,5 +383,35 @@ export function worthNumbers(report: SurgeryReport): WorthNumbers {
       fits: formats.filter(({ size }) => size < gigabytes * 2 ** 30 * 0.85).map(({ format: name }) => name),
     })),
     reserved_fraction: 0.15,
+  };
+}
+
+/** A comparison on the donor of `loamLike`: curves that cross, lie on one another at their ends, and 2:4. */
+export function comparisonNumbers(): ComparisonNumbers {
+  const damages: Record<string, readonly number[]> = {
+    "magnitude, per tensor": [0.004, 0.019, 0.19, 1.03],
+    "magnitude in tiles (v1, the default flow)": [0.003, 0.018, 0.19, 1.02],
+    Wanda: [0.003, 0.016, 0.156, 0.85],
+    SparseGPT: [-0.001, 0.0066, 0.093, 0.46],
+    "activation flow (v2)": [-0.001, 0.004, 0.037, 0.162],
+  };
+  const names = ["magnitude", "tile-magnitude", "wanda", "sparsegpt", "activation"];
+  const sparsities = [0.1, 0.25, 0.5, 0.7];
+  const row = (method: string, title: string, damage: number) => ({
+    ...{ method, title, damage, perplexity: 10.5 * Math.exp(damage), kl_mean: Math.abs(damage) },
+  });
+  return {
+    donor: "loam",
+    text: "loam-stories.txt",
+    protocol: { name: "documents", window: 128, windows: 256, tokens: 32_512 },
+    dense: { perplexity: 10.5 },
+    rows: Object.entries(damages).flatMap(([title, values], at) => [
+      ...values.map((damage, i) => ({
+        ...row(names[at], title, damage),
+        sparsity: sparsities[i],
+        sparsity_reached: sparsities[i],
+      })),
+      { ...row(names[at], title, 3 * values[2]), pattern: "2:4", sparsity_reached: 0.5 },
+    ]),
   };
 }

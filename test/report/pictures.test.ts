@@ -5,10 +5,13 @@ import { describe, expect, test } from "vitest";
 import { METHODS } from "../../dist/methods/registry.js";
 import type { ComparisonRecord } from "../../dist/record/comparison.js";
 import type { ReportInput } from "../../dist/record/report-input.js";
+import { sparsityCurve } from "../../dist/report/curve-section.js";
 import { renderHtml } from "../../dist/report/index.js";
 import { comparisonPicture } from "../../dist/report/pictures/comparison.js";
+import { curvePlot } from "../../dist/report/pictures/curve.js";
+import { standalone } from "../../dist/report/pictures/svg-plot.js";
 import { temporaryFolder } from "../temporary.js";
-import { integrity, loamLike, qualityNumbers, worthNumbers } from "./fixtures.js";
+import { comparisonNumbers, integrity, loamLike, qualityNumbers, worthNumbers } from "./fixtures.js";
 
 const folder = temporaryFolder();
 const CHROMIUM = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
@@ -52,6 +55,7 @@ const report = {
     layer_damage: [0, 1, 2, 3].map((layer) => ({ layer, kl_mean: 0.01 * (layer + 1), tokens: 100 })),
   },
   worth: worthNumbers(loamLike()),
+  comparison: comparisonNumbers(),
 } as unknown as ReportInput;
 
 describe("pictures", () => {
@@ -74,7 +78,7 @@ describe("pictures", () => {
 
   test("every picture of report.html has a size and is no attribute short", () => {
     const pictures = [...renderHtml(report).matchAll(/<svg[\s\S]*?<\/svg>/g)].map(([picture]) => picture);
-    expect(pictures.length).toBeGreaterThan(5);
+    expect(pictures.length).toBeGreaterThan(6);
     for (const picture of pictures) {
       const names = [...(/^<svg([^>]*)>/.exec(picture)?.[1] ?? "").matchAll(/([\w:-]+)="/g)].map(([, name]) => name);
       expect(new Set(names).size).toBe(names.length);
@@ -109,16 +113,69 @@ describe("pictures", () => {
     const { pictures, labels } = lookAt(picture, scheme, 900);
     expect(pictures).toHaveLength(1);
     expect(labels.length).toBeGreaterThan(METHODS.length);
-    // Every label has a place of its own.
-    for (const [at, a] of labels.entries()) {
-      for (const b of labels.slice(at + 1)) {
-        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-        const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-        expect(across > 1 && down > 1, `"${a.text}" lies on "${b.text}"`).toBe(false);
+    expect(overlaps(labels), "every label has a place of its own").toEqual([]);
+  });
+});
+
+describe("the curve of a comparison", () => {
+  const curve = curvePlot(sparsityCurve(report));
+
+  test("is XML by itself, with a line a method, none for patterns, and the operation's ring", () => {
+    expect(xmlFault(standalone(curve).trim())).toBeUndefined();
+    const titles = new Set(comparisonNumbers().rows.map(({ title }) => title));
+    for (const title of titles) expect(curve).toContain(`>${title}</text>`);
+    expect(curve.match(/<path [^>]*stroke-width="1.75"|<g [^>]*stroke-width="1.75"/g)).not.toBeNull();
+    expect(curve).not.toContain("[object");
+    expect(curve.match(/>× [0-9.]+<\/text>/g)!.length).toBeGreaterThan(2);
+    expect(curve.match(/<circle [^>]*r="3"/g)).toHaveLength(titles.size * 4);
+    expect(curve.match(/r="6"/g)).toHaveLength(1);
+    expect(curve).toContain(`this: 22.2 %, × ${report.quality!.divergence!.perplexity_ratio.toPrecision(4)}`);
+  });
+
+  test.skipIf(CHROMIUM === undefined).each([
+    ["light", 900],
+    ["dark", 900],
+    ["light", 390],
+    ["dark", 390],
+  ])("Chromium draws it with a place for every name: %s, %i px", (scheme, width) => {
+    for (const [at, comparison] of [comparisonNumbers(), manyAlike()].entries()) {
+      const picture = join(folder, `curve-${at}.svg`);
+      writeFileSync(picture, standalone(curvePlot(sparsityCurve({ ...report, comparison }))));
+      const { labels } = lookAt(picture, scheme, width);
+      expect(labels.length).toBeGreaterThan(10);
+      expect(overlaps(labels)).toEqual([]);
+      for (const { text, left, right } of labels) {
+        expect(left, text).toBeGreaterThanOrEqual(0);
+        expect(right, text).toBeLessThanOrEqual(860);
       }
     }
   });
+
+  /** Twelve methods that end at one point: their names would lie on each other. */
+  function manyAlike() {
+    const numbers = comparisonNumbers();
+    const rows = Array.from({ length: 12 }, (_, at) =>
+      numbers.rows
+        .filter(({ method, pattern }) => method === "wanda" && pattern === undefined)
+        .map((row) => ({ ...row, method: `m${at}`, title: `method number ${at}` })),
+    );
+    return { ...numbers, rows: rows.flat() };
+  }
 });
+
+/** Pairs of labels that lie on one another. */
+function overlaps(labels: Seen["labels"]): string[] {
+  return labels.flatMap((a, at) =>
+    labels
+      .slice(at + 1)
+      .filter((b) => {
+        const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+        const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+        return across > 1 && down > 1;
+      })
+      .map((b) => `"${a.text}" lies on "${b.text}"`),
+  );
+}
 
 interface Seen {
   readonly scrollWidth: number;
