@@ -1,5 +1,6 @@
 import type { Donor } from "../checkpoint/donor.js";
 import { classifyTensor, EXCLUDED, NOT_INCLUDED } from "../checkpoint/projections.js";
+import { findFlow, isDataFree } from "../flow/flows.js";
 import type { Ledger, TensorRecord } from "../record/ledger.js";
 import { isFloatDtype } from "../safetensors/dtypes.js";
 import type { SafetensorsHeader } from "../safetensors/header.js";
@@ -17,7 +18,9 @@ const ANY_NAME = /^/;
  */
 export function fromDonor(donor: Donor, ledger: Ledger, findings: Findings): AuditedTensor[] {
   const { include, exclude } = ledger.header.fingerprint;
-  const choice = include === null ? {} : { include: ANY_NAME };
+  const flow = findFlow(ledger.header.fingerprint.flow);
+  const needsInputs = flow !== undefined && !isDataFree(flow.name);
+  const choice = include === null ? { needsInputs } : { include: ANY_NAME };
   const tensors = donor.shards.flatMap(({ file, tensors }) =>
     tensors.map((info) => {
       const record = ledger.tensors.get(info.name);

@@ -1,4 +1,5 @@
 import { availableParallelism } from "node:os";
+import { ownNames, unwrapped } from "../checkpoint/adapter-names.js";
 import type { Donor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError } from "../errors.js";
@@ -78,13 +79,13 @@ export interface StoredTensors {
  * targets, memory. The forward pass is opened here once; calibration and the run use it with the memory that each may
  * take.
  *
- * targets  names of the tensors to operate on
+ * given  names of the tensors to operate on, as the file has them
  * Throws `DONOR_*`, `USAGE_*`.
  */
 export async function openLayerSurgery(
   donor: Donor,
   settings: LayerSettings,
-  targets: ReadonlySet<string>,
+  given: ReadonlySet<string>,
   signal?: AbortSignal,
 ): Promise<LayerSurgery> {
   const { calibration: path, samples, window, protocol, seed, threads, target, allocation, gram, options } = settings;
@@ -95,6 +96,9 @@ export async function openLayerSurgery(
     ...(settings.device === undefined ? {} : { device: settings.device }),
   };
   const runner = await LayerRunner.open(donor, { ...chosen, memoryBytes });
+  // The forward pass has its own names for tensors that a wrapper renamed; whoever asked hears theirs.
+  const own = ownNames(given);
+  const targets = new Set([...given].map(unwrapped));
   checkTargets(runner, targets);
   const isTarget = (tensor: string): boolean => targets.has(tensor);
   if (settings.match !== undefined) refuseWithoutGradients(runner, isTarget, "match");
@@ -117,30 +121,45 @@ export async function openLayerSurgery(
     samples: source.samples,
     tokens: source.tokens,
     calibrate: (stop) => source.take(stop),
-    layers: ({ sequences, grams }, stored, stop) =>
-      operateOnLayers(runner, {
+    async *layers({ sequences, grams }, stored, stop) {
+      const layers = operateOnLayers(runner, {
         sequences,
         ...(grams === undefined ? {} : { grams }),
         memoryBytes,
         ...(options === undefined ? {} : { settings: options }),
         ...(settings.match === undefined ? {} : { match: settings.match }),
         ...(threads === undefined ? {} : { threads }),
-        ...stored,
+        ...byOwnNames(stored, own),
         target,
         allocation,
         gram,
         targets,
         signal: stop,
-      }),
+      });
+      for await (const layer of layers) {
+        yield { ...layer, tensors: layer.tensors.map((tensor) => ({ ...tensor, name: own(tensor.name) })) };
+      }
+    },
     async *distil({ sequences }, hooks, stop) {
       if (settings.distil === undefined) return;
-      const own = runner.withMemory(memoryBytes * COPIES_SHARE);
-      yield* distilModel(own, sequences, isTarget, settings.distil, memoryBytes, hooks, stop);
+      const share = runner.withMemory(memoryBytes * COPIES_SHARE);
+      const named = { ...hooks, stored: (tensor: string) => hooks.stored(own(tensor)) };
+      const moved = distilModel(share, sequences, isTarget, settings.distil, memoryBytes, named, stop);
+      for await (const tensor of moved) yield { ...tensor, name: own(tensor.name) };
     },
     async close() {
       await source.close?.();
       await runner.close();
     },
+  };
+}
+
+/** The same, asked by the names of the forward pass. */
+function byOwnNames({ isDone, stored, matchRate }: StoredTensors, own: (name: string) => string): StoredTensors {
+  return {
+    ...(isDone === undefined ? {} : { isDone: (tensor) => isDone(own(tensor)) }),
+    ...(stored === undefined ? {} : { stored: (tensor) => stored(own(tensor)) }),
+    ...(matchRate === undefined ? {} : { matchRate: (tensor) => matchRate(own(tensor)) }),
   };
 }
 

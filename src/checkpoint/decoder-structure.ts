@@ -6,6 +6,8 @@ export interface ConfigFacts {
   /** Decoder layers; absent in encoder-decoders, whose two stacks one number does not describe. */
   readonly layerCount: number | undefined;
   readonly hiddenSize: number | undefined;
+  /** The last so many layers take keys and values of earlier ones (Gemma 3n and 4). */
+  readonly sharedKeyLayers?: number | undefined;
   /** `quantization_config.quant_method`, where there is one. */
   readonly quantMethod: string | undefined;
 }
@@ -131,6 +133,12 @@ export class DecoderStructure {
     return undefined;
   }
 
+  /** Does a layer take the keys and values of an earlier one, whatever matrices of its own the file has? */
+  takesOthersKeys(layer: number): boolean {
+    const { layerCount, sharedKeyLayers } = this.facts;
+    return layerCount !== undefined && sharedKeyLayers !== undefined && layer >= layerCount - sharedKeyLayers;
+  }
+
   /** Does the module of a `gate` hold experts for it to choose? Where nothing is known of the model, it is taken to. */
   choosesExperts(module: string): boolean {
     return this === UNKNOWN_STRUCTURE || /moe|expert/i.test(module) || this.modulesWithExperts.has(module);
@@ -183,6 +191,7 @@ export function configFacts(config: unknown): ConfigFacts {
         ? undefined
         : positive(find("num_hidden_layers", "n_layer", "n_layers", "num_layers")),
     hiddenSize: positive(find("hidden_size", "n_embd", "d_model")),
+    sharedKeyLayers: positive(find("num_kv_shared_layers")),
     quantMethod: typeof quantMethod === "string" ? quantMethod : undefined,
   };
 }

@@ -36,7 +36,15 @@ export interface Classification {
 export interface TargetChoice {
   readonly include?: RegExp;
   readonly exclude?: RegExp;
+  /** The flow looks at what comes into a matrix: those that stand beside the steps of a layer stay, unless included. */
+  readonly needsInputs?: boolean;
 }
+
+/** Detours of low rank and what a layer is told of each token (Gemma 3n and 4): no step of a layer passes them. */
+const DETOUR = /(?:^|\.)(?:laurel\.linear_(?:left|right)|per_layer_(?:input_gate|projection))$/;
+const KEYS = /(?:^|\.)self_attn\.[kv]_proj$/;
+const UNUSED = "of a layer that takes an earlier one's keys and values: no forward pass uses it";
+const NO_INPUTS = "stands beside the steps of a layer: this flow does not see its inputs";
 
 /** Reasons to stay that only a pattern gives. */
 export const NOT_INCLUDED = "not matched by --include";
@@ -58,6 +66,8 @@ export function classifyTensor(
   if (choice.include !== undefined) {
     if (!matches(choice.include, tensor.name)) return carried(NOT_INCLUDED);
   } else if (kind === undefined) return carried(part.reason);
+  else if (choice.needsInputs && DETOUR.test(projection)) return carried(NO_INPUTS);
+  else if (choice.needsInputs && KEYS.test(projection) && structure.takesOthersKeys(layer)) return carried(UNUSED);
   if (choice.exclude !== undefined && matches(choice.exclude, tensor.name)) return carried(EXCLUDED);
   if (!isFloatDtype(tensor.dtype)) return carried(`dtype ${tensor.dtype} is not BF16, F16 or F32`);
 

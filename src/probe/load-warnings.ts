@@ -1,4 +1,4 @@
-import { unwrapped } from "../checkpoint/adapter-names.js";
+import { ownNames, unwrapped } from "../checkpoint/adapter-names.js";
 import type { Donor } from "../checkpoint/donor.js";
 import { isSameTensor } from "../checkpoint/same-tensor.js";
 import { isPhysariumError } from "../errors.js";
@@ -45,18 +45,20 @@ export async function withLoadWarnings(donor: Donor, mostBytes?: number): Promis
   return { ...donor, warnings: await loadWarnings(donor, await tiedHead(donor, mostBytes)) };
 }
 
-/** The two tensors, by the architecture where it is known, by their usual names elsewhere. */
+/** The two tensors, by the architecture where it is known, by their usual names elsewhere; as the file names them. */
 async function tiedNames(donor: Donor): Promise<{ head: string; embedding: string } | undefined> {
+  const names = donor.shards.flatMap(({ tensors }) => tensors.map(({ name }) => name));
+  const own = ownNames(names);
   try {
     const { architecture, weights } = await inspectModel(donor);
     const head = weights.ownHead;
-    return architecture.tiedEmbeddings && head !== undefined ? { head, embedding: weights.embedding } : undefined;
+    if (!architecture.tiedEmbeddings || head === undefined) return undefined;
+    return { head: own(head), embedding: own(weights.embedding) };
   } catch (error) {
     if (!isPhysariumError(error)) throw error;
   }
   const config = await ModelConfig.read(donor.source).catch(() => undefined);
   if (config?.decoder.raw("tie_word_embeddings") !== true) return undefined;
-  const names = donor.shards.flatMap(({ tensors }) => tensors.map(({ name }) => name));
   const ending = (last: RegExp): string | undefined => names.find((name) => last.test(unwrapped(name)));
   const head = ending(/(?:^|\.)lm_head\.weight$/);
   const embedding = ending(/(?:^|\.)(?:embed_tokens|embeddings|word_embeddings|wte)\.weight$/);

@@ -1,3 +1,5 @@
+import { unwrapped } from "../checkpoint/adapter-names.js";
+
 /**
  * What ties a healed tensor to its donor. Healing moves survivors, so they cannot be compared bit by bit; but a matrix
  * that was healed still does roughly what the donor's does. Both sides are given one input that nobody chose, and every
@@ -24,8 +26,12 @@ export interface Evidence {
 /** Doubles that `compareRows` finds of a row; in this order. */
 const FIELDS = ["error", "answer", "product", "living", "donorLiving", "whole", "shared", "kept"] as const;
 
-/** The input of a tensor's probe: (cols) of ±1, from the FNV-1a hash of its name by mulberry32. */
-export function probeSigns(name: string, cols: number): Float64Array {
+/**
+ * The input of a tensor's probe: (cols) of ±1, from the FNV-1a hash of its name by mulberry32. A wrapper's part of the
+ * name does not count: a forward pass does not know it.
+ */
+export function probeSigns(tensor: string, cols: number): Float64Array {
+  const name = unwrapped(tensor);
   let state = 0x811c9dc5;
   for (let i = 0; i < name.length; i++) state = Math.imul(state ^ name.charCodeAt(i), 0x01000193) >>> 0;
   const next = seededBits(state);

@@ -114,6 +114,7 @@ export function planSurgery(donor: Donor, options: CheckedOptions, allowNoTarget
   const choice = {
     include: compilePattern("include", options.include),
     exclude: compilePattern("exclude", options.exclude),
+    needsInputs: !isDataFree(options.flow),
   };
   const { blockSize } = options.params;
   refuseQuantised(everyTensor(donor));

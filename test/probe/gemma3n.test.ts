@@ -1,9 +1,14 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { verify } from "../../dist/audit/verify.js";
+import { openDonor } from "../../dist/checkpoint/donor.js";
 import { evaluate } from "../../dist/probe/evaluate.js";
 import { LayerRunner } from "../../dist/probe/forward/layer-runner.js";
+import { checkOptions } from "../../dist/surgery/options.js";
+import { planSurgery } from "../../dist/surgery/plan.js";
 import { byteTokenizer } from "../export/random-donor.js";
+import { operateOn } from "../surgery/operate.js";
 import { hasEngine } from "./engine-present.js";
 import { temporaryFolder, writeRandomModel } from "./tiny-model.js";
 
@@ -116,5 +121,24 @@ describe.skipIf(!hasEngine)("Gemma 3n", () => {
     } finally {
       await runner.close();
     }
+  });
+
+  test("v2 leaves the detours beside its steps, says so, and operates on the rest", async () => {
+    const output = join(temporaryFolder(), "half");
+    const options = { flow: "activation", targetSparsity: 0.5, calibration: join(folder, "text.txt") } as const;
+    const { report } = await operateOn(folder, output, { ...options, samples: 4, window: 32, workers: 0 });
+    const stay = report.decoder!.untouched.filter(({ why }) => why.includes("beside the steps"));
+    expect(stay.map(({ pattern }) => pattern.replace(/^.*layers\.N\./, "")).sort()).toEqual([
+      "laurel.linear_left.weight",
+      "laurel.linear_right.weight",
+      "per_layer_input_gate.weight",
+      "per_layer_projection.weight",
+    ]);
+    expect(report.totals.killed_of_target).toBeCloseTo(0.5, 2);
+    const { differences } = await verify(output, { donorPath: folder, parity: "full", workers: 0 });
+    expect(differences).toEqual([]);
+    // The data-free flows need no inputs: there they are targets.
+    const { decoder } = planSurgery(await openDonor(folder), checkOptions({}));
+    expect(decoder.untouched.some(({ why }) => why.includes("beside the steps"))).toBe(false);
   });
 });

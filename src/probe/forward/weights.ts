@@ -49,7 +49,10 @@ export class Weights {
       for (const info of shard.tensors) {
         if (isFloatDtype(info.dtype)) {
           const read = (begin: number, end: number) => readPart(source, shard.file, info, begin, end);
-          this.tensors.set(unwrapped(info.name), { info, dtype: info.dtype, shard: shard.file, location, read });
+          // Everything here goes by the names that the architecture has: in graphs, feeds and refusals.
+          const name = unwrapped(info.name);
+          const named = { ...info, name };
+          this.tensors.set(name, { info: named, dtype: info.dtype, shard: shard.file, location, read });
         } else foreign.set(info.name, { info, shard: shard.file });
       }
     }
