@@ -6,6 +6,8 @@ const PAGE = 65_536;
 export interface BufferSpec {
   readonly name: string;
   readonly byteLength: number;
+  /** The buffer starts at a multiple of this; 64 unless told. */
+  readonly alignment?: number;
 }
 
 /**
@@ -14,8 +16,7 @@ export interface BufferSpec {
  * ```
  * [guard][buffer 0][guard][buffer 1][guard] … [guard][page of slack]
  * ```
- * Buffers start at multiples of 64. The slack lets vector loads pass the last buffer's end; nothing may be stored
- * there.
+ * The slack lets vector loads pass the last buffer's end; nothing may be stored there.
  */
 export class Arena {
   readonly memory: WebAssembly.Memory;
@@ -24,9 +25,10 @@ export class Arena {
   /** `base`: first byte that is free of the module's own static data. */
   constructor(specs: readonly BufferSpec[], base = 4096) {
     let at = base + GUARD_BYTES;
-    for (const { name, byteLength } of specs) {
+    for (const { name, byteLength, alignment = 64 } of specs) {
+      at = Math.ceil(at / alignment) * alignment;
       this.buffers.set(name, { at, byteLength });
-      at = Math.ceil((at + byteLength + GUARD_BYTES) / 64) * 64;
+      at += byteLength + GUARD_BYTES;
     }
     this.memory = new WebAssembly.Memory({ initial: Math.ceil(at / PAGE) + 1 });
     for (const guard of this.guards()) guard.fill(GUARD);

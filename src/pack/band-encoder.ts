@@ -1,20 +1,22 @@
+import { BLOCK_BYTES, BLOCK_MARGIN } from "../checkpoint/direct-files.js";
 import type { FloatDtype } from "../safetensors/dtypes.js";
 import { loadKernelModule } from "../wasm.js";
 import { Arena } from "./arena.js";
 import {
   BLOCK_ELEMENTS,
   blockCount,
+  CODE_LENGTHS_BYTES,
   DTYPE_CODES,
-  ESCAPE_NIBBLE,
   EXPONENTS_AT,
   elementBytes,
   Flag,
   HEAD_BYTES,
   MAX_BAND_ELEMENTS,
 } from "./band-format.js";
-import { canonicalCodes, codeLengths, isDense, isSingle, nibbleTable, rankExponents } from "./byte-code.js";
+import { canonicalCodes, codeLengths, isDense, isSingle } from "./byte-code.js";
+import { ExponentPairs, type PairedExponents, type PairKernel } from "./exponent-pairs.js";
 
-interface Kernel {
+interface Kernel extends PairKernel {
   init(table: number): void;
   split(
     dtype: number,
@@ -27,21 +29,12 @@ interface Kernel {
     mid: number,
     low: number,
     maskCounts: number,
-    result: number,
-  ): void;
-  countBytes(src: number, n: number, counts: number, scratch: number): void;
-  pairUp(
-    exponents: number,
-    survivors: number,
-    nibbleOf: number,
-    base: number,
-    pairs: number,
-    escapes: number,
-    pairCounts: number,
-    scratch: number,
+    tail: number,
+    planes: number,
   ): number;
   packThreeBits(src: number, count: number, dst: number): void;
   encodeStreams(src: number, count: number, codes: number, lengths: number, aside: number, dst: number): number;
+  xxh64(src: number, byteLength: number): bigint;
 }
 
 const ELEMENTS = MAX_BAND_ELEMENTS;
@@ -51,49 +44,68 @@ const BLOCKS = blockCount(ELEMENTS);
 const streamBytes = (bytes: number) => bytes * 1.5 + 4 * BLOCKS + 8;
 
 const BUFFERS = {
-  raw: 4 * ELEMENTS,
   masks: ELEMENTS / 8,
-  exponents: ELEMENTS + 8,
-  rest: ELEMENTS + 8,
-  mid: ELEMENTS + 8,
-  low: ELEMENTS + 8,
+  exponents: ELEMENTS + 16,
+  rest: ELEMENTS + 16,
+  mid: ELEMENTS + 16,
+  low: ELEMENTS + 16,
   three: (3 * ELEMENTS) / 8 + 8,
   pairs: ELEMENTS / 2 + BLOCKS,
   escapes: ELEMENTS,
   maskStreams: streamBytes(ELEMENTS / 8),
   pairStreams: streamBytes(ELEMENTS / 2 + BLOCKS),
   aside: (BLOCK_ELEMENTS / 4) * 1.5 + 8,
+  maskTables: 2048,
+  pairTables: 4096,
   counts: 1024,
-  pairCounts: 1024,
-  scratch: 4096,
   nibbleOf: 256,
   codes: 1024,
   lengths: 8,
-  result: 12,
-  compress: 2048,
+  tail: 64,
+  planes: 8,
+  compress: 4096,
 };
+
+/**
+ * A room holds the raw bytes of neighbouring bands behind this many bytes of its own, and what they become before them:
+ * coded bands are no longer than raw ones, and padding between tensors (7 bytes at most) finds its place here.
+ */
+const ROOM_LEAD = BLOCK_BYTES;
+/** Bands that a room may hold at once, so that their padding fits its lead. */
+export const MAX_ROOM_BANDS = ROOM_LEAD / 8;
 
 let module: WebAssembly.Module | undefined;
 
 /**
  * Codes bands with the kernel `assembly/pack.ts`; the same bytes as `encodeBandReference`.
  *
- * One a thread: it owns a wasm memory of about 16 MiB.
+ * One a thread: it owns a wasm memory of its rooms and about 8 MiB.
  */
 export class BandEncoder {
-  private readonly arena = new Arena(Object.entries(BUFFERS).map(([name, byteLength]) => ({ name, byteLength })));
+  private readonly arena: Arena;
   private readonly kernel: Kernel;
+  private readonly pairs: ExponentPairs;
+  private readonly memory: Uint8Array;
 
-  constructor() {
+  /** `rooms`: how many, for so many raw bytes each. */
+  constructor(rooms = 1, roomBytes = 4 * ELEMENTS) {
+    const named = Array.from({ length: rooms }, (_, room) => ({
+      name: `room ${room}`,
+      byteLength: ROOM_LEAD + roomBytes + BLOCK_MARGIN,
+      alignment: BLOCK_BYTES,
+    }));
+    this.arena = new Arena([...Object.entries(BUFFERS).map(([name, byteLength]) => ({ name, byteLength })), ...named]);
+    this.memory = new Uint8Array(this.arena.memory.buffer);
     module ??= loadKernelModule("pack");
     const instance = new WebAssembly.Instance(module, { env: { memory: this.arena.memory } });
     this.kernel = instance.exports as unknown as Kernel;
     this.kernel.init(this.at("compress"));
+    this.pairs = new ExponentPairs(this.kernel, this.arena);
   }
 
-  /** Where to put the `byteLength` raw bytes of the next band before `encode`. */
+  /** Where to put the `byteLength` raw bytes of the next band before `encode`: in room 0. */
   input(byteLength: number): Uint8Array {
-    return this.bytes("raw", byteLength);
+    return this.inputRoom(0).subarray(0, byteLength);
   }
 
   /**
@@ -101,40 +113,72 @@ export class BandEncoder {
    * ones.
    */
   encode(dtype: FloatDtype, elementCount: number): Uint8Array | undefined {
-    const rawByteLength = elementCount * elementBytes(dtype);
-    // The kernel takes eight elements at a time.
-    this.input(Math.ceil(elementCount / 8) * 8 * elementBytes(dtype)).fill(0, rawByteLength);
-    const { survivors, midBits, lowBits, dense } = this.split(dtype, elementCount);
+    const { byteOffset } = this.inputRoom(0);
+    const byteLength = this.encodeAt(dtype, byteOffset, elementCount, this.outputRoom(0).byteOffset);
+    return byteLength === undefined ? undefined : this.outputRoom(0).slice(0, byteLength);
+  }
 
-    const blocks = this.blocksOf(elementCount);
-    const { ranked, pairs, escapes } = this.pairUp(blocks, survivors);
-    const masks = blocks.map(({ begin, elements }) => ({ begin: begin / 8, count: Math.ceil(elements / 8) }));
-    const codedMasks = dense ? undefined : this.encodeBytes("masks", masks, "maskStreams", "counts");
-    const codedPairs = survivors === 0 ? undefined : this.encodeBytes("pairs", pairs, "pairStreams", "pairCounts");
-    const blockLengths = blocks.flatMap((_, block) => [
+  /** The part of a room that takes raw bytes; begins on a block. */
+  inputRoom(room: number): Uint8Array {
+    return this.arena.bytes(`room ${room}`).subarray(ROOM_LEAD);
+  }
+
+  /** All of a room; begins on a block. What is put to its begin may reach into raw bytes that are done with. */
+  outputRoom(room: number): Uint8Array {
+    return this.arena.bytes(`room ${room}`);
+  }
+
+  /** xxHash64 of bytes in the encoder's memory. */
+  checksumAt(at: number, byteLength: number): bigint {
+    return BigInt.asUintN(64, this.kernel.xxh64(at, byteLength));
+  }
+
+  /**
+   * Code the band whose raw bytes lie in the encoder's memory at `from`; the coded one goes to `to`, and may run over
+   * raw bytes of this band. Returns its byte length, or `undefined` where that would be no less than the raw one:
+   * nothing is written then.
+   */
+  encodeAt(dtype: FloatDtype, from: number, elementCount: number, to: number): number | undefined {
+    const rawByteLength = elementCount * elementBytes(dtype);
+    const { survivors, perBlock, midBits, lowBits, masked } = this.split(dtype, from, elementCount);
+    const paired = survivors === 0 ? undefined : this.pairs.pair(perBlock);
+    const codedMasks = masked === undefined ? undefined : this.codeMasks(masked, elementCount);
+    const codedPairs = paired === undefined ? undefined : this.codePairs(paired);
+    const escapes = paired?.escapes ?? 0;
+    const blockLengths = perBlock.flatMap((_, block) => [
       ...(codedMasks?.lengths[block] ?? []),
       ...(codedPairs?.lengths[block] ?? []),
     ]);
-    return this.assemble(rawByteLength, (head) => {
-      head.setUint8(0, DTYPE_CODES[dtype]);
-      head.setUint8(1, (midBits ? Flag.MID : 0) | (lowBits ? Flag.LOW : 0) | (dense ? 0 : Flag.MASK));
-      head.setUint32(4, survivors, true);
-      head.setUint32(8, escapes, true);
-      head.setUint32(12, codedMasks?.streams.byteLength ?? 0, true);
-      head.setUint32(16, codedPairs?.streams.byteLength ?? 0, true);
-      for (const [place, exponent] of ranked.entries()) head.setUint8(EXPONENTS_AT + place, exponent);
-      return [
-        ...(codedMasks === undefined ? [] : [codedMasks.table]),
-        ...(codedPairs === undefined ? [] : [codedPairs.table]),
-        Uint8Array.from(blockLengths.flatMap((length) => [length & 255, length >> 8])),
-        ...(codedMasks === undefined ? [] : [codedMasks.streams]),
-        ...(codedPairs === undefined ? [] : [codedPairs.streams]),
-        this.bytes("rest", survivors),
-        this.midPlane(dtype, midBits === 0 ? 0 : survivors),
-        this.bytes("low", lowBits === 0 ? 0 : survivors),
-        this.bytes("escapes", escapes),
-      ];
+    const parts = [
+      codedMasks?.table ?? NOTHING,
+      codedPairs?.table ?? NOTHING,
+      Uint8Array.from(blockLengths.flatMap((length) => [length & 255, length >> 8])),
+      this.part("maskStreams", codedMasks?.byteLength ?? 0),
+      this.part("pairStreams", codedPairs?.byteLength ?? 0),
+      this.part("rest", survivors),
+      this.midPlane(dtype, midBits === 0 ? 0 : survivors),
+      this.part("low", lowBits === 0 ? 0 : survivors),
+      this.part("escapes", escapes),
+    ];
+    const byteLength = parts.reduce((sum, bytes) => sum + bytes.byteLength, HEAD_BYTES);
+    if (byteLength >= rawByteLength) return undefined;
+    const head = new DataView(this.memory.buffer, to, HEAD_BYTES);
+    this.memory.fill(0, to, to + HEAD_BYTES);
+    head.setUint8(0, DTYPE_CODES[dtype]);
+    head.setUint8(1, (midBits ? Flag.MID : 0) | (lowBits ? Flag.LOW : 0) | (masked === undefined ? 0 : Flag.MASK));
+    head.setUint32(4, survivors, true);
+    head.setUint32(8, escapes, true);
+    head.setUint32(12, codedMasks?.byteLength ?? 0, true);
+    head.setUint32(16, codedPairs?.byteLength ?? 0, true);
+    paired?.ranked.forEach((exponent, place) => {
+      head.setUint8(EXPONENTS_AT + place, exponent);
     });
+    let position = to + HEAD_BYTES;
+    for (const bytes of parts) {
+      this.memory.set(bytes, position);
+      position += bytes.byteLength;
+    }
+    return byteLength;
   }
 
   /** For tests: the buffer behind which a kernel wrote, if any. */
@@ -142,134 +186,105 @@ export class BandEncoder {
     return this.arena.strayWrite();
   }
 
-  private split(dtype: FloatDtype, elementCount: number) {
-    const run = (dense: boolean) => {
-      const names = ["masks", "exponents", "rest", "mid", "low", "counts", "result"];
-      const [masks, exponents, rest, mid, low, counts, result] = names.map((name) => this.at(name));
-      const code = DTYPE_CODES[dtype];
-      this.kernel.split(
-        code,
-        this.at("raw"),
-        elementCount,
-        Number(dense),
-        masks,
-        exponents,
-        rest,
-        mid,
-        low,
-        counts,
-        result,
-      );
-      const [survivors, midBits, lowBits] = this.arena.words("result");
-      return { survivors, midBits, lowBits, dense };
-    };
-    const sparse = run(false);
+  /** `masked`: of the mask bytes' code, where the band has a mask. */
+  private split(dtype: FloatDtype, from: number, elementCount: number) {
+    const sparse = this.splitBlocks(dtype, from, elementCount, false);
+    const tables = this.arena.words("maskTables");
+    const maskCounts = Uint32Array.from({ length: 256 }, (_, mask) => tables[mask] + tables[256 + mask]);
     const zeros = elementCount - sparse.survivors;
+    if (zeros === 0) return { ...sparse, masked: undefined };
     const wordBits = 8 + (sparse.midBits ? (dtype === "F16" ? 3 : 8) : 0) + (sparse.lowBits ? 8 : 0);
-    if (!isDense(this.arena.words("counts"), zeros, wordBits)) return sparse;
-    return zeros === 0 ? { ...sparse, dense: true } : run(true);
+    const codeTable = codeLengths(maskCounts);
+    if (!isDense(maskCounts, zeros, wordBits, codeTable)) return { ...sparse, masked: codeTable };
+    return { ...this.splitBlocks(dtype, from, elementCount, true), masked: undefined };
   }
 
-  /** The band's blocks: elements, and which of the survivors are theirs. */
-  private blocksOf(elementCount: number): { begin: number; elements: number }[] {
-    return Array.from({ length: blockCount(elementCount) }, (_, block) => {
-      const begin = block * BLOCK_ELEMENTS;
-      return { begin, elements: Math.min(BLOCK_ELEMENTS, elementCount - begin) };
-    });
-  }
-
-  private pairUp(blocks: { begin: number; elements: number }[], survivors: number) {
-    const { kernel } = this;
-    kernel.countBytes(this.at("exponents"), survivors, this.at("pairCounts"), this.at("scratch"));
-    const exponentCounts = this.arena.words("pairCounts").slice();
-    const ranked = rankExponents(exponentCounts);
-    const nibbles = nibbleTable(ranked, exponentCounts);
-    this.arena.bytes("nibbleOf").set(nibbles);
-    this.arena.words("pairCounts").fill(0);
-    const base = windowOf(nibbles);
-    let survivor = 0;
-    let pair = 0;
-    let escapes = 0;
-    const pairs = blocks.map(({ begin, elements }) => {
-      const alive = countBits(this.arena.bytes("masks").subarray(begin / 8, Math.ceil((begin + elements) / 8)));
-      const placed = { begin: pair, count: Math.ceil(alive / 2) };
-      escapes += kernel.pairUp(
-        this.at("exponents") + survivor,
-        alive,
-        this.at("nibbleOf"),
-        base,
-        this.at("pairs") + pair,
-        this.at("escapes") + escapes,
-        this.at("pairCounts"),
-        this.at("scratch"),
+  private splitBlocks(dtype: FloatDtype, from: number, elementCount: number, dense: boolean) {
+    this.arena.words("maskTables").fill(0);
+    this.arena.words("planes").fill(0);
+    const size = elementBytes(dtype);
+    const perBlock: number[] = [];
+    let survivors = 0;
+    for (let begin = 0; begin < elementCount; begin += BLOCK_ELEMENTS) {
+      const alive = this.kernel.split(
+        DTYPE_CODES[dtype],
+        from + begin * size,
+        Math.min(BLOCK_ELEMENTS, elementCount - begin),
+        Number(dense),
+        this.at("masks") + begin / 8,
+        this.at("exponents") + survivors,
+        this.at("rest") + survivors,
+        this.at("mid") + survivors,
+        this.at("low") + survivors,
+        this.at("maskTables"),
+        this.at("tail"),
+        this.at("planes"),
       );
-      survivor += alive;
-      pair += placed.count;
-      return placed;
-    });
-    return { ranked, pairs, escapes };
+      perBlock.push(alive);
+      survivors += alive;
+    }
+    const [midBits, lowBits] = this.arena.words("planes");
+    return { survivors, perBlock, midBits, lowBits };
   }
 
-  /** Code the blocks' bytes; `counts` holds their histogram. */
-  private encodeBytes(from: string, blocks: { begin: number; count: number }[], to: string, counts: string) {
-    const codeTable = codeLengths(this.arena.words(counts));
-    const table = Uint8Array.from({ length: 128 }, (_, i) => codeTable[2 * i] | (codeTable[2 * i + 1] << 4));
-    if (isSingle(codeTable)) return { table, lengths: blocks.map(() => [0, 0, 0, 0]), streams: new Uint8Array(0) };
-    this.arena.words("codes").set(canonicalCodes(codeTable));
-    let position = 0;
-    const lengths = blocks.map(({ begin, count }) => {
-      const out = this.at(to) + position;
-      const [codes, stated, aside] = ["codes", "lengths", "aside"].map((name) => this.at(name));
-      position += this.kernel.encodeStreams(this.at(from) + begin, count, codes, stated, aside, out);
-      return [...new Uint16Array(this.arena.memory.buffer, this.at("lengths"), 4)];
+  private codeMasks(codeTable: Uint8Array, elementCount: number) {
+    const blocks = Array.from({ length: blockCount(elementCount) }, (_, block) => {
+      const begin = block * BLOCK_ELEMENTS;
+      return { begin: begin / 8, count: Math.ceil(Math.min(BLOCK_ELEMENTS, elementCount - begin) / 8) };
     });
-    return { table, lengths, streams: this.bytes(to, position) };
+    return this.encodeBytes("masks", blocks, "maskStreams", codeTable, (codes) => codes);
+  }
+
+  private codePairs({ blocks, counts, spelling }: PairedExponents) {
+    return this.encodeBytes("pairs", blocks, "pairStreams", codeLengths(counts), (codes) =>
+      Uint32Array.from(spelling, (byte) => codes[byte]),
+    );
+  }
+
+  /** Code the blocks' bytes; `spell` gives the codes of the bytes as they are spelled in the buffer. */
+  private encodeBytes(
+    from: "masks" | "pairs",
+    blocks: readonly { readonly begin: number; readonly count: number }[],
+    to: "maskStreams" | "pairStreams",
+    codeTable: Uint8Array,
+    spell: (codes: Uint32Array) => Uint32Array,
+  ) {
+    const table = Uint8Array.from({ length: CODE_LENGTHS_BYTES }, (_, i) => {
+      return codeTable[2 * i] | (codeTable[2 * i + 1] << 4);
+    });
+    if (isSingle(codeTable)) return { table, lengths: blocks.map(() => [0, 0, 0, 0]), byteLength: 0 };
+    this.arena.words("codes").set(spell(canonicalCodes(codeTable)));
+    const [codes, stated, aside] = [this.at("codes"), this.at("lengths"), this.at("aside")];
+    const streamLengths = new Uint16Array(this.arena.memory.buffer, stated, 4);
+    let byteLength = 0;
+    const lengths = blocks.map(({ begin, count }) => {
+      byteLength += this.kernel.encodeStreams(
+        this.at(from) + begin,
+        count,
+        codes,
+        stated,
+        aside,
+        this.at(to) + byteLength,
+      );
+      return [...streamLengths];
+    });
+    return { table, lengths, byteLength };
   }
 
   private midPlane(dtype: FloatDtype, survivors: number): Uint8Array {
-    if (dtype !== "F16") return this.bytes("mid", survivors);
+    if (dtype !== "F16") return this.part("mid", survivors);
     this.kernel.packThreeBits(this.at("mid"), survivors, this.at("three"));
-    return this.bytes("three", Math.ceil((3 * survivors) / 8));
+    return this.part("three", Math.ceil((3 * survivors) / 8));
   }
 
-  /** Head and parts in one piece, unless that is no shorter than the raw band. */
-  private assemble(rawByteLength: number, parts: (head: DataView) => Uint8Array[]): Uint8Array | undefined {
-    const head = new Uint8Array(HEAD_BYTES);
-    const all = [head, ...parts(new DataView(head.buffer))];
-    const byteLength = all.reduce((sum, part) => sum + part.byteLength, 0);
-    if (byteLength >= rawByteLength) return undefined;
-    const packed = new Uint8Array(byteLength);
-    let position = 0;
-    for (const part of all) {
-      packed.set(part, position);
-      position += part.byteLength;
-    }
-    return packed;
+  private part(name: keyof typeof BUFFERS, byteLength: number): Uint8Array {
+    const at = this.at(name);
+    return this.memory.subarray(at, at + byteLength);
   }
 
-  private at(name: keyof typeof BUFFERS | string): number {
+  private at(name: keyof typeof BUFFERS): number {
     return this.arena.at(name);
   }
-
-  private bytes(name: string, byteLength: number): Uint8Array {
-    return this.arena.bytes(name).subarray(0, byteLength);
-  }
 }
 
-/** The first of sixteen exponents that hold all which have a nibble of their own; 255 where they lie wider apart. */
-function windowOf(nibbles: Uint8Array): number {
-  const first = Math.min(
-    240,
-    nibbles.findIndex((nibble) => nibble !== ESCAPE_NIBBLE),
-  );
-  return nibbles.findLastIndex((nibble) => nibble !== ESCAPE_NIBBLE) - first < 16 ? Math.max(0, first) : 255;
-}
-
-/** Set bits of some bytes. */
-function countBits(bytes: Uint8Array): number {
-  let count = 0;
-  for (const byte of bytes) count += BITS[byte];
-  return count;
-}
-
-const BITS = Uint8Array.from({ length: 256 }, (_, byte) => byte.toString(2).replaceAll("0", "").length);
+const NOTHING = new Uint8Array(0);

@@ -21,12 +21,21 @@ export function nibbleTable(ranked: Uint8Array, counts: ArrayLike<number>): Uint
  * Whether a band goes without a mask: a mask costs at least a bit for eight elements, a few zeros among many weights
  * are cheaper as survivors. Part of the encoder alone; a decoder takes either.
  *
- * maskCounts  of the mask bytes, as they would be
- * wordBits    raw bits of a survivor: rest byte and planes that are present
+ * maskCounts   of the mask bytes, as they would be
+ * wordBits     raw bits of a survivor: rest byte and planes that are present
+ * maskLengths  of the mask bytes' code, where they are known
  */
-export function isDense(maskCounts: ArrayLike<number>, zeros: number, wordBits: number): boolean {
+export function isDense(
+  maskCounts: ArrayLike<number>,
+  zeros: number,
+  wordBits: number,
+  maskLengths?: Uint8Array,
+): boolean {
   // Six bits for the exponent that zero words would add to the code; the table takes 128 bytes.
-  return zeros === 0 || codedBits(maskCounts, codeLengths(maskCounts)) + 1024 >= zeros * (wordBits + 6);
+  return (
+    zeros === 0 ||
+    codedBits(maskCounts, maskLengths ?? codeLengths(maskCounts)) + 1024 >= zeros * (wordBits + 6)
+  );
 }
 
 /**
@@ -45,31 +54,35 @@ export function codeLengths(counts: ArrayLike<number>, maxBits = MAX_CODE_BITS):
     return lengths;
   }
   leaves.sort((a, b) => counts[a] - counts[b] || a - b);
+  const leafCount = leaves.length;
 
   // Level by level, the cheapest coins: leaves, and pairs of coins of the level before. On a tie the leaf comes first.
-  const isLeaf: boolean[][] = [];
-  let packages: number[] = [];
+  // Typed memory: this runs twice for every million weights.
+  const leafWeights = Float64Array.from(leaves, (symbol) => counts[symbol]);
+  const most = 2 * leafCount;
+  const isLeaf = new Uint8Array(maxBits * most);
+  const weights = new Float64Array(most);
+  const packages = new Float64Array(leafCount);
+  let packageCount = 0;
   for (let level = 0; level < maxBits; level++) {
-    const weights: number[] = [];
-    const flags: boolean[] = [];
+    let coins = 0;
     let leaf = 0;
     let pack = 0;
-    while (leaf < leaves.length || pack < packages.length) {
-      const takeLeaf = pack === packages.length || (leaf < leaves.length && counts[leaves[leaf]] <= packages[pack]);
-      weights.push(takeLeaf ? counts[leaves[leaf++]] : packages[pack++]);
-      flags.push(takeLeaf);
+    while (leaf < leafCount || pack < packageCount) {
+      const takeLeaf = pack === packageCount || (leaf < leafCount && leafWeights[leaf] <= packages[pack]);
+      isLeaf[level * most + coins] = Number(takeLeaf);
+      weights[coins++] = takeLeaf ? leafWeights[leaf++] : packages[pack++];
     }
-    isLeaf.push(flags);
-    packages = [];
-    for (let i = 0; i + 1 < weights.length; i += 2) packages.push(weights[i] + weights[i + 1]);
+    packageCount = coins >> 1;
+    for (let i = 0; i < packageCount; i++) packages[i] = weights[2 * i] + weights[2 * i + 1];
   }
 
   // The first 2n − 2 coins of the last level pay for the code; each leaf among them lengthens its symbol's code by one
   // bit.
-  let take = 2 * leaves.length - 2;
+  let take = 2 * leafCount - 2;
   for (let level = maxBits - 1; level >= 0; level--) {
     let leaf = 0;
-    for (let i = 0; i < take; i++) if (isLeaf[level][i]) lengths[leaves[leaf++]]++;
+    for (let i = 0; i < take; i++) if (isLeaf[level * most + i] === 1) lengths[leaves[leaf++]]++;
     take = 2 * (take - leaf);
   }
   return lengths;
