@@ -9,6 +9,8 @@
 import { BAD_COUNT, BAD_EXPONENT, BAD_HEAD, BAD_LENGTH, BAD_STREAM, BAD_TABLE, OK } from "./unpack/status";
 import { buildTable, decodeStreams, streamBytes } from "./unpack/streams";
 
+export { xxh64 } from "./shared/xxh64";
+
 const BLOCK_ELEMENTS: u32 = 65536;
 const HEAD_BYTES: u32 = 36;
 const TABLE_BYTES: u32 = 128;
@@ -23,7 +25,6 @@ const PAIRS: usize = 59680; //       u8[32768 + 32]: one block's pairs, zeros be
 const EXPONENTS: usize = 92480; //   u8[65536 + 32]: one block's survivors' exponents
 const TAIL: usize = 158048; //       u8[64]: the last, partial group of elements
 // 158112 in all
-
 
 let scratchAt: usize = 0;
 

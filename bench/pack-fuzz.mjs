@@ -47,7 +47,7 @@ function fuzzBands() {
   for (const dtype of ["BF16", "F16", "F32"]) {
     const size = dtype === "F32" ? 4 : 2;
     for (const elements of [1, 7, 33, 250, 1000, 4099, 70_001]) {
-      const decoder = new BandDecoder(elements + 300);
+      const decoder = new BandDecoder({ maxElements: elements + 300 });
       const zeros = new Uint8Array(size * elements);
       for (const raw of [gaussianWords(dtype, elements, 0.2825, random), wildWords(dtype, elements, random), zeros]) {
         encoder.input(raw.byteLength).set(raw);

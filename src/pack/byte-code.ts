@@ -32,10 +32,7 @@ export function isDense(
   maskLengths?: Uint8Array,
 ): boolean {
   // Six bits for the exponent that zero words would add to the code; the table takes 128 bytes.
-  return (
-    zeros === 0 ||
-    codedBits(maskCounts, maskLengths ?? codeLengths(maskCounts)) + 1024 >= zeros * (wordBits + 6)
-  );
+  return zeros === 0 || codedBits(maskCounts, maskLengths ?? codeLengths(maskCounts)) + 1024 >= zeros * (wordBits + 6);
 }
 
 /**

@@ -132,11 +132,7 @@ export class ExponentPairs {
     return { ranked, exponentCounts, result: { ranked, blocks, escapes, counts, spelling } };
   }
 
-  private byTable(
-    survivors: readonly number[],
-    ranked: Uint8Array,
-    exponentCounts: Uint32Array,
-  ): PairedExponents {
+  private byTable(survivors: readonly number[], ranked: Uint8Array, exponentCounts: Uint32Array): PairedExponents {
     const { kernel, arena } = this;
     arena.bytes("nibbleOf").set(nibbleTable(ranked, exponentCounts));
     arena.words("counts").fill(0);

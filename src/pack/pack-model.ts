@@ -1,33 +1,22 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { type Donor, openDonor, type Shard } from "../checkpoint/donor.js";
-import { attempt, type FileLayer, FileSource, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
-import { isPhysariumError, PhysariumError, refuseStopped } from "../errors.js";
+import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
+import { readPassage, writePassage } from "../checkpoint/passage.js";
+import { isPhysariumError, PhysariumError } from "../errors.js";
 import { writeSmallFile } from "../output/small-file.js";
 import { StagedFolder } from "../output/staged-folder.js";
 import { createDigester } from "../record/digest.js";
 import { type DonorIdentity, identityOf } from "../record/donor-identity.js";
-import { isFloatDtype } from "../safetensors/dtypes.js";
-import type { Pool } from "../threads/pool.js";
 import { PHYSARIUM_VERSION } from "../version.js";
 import { MAX_BAND_ELEMENTS } from "./band-format.js";
-import type { BandTask, EncodedBand } from "./band-protocol.js";
-import { bandPool } from "./band-tasks.js";
-import { bandByteLength } from "./bands.js";
+import { type BandPool, bandPool } from "./band-tasks.js";
 import { Checksum, checksumText } from "./checksum.js";
 import { copyFile, filesToKeep } from "./copied-file.js";
 import { isPackedFolder, MANIFEST_FILE, type Manifest, readManifest } from "./manifest.js";
 import { finishedShard, isPackOf, packFingerprint, whatIsKnown } from "./pack-resume.js";
-import {
-  frontByteLength,
-  PACK_FORMAT,
-  type PackedTensorData,
-  packedFileName,
-  padTo8,
-  reservedHeaderBytes,
-  serializeFront,
-} from "./packed-shard.js";
-import { SequentialWriter } from "./sequential-writer.js";
+import { PACK_FORMAT, packedFileName } from "./packed-shard.js";
+import { jobByteLength, packShard } from "./shard-packer.js";
 import { estimateTensors } from "./worth.js";
 
 export interface Progress {
@@ -79,7 +68,7 @@ export function defaultWorkers(): number {
 /**
  * Pack a model folder without loss: one packed shard a shard, side files as they are, `physarium-pack.json`.
  *
- * Bounded memory: at most two bands a thread are under way. The donor is only read. Throws `USAGE_*` before the first
+ * Bounded memory: four rooms of 8 MiB a thread. The donor is only read. Throws `USAGE_*` before the first
  * write, `DONOR_*` for what is wrong with the donor or changes meanwhile, `IO_*`.
  */
 export async function packModel(donorPath: string, output: string, options: PackOptions = {}): Promise<PackResult> {
@@ -136,15 +125,6 @@ export async function packModel(donorPath: string, output: string, options: Pack
   }
 }
 
-async function readHeaderBytes(path: string, shard: Shard, files: FileLayer): Promise<Uint8Array> {
-  const source = await FileSource.open(path, files);
-  try {
-    return await source.read(0, shard.dataByteOffset);
-  } finally {
-    await source.close();
-  }
-}
-
 /** What stopped a run of pack or unpack, with what is kept and how to go on. */
 export function withResumeAdvice(error: unknown, partialPath: string): unknown {
   if (!isPhysariumError(error)) return error;
@@ -157,8 +137,6 @@ export function withResumeAdvice(error: unknown, partialPath: string): unknown {
     error,
   );
 }
-
-type BandThreads = Pool<BandTask, EncodedBand | undefined>;
 
 class PackRun {
   resumedShards = 0;
@@ -173,7 +151,6 @@ class PackRun {
     private readonly options: PackOptions,
     private readonly files: FileLayer,
     private readonly checksum: Checksum,
-    private readonly fileChecksum: Checksum,
   ) {
     this.bytesTotal = donor.shards.reduce((sum, shard) => sum + shard.byteLength, 0);
   }
@@ -186,8 +163,7 @@ class PackRun {
     options: PackOptions,
     files: FileLayer,
   ) {
-    const checksums = [await Checksum.create(), await Checksum.create()] as const;
-    return new PackRun(donor, identity, staged, bandElements, options, files, ...checksums);
+    return new PackRun(donor, identity, staged, bandElements, options, files, await Checksum.create());
   }
 
   async write(): Promise<Manifest> {
@@ -203,7 +179,8 @@ class PackRun {
   }
 
   private async packShards(): Promise<Manifest["shards"]> {
-    const pool = await bandPool(this.options.workers ?? defaultWorkers());
+    const setup = { direct: await this.directFiles(), jobBytes: jobByteLength(this.bandElements) };
+    const pool = await bandPool(this.options.workers ?? defaultWorkers(), setup, this.files);
     try {
       const rows: Manifest["shards"] = [];
       for (const shard of this.donor.shards) {
@@ -226,100 +203,37 @@ class PackRun {
     }
   }
 
-  private async packShard(shard: Shard, pool: BandThreads): Promise<number> {
-    const { bandElements, checksum, fileChecksum } = this;
-    const from = join(this.donor.path, shard.file);
-    const path = join(this.staged.path, packedFileName(shard.file));
-    const headerBytes = await readHeaderBytes(from, shard, this.files);
-    const reserved = reservedHeaderBytes(shard, headerBytes, bandElements);
-    const dataOffset = reserved + frontByteLength(shard, headerBytes, bandElements);
-    this.advance(shard.dataByteOffset);
-
-    const file = await attempt("creating", path, () => this.files.open(path, "w+"));
-    try {
-      const writer = new SequentialWriter(file, path, dataOffset, fileChecksum);
-      const packed: PackedTensorData[] = [];
-      let table: bigint[] = [];
-      let byteLength = 0;
-      for await (const { isLast, band, rawByteLength } of this.encodedBands(shard, from, pool)) {
-        if (band !== undefined) {
-          await writer.append(band.bytes);
-          byteLength += band.bytes.byteLength;
-          table.push(BigInt(byteLength), band.checksum);
-          this.advance(rawByteLength);
-        }
-        if (!isLast) continue;
-        const padding = padTo8(byteLength) - byteLength;
-        if (padding > 0) await writer.append(new Uint8Array(padding));
-        packed.push({ table: BigUint64Array.from(table), byteLength });
-        table = [];
-        byteLength = 0;
-      }
-      const end = await writer.flush();
-      const front = serializeFront(shard, headerBytes, packed, reserved, bandElements, checksum);
-      await writeFully(file, front, 0, path);
-      const digest = checksumText(fileChecksum.add(front).value());
-      await this.refuseChanged(shard, from);
-      await attempt("flushing", path, () => file.datasync());
-      await this.staged.record({
-        file: packedFileName(shard.file),
-        byte_length: end,
-        data_offset: dataOffset,
-        xxh64: digest,
-        ...whatIsKnown(shard, this.identity),
-      });
-      return end;
-    } finally {
-      await pool.runOnEach({ kind: "close" }).catch(() => {});
-      await file.close();
-    }
-  }
-
-  /**
-   * The bands of a shard in the order of its data, as many under way as the pool takes. A tensor without bands comes
-   * once, empty.
-   */
-  private async *encodedBands(shard: Shard, path: string, pool: BandThreads) {
-    interface Pending {
-      isLast: boolean;
-      rawByteLength: number;
-      result: Promise<EncodedBand | undefined>;
-    }
-    const pending: Pending[] = [];
-    const finish = async ({ result, ...rest }: Pending) => ({ ...rest, band: await result });
-    try {
-      for (const tensor of shard.tensors) {
-        const step = bandByteLength(tensor, this.bandElements);
-        const dtype = isFloatDtype(tensor.dtype) ? { dtype: tensor.dtype } : {};
-        let begin = 0;
-        do {
-          this.refuseStopped();
-          const byteLength = Math.min(step, tensor.byteLength - begin);
-          const task = { kind: "encode", path, byteOffset: tensor.byteOffset + begin, byteLength, ...dtype } as const;
-          const result = byteLength === 0 ? Promise.resolve(undefined) : pool.run(task);
-          // Awaited in its turn; a failure before that is no unhandled one.
-          result.catch(() => {});
-          begin += byteLength;
-          pending.push({ isLast: begin === tensor.byteLength, rawByteLength: byteLength, result });
-          if (pending.length >= pool.capacity) yield await finish(pending.shift()!);
-        } while (begin < tensor.byteLength);
-      }
-      while (pending.length > 0) yield await finish(pending.shift()!);
-    } finally {
-      await Promise.allSettled(pending.map((entry) => entry.result));
-    }
-  }
-
-  private refuseStopped(): void {
-    refuseStopped(this.options.signal);
-  }
-
-  private async refuseChanged(shard: Shard, path: string): Promise<void> {
-    const stat = await attempt("examining", path, () => this.files.stat(path, { bigint: true }));
-    if (stat.mtimeNs === shard.modifiedNs && Number(stat.size) === shard.byteLength) return;
-    throw new PhysariumError("DONOR_CHANGED", `${path}: the shard changed while it was being packed; pack again`, {
-      path,
+  private async packShard(shard: Shard, pool: BandPool): Promise<number> {
+    const { byteLength, dataOffset, frontChecksum } = await packShard({
+      shard,
+      from: join(this.donor.path, shard.file),
+      path: join(this.staged.path, packedFileName(shard.file)),
+      bandElements: this.bandElements,
+      pool,
+      checksum: this.checksum,
+      files: this.files,
+      signal: this.options.signal,
+      advance: (bytes) => this.advance(bytes),
     });
+    await this.staged.record({
+      file: packedFileName(shard.file),
+      byte_length: byteLength,
+      data_offset: dataOffset,
+      front_xxh64: frontChecksum,
+      ...whatIsKnown(shard, this.identity),
+    });
+    return byteLength;
+  }
+
+  /** Large shards go past the page cache. Asked while nothing of this process reads. */
+  private async directFiles(): Promise<string[]> {
+    const direct: string[] = [];
+    for (const { file, byteLength } of this.donor.shards) {
+      const path = join(this.donor.path, file);
+      if ((await readPassage(path, byteLength, this.files)) === "direct") direct.push(path);
+      if (writePassage(byteLength) === "direct") direct.push(join(this.staged.path, packedFileName(file)));
+    }
+    return direct;
   }
 
   private async copySideFiles(): Promise<Manifest["side_files"]> {

@@ -8,7 +8,7 @@ import { type Checksum, checksumText } from "./checksum.js";
 import { filesToKeep } from "./copied-file.js";
 import { openPacked } from "./packed-model.js";
 import { packedFileName, readPackedShard } from "./packed-shard.js";
-import { holdsModel, holdsShard } from "./same-bytes.js";
+import { decodes, holdsModel, holdsShard } from "./same-bytes.js";
 
 /** What a pack is made from and how; equal for a run that may resume another. */
 export function packFingerprint({ index_digest, config_digest, shards }: DonorIdentity, bandElements: number): unknown {
@@ -43,13 +43,18 @@ export async function finishedShard(
   if (source === undefined) return undefined;
   try {
     if (source.byteLength !== record.byte_length) return undefined;
-    if ((await digestOf(source, Number(record.data_offset), checksum)) !== record.xxh64) return undefined;
+    const front = await source.read(0, Math.min(Number(record.data_offset), source.byteLength));
+    if (checksumText(checksum.of(front)) !== record.front_xxh64) return undefined;
+    const packed = await readPackedShard(source, file, checksum);
+    if (!(await decodes(source, packed))) return undefined;
     const { modified_ns, content } = whatIsKnown(shard, identity);
     const isKnown = content !== undefined && record.content !== undefined;
     if (isKnown ? content === record.content : modified_ns === record.modified_ns) return source.byteLength;
     // A copy, or a touched file: its bytes say whether they are the ones that were packed.
-    const packed = await readPackedShard(source, file, checksum);
     return (await holdsShard(packed, join(donor.path, shard.file), checksum, files)) ? source.byteLength : undefined;
+  } catch (error) {
+    if (isPhysariumError(error, "DONOR_")) return undefined;
+    throw error;
   } finally {
     await source.close();
   }
@@ -70,14 +75,4 @@ export async function isPackOf(path: string, donor: Donor, bandElements: number,
     if (isPhysariumError(error, "DONOR_") || isPhysariumError(error, "USAGE_")) return false;
     throw error;
   }
-}
-
-/** Checksum of a packed shard in the order it is written: the data first, then what stands before it. */
-async function digestOf(source: FileSource, dataOffset: number, checksum: Checksum): Promise<string> {
-  const step = 4 << 20;
-  checksum.start();
-  for (let at = dataOffset; at < source.byteLength; at += step) {
-    checksum.add(await source.read(at, Math.min(at + step, source.byteLength)));
-  }
-  return checksumText(checksum.add(await source.read(0, dataOffset)).value());
 }

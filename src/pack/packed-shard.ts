@@ -318,3 +318,8 @@ export function damaged(where: string, what: string, code = "DONOR_PACK_LAYOUT")
     where,
   });
 }
+
+/** Bytes between two tensors that are not zero. */
+export function paddingError(where: string): PhysariumError {
+  return damaged(where, "the bytes behind the last band are not zero");
+}

@@ -1,5 +1,8 @@
 import { join } from "node:path";
 import { type FileLayer, FileSource } from "../checkpoint/file-layer.js";
+import { isPhysariumError } from "../errors.js";
+import { isFloatDtype } from "../safetensors/dtypes.js";
+import { BandReader, type PackedBand } from "./band-reader.js";
 import { Checksum, checksumText } from "./checksum.js";
 import type { PackedModel } from "./packed-model.js";
 import { bandRange, type PackedShard, type PackedTensor } from "./packed-shard.js";
@@ -9,6 +12,28 @@ export function* bandsOf(shard: PackedShard): Generator<{ tensor: PackedTensor; 
   for (const tensor of shard.tensors.values()) {
     for (let band = 0; 2 * band < tensor.table.length; band++) yield { tensor, band };
   }
+}
+
+/** True where every band of a packed shard decodes to its checksum. Reads all of it. Throws `IO_*`. */
+export async function decodes(source: FileSource, shard: PackedShard): Promise<boolean> {
+  const reader = await BandReader.create();
+  try {
+    for (const { tensor, band } of bandsOf(shard)) await reader.read(source, codedBand(shard, tensor, band));
+    return true;
+  } catch (error) {
+    if (isPhysariumError(error, "DONOR_")) return false;
+    throw error;
+  }
+}
+
+/** A band of a packed shard as readers and decoders are told of it. */
+export function codedBand({ file }: PackedShard, tensor: PackedTensor, band: number): PackedBand {
+  const { name, dtype } = tensor.info;
+  return {
+    ...bandRange(tensor, band),
+    ...(isFloatDtype(dtype) ? { dtype } : {}),
+    where: `${file}: tensor "${name}", band ${band}`,
+  };
 }
 
 /** True where the folder holds, byte for byte, what the pack was made from or unpacks to. Reads all of it. */

@@ -1,18 +1,19 @@
 import { join } from "node:path";
 import { attempt, type FileLayer, nodeFiles, writeFully } from "../checkpoint/file-layer.js";
+import { readPassage, writePassage } from "../checkpoint/passage.js";
 import { PhysariumError } from "../errors.js";
 import { StagedFolder } from "../output/staged-folder.js";
-import { isFloatDtype } from "../safetensors/dtypes.js";
-import type { Pool } from "../threads/pool.js";
 import { runJobs } from "../threads/run-jobs.js";
-import type { BandTask, EncodedBand } from "./band-protocol.js";
-import { bandPool } from "./band-tasks.js";
+import { MAX_ROOM_BANDS } from "./band-encoder.js";
+import type { CodedBand, DecodeTask } from "./band-protocol.js";
+import { type BandPool, bandPool } from "./band-tasks.js";
 import { Checksum, checksumText } from "./checksum.js";
 import { copyFile } from "./copied-file.js";
 import { defaultWorkers, type Progress, withResumeAdvice } from "./pack-model.js";
 import { openPacked, type PackedModel } from "./packed-model.js";
-import { bandRange, damaged, type PackedShard } from "./packed-shard.js";
-import { bandsOf, holdsModel, holdsShard } from "./same-bytes.js";
+import { damaged, type PackedShard } from "./packed-shard.js";
+import { bandsOf, codedBand, holdsModel, holdsShard } from "./same-bytes.js";
+import { jobByteLength } from "./shard-packer.js";
 
 export interface UnpackOptions {
   readonly workers?: number;
@@ -73,9 +74,11 @@ export async function unpackModel(
     ...(overwrite ? { mayReplace: (names: readonly string[]) => names.every((name) => isOurs(name, model)) } : {}),
     files,
   });
-  let pool: Pool<BandTask, EncodedBand | undefined> | undefined;
+  let pool: BandPool | undefined;
   try {
-    pool = await bandPool(workers);
+    const bandElements = Math.max(1, ...shards.map((shard) => shard.bandElements));
+    const setup = { direct: await directFiles(model, staged.path, files), jobBytes: jobByteLength(bandElements) };
+    pool = await bandPool(workers, setup, files);
     let bytesDone = 0;
     const advance = (bytes: number) => {
       bytesDone += bytes;
@@ -123,7 +126,7 @@ async function unpackShard(
   shard: PackedShard,
   packedPath: string,
   path: string,
-  pool: Pool<BandTask, EncodedBand | undefined>,
+  pool: BandPool,
   advance: (bytes: number) => void,
   signal: AbortSignal | undefined,
   files: FileLayer,
@@ -141,21 +144,45 @@ async function unpackShard(
   }
 }
 
+/** Bands that follow one another in both files, as many a job as a thread's room holds. */
 function* decodeJobs(shard: PackedShard, packedPath: string, outputPath: string, advance: (bytes: number) => void) {
-  for (const { tensor, band } of bandsOf(shard)) {
-    const range = bandRange(tensor, band);
-    const { name, dtype, byteOffset } = tensor.info;
-    const job: BandTask = {
-      kind: "decode",
-      path: packedPath,
-      ...range,
-      ...(isFloatDtype(dtype) ? { dtype } : {}),
-      outputPath,
-      outputByteOffset: byteOffset + range.rawBegin,
-      where: `${shard.file}: tensor "${name}", band ${band}`,
-    };
-    yield { job, done: () => advance(range.rawByteLength) };
+  interface Job extends Omit<DecodeTask, "bands"> {
+    byteLength: number;
+    rawByteLength: number;
+    readonly bands: CodedBand[];
   }
+  const runnable = (job: Job) => ({ job, done: () => advance(job.rawByteLength) });
+  let job: Job | undefined;
+  for (const { tensor, band } of bandsOf(shard)) {
+    const coded = codedBand(shard, tensor, band);
+    const outputByteOffset = tensor.info.byteOffset + band * tensor.bandByteLength;
+    const fits =
+      job !== undefined &&
+      job.rawByteLength + coded.rawByteLength <= jobByteLength(shard.bandElements) &&
+      job.bands.length < MAX_ROOM_BANDS &&
+      job.byteOffset + job.byteLength === coded.byteOffset &&
+      job.outputByteOffset + job.rawByteLength === outputByteOffset;
+    if (job === undefined || !fits) {
+      if (job !== undefined) yield runnable(job);
+      const begin = { byteOffset: coded.byteOffset, byteLength: 0, outputByteOffset, rawByteLength: 0 };
+      job = { kind: "decode", path: packedPath, outputPath, bands: [], ...begin };
+    }
+    job.byteLength += coded.byteLength + coded.padding;
+    job.rawByteLength += coded.rawByteLength;
+    job.bands.push(coded);
+  }
+  if (job !== undefined) yield runnable(job);
+}
+
+/** Large shards go past the page cache. Asked while nothing of this process reads. */
+async function directFiles({ path, shards }: PackedModel, folder: string, files: FileLayer): Promise<string[]> {
+  const direct: string[] = [];
+  for (const { file, byteLength, original } of shards) {
+    const packed = join(path, file);
+    if ((await readPassage(packed, byteLength, files)) === "direct") direct.push(packed);
+    if (writePassage(original.byteLength) === "direct") direct.push(join(folder, original.file));
+  }
+  return direct;
 }
 
 function isOurs(name: string, { manifest }: PackedModel): boolean {

@@ -31,7 +31,7 @@ describe.each(["BF16", "F16", "F32"] as FloatDtype[])("a damaged band of %s", (d
     const random = seededRandom(0x5eed);
     const outcomes = new Map<string, number>();
     for (const elementCount of [1, 40, 333, 2000]) {
-      const decoder = new BandDecoder(elementCount + 200);
+      const decoder = new BandDecoder({ maxElements: elementCount + 200 });
       const seeds = [
         encodeBandReference(dtype, gaussianBand(dtype, elementCount, 0.4, random)),
         encodeBandReference(dtype, wildBand(dtype, elementCount, random)),
