@@ -50,39 +50,56 @@ export function codeLengths(counts: ArrayLike<number>, maxBits = MAX_CODE_BITS):
     for (const symbol of leaves) lengths[symbol] = 1;
     return lengths;
   }
-  leaves.sort((a, b) => counts[a] - counts[b] || a - b);
-  const leafCount = leaves.length;
-
-  // Level by level, the cheapest coins: leaves, and pairs of coins of the level before. On a tie the leaf comes first.
-  // Typed memory: this runs twice for every million weights.
-  const leafWeights = Float64Array.from(leaves, (symbol) => counts[symbol]);
-  const most = 2 * leafCount;
-  const isLeaf = new Uint8Array(maxBits * most);
-  const weights = new Float64Array(most);
-  const packages = new Float64Array(leafCount);
-  let packageCount = 0;
-  for (let level = 0; level < maxBits; level++) {
-    let coins = 0;
-    let leaf = 0;
-    let pack = 0;
-    while (leaf < leafCount || pack < packageCount) {
-      const takeLeaf = pack === packageCount || (leaf < leafCount && leafWeights[leaf] <= packages[pack]);
-      isLeaf[level * most + coins] = Number(takeLeaf);
-      weights[coins++] = takeLeaf ? leafWeights[leaf++] : packages[pack++];
-    }
-    packageCount = coins >> 1;
-    for (let i = 0; i < packageCount; i++) packages[i] = weights[2 * i] + weights[2 * i + 1];
-  }
+  // By count, the lower symbol on a tie: both in one number, which typed memory sorts without being asked.
+  const keys = Float64Array.from(leaves, (symbol) => counts[symbol] * counts.length + symbol).sort();
+  const order = Uint32Array.from(keys, (key) => key % counts.length);
+  const leafWeights = Float64Array.from(order, (symbol) => counts[symbol]);
+  const isLeaf = cheapestCoins(leafWeights, maxBits);
 
   // The first 2n − 2 coins of the last level pay for the code; each leaf among them lengthens its symbol's code by one
   // bit.
-  let take = 2 * leafCount - 2;
+  const most = 2 * order.length;
+  let take = most - 2;
   for (let level = maxBits - 1; level >= 0; level--) {
     let leaf = 0;
-    for (let i = 0; i < take; i++) if (isLeaf[level * most + i] === 1) lengths[leaves[leaf++]]++;
+    for (let i = 0; i < take; i++) if (isLeaf[level * most + i] === 1) lengths[order[leaf++]]++;
     take = 2 * (take - leaf);
   }
   return lengths;
+}
+
+/**
+ * Level by level, the cheapest coins: leaves, and pairs of coins of the level before. On a tie the leaf comes first.
+ *
+ * leafWeights  ascending
+ * returns      u8[levels][2 × leaves]: 1 where that coin is a leaf
+ */
+function cheapestCoins(leafWeights: Float64Array, levels: number): Uint8Array {
+  const leafCount = leafWeights.length;
+  const most = 2 * leafCount;
+  const isLeaf = new Uint8Array(levels * most);
+  // A coin behind the last one costs more than any: neither run needs its end looked at.
+  const leaves = new Float64Array(leafCount + 1).fill(Number.POSITIVE_INFINITY);
+  leaves.set(leafWeights);
+  const packages = new Float64Array(leafCount + 1).fill(Number.POSITIVE_INFINITY);
+  const weights = new Float64Array(most);
+  let packageCount = 0;
+  for (let level = 0; level < levels; level++) {
+    const coins = leafCount + packageCount;
+    let leaf = 0;
+    for (let coin = 0; coin < coins; coin++) {
+      const own = leaves[leaf];
+      const pair = packages[coin - leaf];
+      const taken = own <= pair ? 1 : 0;
+      isLeaf[level * most + coin] = taken;
+      weights[coin] = taken === 1 ? own : pair;
+      leaf += taken;
+    }
+    packageCount = coins >> 1;
+    for (let i = 0; i < packageCount; i++) packages[i] = weights[2 * i] + weights[2 * i + 1];
+    packages[packageCount] = Number.POSITIVE_INFINITY;
+  }
+  return isLeaf;
 }
 
 /**

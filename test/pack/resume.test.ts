@@ -113,6 +113,16 @@ describe("resuming", () => {
     await writeFile(at("c.partial/model-00001-of-00002.physarium.safetensors"), "damaged");
     expect((await packModel(at("odd"), at("c"), { ...options, resume: true })).resumedShards).toBe(1);
     expect(await digests(at("c"))).toEqual(packed);
+
+    // One byte of coded weights, in a file of its length: its bands do not decode to their checksums any more.
+    await expect(packModel(at("odd"), at("l"), { ...options, files: dyingFiles(total - 9).files })).rejects.toThrow();
+    await rm(at("l.partial.lock"), { force: true });
+    const shard = at("l.partial/model-00001-of-00002.physarium.safetensors");
+    const bytes = await readFile(shard);
+    bytes[bytes.byteLength - 100] ^= 1;
+    await writeFile(shard, bytes);
+    expect((await packModel(at("odd"), at("l"), { ...options, resume: true })).resumedShards).toBe(1);
+    expect(await digests(at("l"))).toEqual(packed);
   });
 
   it("is refused for other settings, and asked for where a stopped run lies", async () => {
