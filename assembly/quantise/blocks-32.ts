@@ -1,7 +1,7 @@
 // Types of blocks of 32 weights. Each function reads `count` f32 weights at `source`, rows of `rowLength`, and writes
 // whole blocks; `importance` is the place of `rowLength` f32 or 0.
 // source: llama.cpp ggml-quants.c quantize_row_{q8_0,q4_0,q5_0,q5_1}_ref, quantize_row_{q4_0,q5_0,q5_1}_impl
-import { clamp, gather4, halfBits, roundHalfAway, scatter4, weight } from "./numbers";
+import { clamp, gather4, halfBits, roundHalfAway4, scatter4, weight } from "./numbers";
 import * as range from "./ranged";
 import { chosen, fitSymmetric, importance as laneImportance, values } from "./symmetric";
 
@@ -12,12 +12,25 @@ const products = memory.data(4 * 32 * 4, 16);
 export function quantiseQ8_0(source: usize, target: usize, count: i32, _rowLength: i32, _importance: usize): void {
   for (let block = 0; block < count; block += 32) {
     const x = source + ((<usize>block) << 2);
-    let largest: f32 = 0;
-    for (let i = 0; i < 32; i++) largest = max<f32>(largest, abs<f32>(weight(x, i)));
+    let largest4 = f32x4.abs(v128.load(x));
+    for (let i: usize = 16; i < 128; i += 16) largest4 = f32x4.max(largest4, f32x4.abs(v128.load(x + i)));
+    const largest = max<f32>(
+      max<f32>(f32x4.extract_lane(largest4, 0), f32x4.extract_lane(largest4, 1)),
+      max<f32>(f32x4.extract_lane(largest4, 2), f32x4.extract_lane(largest4, 3)),
+    );
     const scale = largest / 127.0;
-    const inverse: f32 = scale != 0 ? 1.0 / scale : 0;
+    const inverse = f32x4.splat(scale != 0 ? <f32>1.0 / scale : 0);
     store<u16>(target, <u16>halfBits(scale));
-    for (let i = 0; i < 32; i++) store<i8>(target + 2 + i, <i8>roundHalfAway(weight(x, i) * inverse));
+    for (let i: usize = 0; i < 32; i += 8) {
+      const at = x + (i << 2);
+      const words = i16x8.narrow_i32x4_s(
+        roundHalfAway4(f32x4.mul(v128.load(at), inverse)),
+        roundHalfAway4(f32x4.mul(v128.load(at, 16), inverse)),
+      );
+      // The low bytes, as storing an i8 takes them.
+      const bytes = i8x16.shuffle(words, words, 0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+      v128.store64_lane(target + 2 + i, bytes, 0);
+    }
     target += 34;
   }
 }

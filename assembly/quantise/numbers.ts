@@ -22,11 +22,12 @@ export function clamp(value: i32, low: i32, high: i32): i32 {
   return value < low ? low : value > high ? high : value;
 }
 
-/** Round half away from zero, as C's roundf. */
-export function roundHalfAway(value: f32): i32 {
-  const whole = trunc<f32>(value);
-  const rest = abs<f32>(value - whole);
-  return <i32>whole + (rest >= 0.5 ? (value < 0 ? -1 : 1) : 0);
+/** Round four half away from zero, as C's roundf. */
+export function roundHalfAway4(value: v128): v128 {
+  const whole = f32x4.trunc(value);
+  const away = f32x4.ge(f32x4.abs(f32x4.sub(value, whole)), f32x4.splat(0.5));
+  const step = v128.bitselect(i32x4.splat(-1), i32x4.splat(1), f32x4.lt(value, f32x4.splat(0)));
+  return i32x4.add(i32x4.trunc_sat_f32x4_s(whole), v128.and(away, step));
 }
 
 /** F16 bits of an f32, ties to even. */

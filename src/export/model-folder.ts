@@ -1,3 +1,4 @@
+import { join } from "node:path";
 import { type Donor, type Model, openDonor } from "../checkpoint/donor.js";
 import { type FileLayer, nodeFiles } from "../checkpoint/file-layer.js";
 import { readWhole, type SourceFile } from "../checkpoint/model-source.js";
@@ -49,6 +50,12 @@ export class ModelFolder {
       this.sources.set(shard, source);
     }
     return (await source).read(info.byteOffset + begin, info.byteOffset + end);
+  }
+
+  /** The file that a tensor lies in, where it is one on a disk of ours. */
+  pathOf({ shard }: LocatedTensor): string | undefined {
+    const { localPath } = this.donor.source;
+    return localPath === undefined ? undefined : join(localPath, shard);
   }
 
   async close(): Promise<void> {

@@ -48,7 +48,8 @@ export function addTally(to: ConversionTally, from: Readonly<ConversionTally>): 
 }
 
 /**
- * Convert one band of a tensor and add what that did to `tally`.
+ * Convert one band of a tensor, readably, and add what that did to `tally`. `BandConverter` gives the same bytes and
+ * sums with kernels; this is the spec.
  *
  * returns  the band as `type`
  * throws   DONOR_NON_FINITE, DONOR_EXPORT_RANGE {tensor, index}: only where numbers change; equal or wider floats carry
@@ -105,14 +106,7 @@ export function measure(
     const before = weights[i];
     const after = decoded[i];
     const error = before - after;
-    if (!(Math.abs(after) < Number.POSITIVE_INFINITY)) {
-      throw new PhysariumError(
-        "DONOR_EXPORT_RANGE",
-        `tensor "${tensor}": element ${first + i} is ${before}, too large for ${type} (its scales and values reach ` +
-          "65504); export as bf16 or f32",
-        { tensor, index: first + i, value: before },
-      );
-    }
+    if (!(Math.abs(after) < Number.POSITIVE_INFINITY)) throw rangeError(before, first + i, { tensor, type });
     squaredError += error * error;
     squaredNorm += before * before;
     if (after === 0) zerosAfter++;
@@ -136,4 +130,18 @@ export function countZeros(bytes: Uint8Array, dtype: FloatDtype): number {
     for (let i = 0; i < bits.length; i++) if ((bits[i] & 0x7fff) === 0) zeros++;
   }
   return zeros;
+}
+
+/** A weight that a type cannot hold; `index` is its number in the tensor. */
+export function rangeError(
+  value: number,
+  index: number,
+  { tensor, type }: { tensor: string; type: ExportType },
+): PhysariumError {
+  return new PhysariumError(
+    "DONOR_EXPORT_RANGE",
+    `tensor "${tensor}": element ${index} is ${value}, too large for ${type} (its scales and values reach ` +
+      "65504); export as bf16 or f32",
+    { tensor, index, value },
+  );
 }

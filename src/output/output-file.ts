@@ -59,6 +59,16 @@ export class OutputFile {
     }
   }
 
+  /** Where it is written until it is whole, for others that write parts of it. */
+  get partialPath(): string {
+    return this.names.partialPath;
+  }
+
+  /** Give the file its length before parts of it are written in any order. */
+  extend(byteLength: number): Promise<void> {
+    return attempt("extending", this.names.partialPath, () => this.file.truncate(byteLength));
+  }
+
   write(bytes: Uint8Array, byteOffset: number): Promise<void> {
     return writeFully(this.file, bytes, byteOffset, this.names.partialPath);
   }

@@ -1,5 +1,7 @@
+import { workerData } from "node:worker_threads";
 import { serveJobs } from "../../threads/serve.js";
-import { type ConversionJob, type ConversionResult, converter } from "./conversion.js";
+import type { BandFilesSetup } from "../band-files.js";
+import { Conversion } from "./conversion.js";
 
-const convert = converter();
-serveJobs<ConversionJob, ConversionResult>(async (job) => convert(job));
+const conversion = new Conversion(workerData as BandFilesSetup);
+serveJobs(conversion.handle, () => conversion.close());

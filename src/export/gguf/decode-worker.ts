@@ -1,4 +1,7 @@
+import { workerData } from "node:worker_threads";
 import { serveJobs } from "../../threads/serve.js";
-import { type DecodeJob, type DecodeResult, decodeRows } from "./import-conversion.js";
+import type { BandFilesSetup } from "../band-files.js";
+import { Decoding } from "./import-conversion.js";
 
-serveJobs<DecodeJob, DecodeResult>(async (job) => decodeRows(job));
+const decoding = new Decoding(workerData as BandFilesSetup);
+serveJobs(decoding.handle, () => decoding.close());

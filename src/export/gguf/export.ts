@@ -1,5 +1,7 @@
+import { join } from "node:path";
 import type { Model } from "../../checkpoint/donor.js";
 import { type FileLayer, FileSource, nodeFiles } from "../../checkpoint/file-layer.js";
+import { readPassage, writePassage } from "../../checkpoint/passage.js";
 import { PhysariumError, refuseStopped } from "../../errors.js";
 import { requireDiskSpace } from "../../output/disk-space.js";
 import { type OutputFile, writeOutputFile } from "../../output/output-file.js";
@@ -10,11 +12,11 @@ import { Quantiser } from "../quantiser.js";
 import type { WeightStatistics } from "../statistics.js";
 import { addTally, type ConversionTally, type ExportType, newTally } from "../weight-band.js";
 import { type CompensatedRows, Compensation } from "./compensated.js";
-import { type ConversionJob, type ConversionResult, openConversion } from "./conversion.js";
+import { type ConversionJob, openConversion } from "./conversion.js";
 import type { Link } from "./links.js";
 import type { GgufModel } from "./model.js";
 import { type GgufPlan, type PlannedTensor, planGguf } from "./plan.js";
-import { type Piece, segmentsOf } from "./segments.js";
+import { bandsOf, type Piece } from "./segments.js";
 import type { ExportRecipe } from "./tensor-types.js";
 import { GGUF_MAGIC, TENSOR_TYPES, tensorBytes } from "./types.js";
 
@@ -108,6 +110,7 @@ export async function exportGguf(
     const mayReplace = (path: string) => mayReplaceGguf(path, options.overwrite === true, files);
     const tallies = await writeOutputFile(outputPath, { inputs: [donorPath], mayReplace, files }, async (output) => {
       await requireDiskSpace(outputPath, plan.header.fileByteLength, files);
+      await output.extend(plan.header.fileByteLength);
       await output.write(plan.header.bytes, 0);
       return writeTensors(folder, plan, output, options);
     });
@@ -137,7 +140,9 @@ async function writeTensors(
   options: GgufExportOptions,
 ): Promise<ConversionTally[]> {
   const weights = plan.tensors.reduce((sum, { spec }) => sum + spec.shape.reduce((a, b) => a * b, 1), 0);
-  const pool = await openConversion(weights, options.workers);
+  const files = options.files ?? nodeFiles;
+  const direct = await directFiles(folder, plan, output, files);
+  const pool = await openConversion(weights, { direct }, files, options.workers);
   // Bands come back in any order; their sums are added in the order of the file.
   const bands = plan.tensors.map((): ConversionTally[] => []);
   try {
@@ -152,13 +157,29 @@ async function writeTensors(
   });
 }
 
+/** Large files go past the page cache. Asked while nothing of this process reads. */
+async function directFiles(
+  folder: ModelFolder,
+  plan: GgufPlan,
+  output: OutputFile,
+  files: FileLayer,
+): Promise<string[]> {
+  const direct = writePassage(plan.header.fileByteLength) === "direct" ? [output.partialPath] : [];
+  const { localPath } = folder.donor.source;
+  for (const { file, byteLength } of localPath === undefined ? [] : folder.donor.shards) {
+    const path = join(localPath!, file);
+    if ((await readPassage(path, byteLength, files)) === "direct") direct.push(path);
+  }
+  return direct;
+}
+
 async function* conversionJobs(
   folder: ModelFolder,
   plan: GgufPlan,
   output: OutputFile,
   bands: ConversionTally[][],
   options: GgufExportOptions,
-): AsyncGenerator<RunnableJob<ConversionJob, ConversionResult>> {
+): AsyncGenerator<RunnableJob<ConversionJob, ConversionTally>> {
   const compensation =
     options.statistics?.compensation === undefined
       ? undefined
@@ -182,7 +203,7 @@ async function* conversionJobs(
         await output.write(bytes, byteOffset + tensorBytes(spec.type, (link.ggufRow + from) * link.rowLength));
         end += bytes.byteLength;
       }
-      for await (const { piece, from, to, bytes } of segmentsOf(folder, rounded.left)) {
+      for await (const { piece, from, to, bytes } of bandsOf(folder, rounded.left)) {
         const { link, located } = piece;
         const importance = isFloatDtype(spec.type) ? undefined : await options.statistics?.importance(link);
         const band = tallies.push(newTally()) - 1;
@@ -197,10 +218,11 @@ async function* conversionJobs(
             ...(importance?.length === link.rowLength ? { importance } : {}),
             tensor: link.name,
             firstElement: from * link.rowLength,
+            outputPath: output.partialPath,
+            outputByteOffset: place,
           },
-          done: async (result) => {
-            tallies[band] = result.tally;
-            await output.write(result.bytes, place);
+          done: (tally) => {
+            tallies[band] = tally;
           },
         };
       }

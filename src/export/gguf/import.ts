@@ -1,6 +1,7 @@
 import { basename } from "node:path";
 import { elementCount } from "../../checkpoint/donor.js";
-import { type FileLayer, nodeFiles, type OpenFile, writeFully } from "../../checkpoint/file-layer.js";
+import { attempt, type FileLayer, nodeFiles, type OpenFile, writeFully } from "../../checkpoint/file-layer.js";
+import { readPassage, writePassage } from "../../checkpoint/passage.js";
 import { refuseStopped } from "../../errors.js";
 import { nothingKept } from "../../output/nothing-kept.js";
 import { StagedFolder } from "../../output/staged-folder.js";
@@ -11,9 +12,9 @@ import { serializeHeader } from "../../safetensors/writer.js";
 import { type RunnableJob, runJobs } from "../../threads/run-jobs.js";
 import { type DecodeJob, type DecodeResult, openDecoding } from "./import-conversion.js";
 import { type ImportPiece, type ImportPlan, type ImportTarget, planImport } from "./import-plan.js";
-import { reorderBand, reorderColumns, streams, turned } from "./links.js";
+import { liesAsStored, reorderBand, reorderColumns, streams, turned } from "./links.js";
 import { bandRows } from "./segments.js";
-import { openGgufParts } from "./split.js";
+import { type GgufParts, openGgufParts } from "./split.js";
 import { type TensorType, tensorBytes } from "./types.js";
 
 export interface GgufImportOptions {
@@ -79,11 +80,14 @@ export async function importGguf(
       const tallies = plan.targets.map(() => ({ zeros: 0, rounded: 0 }));
       await folder.write(WEIGHTS_FILE, async (file, path) => {
         await writeFully(file, header.bytes, 0, path);
+        // At full length from the start: parts are written in any order.
+        await attempt("extending", path, () => file.truncate(header.fileByteLength));
         const out: Destination = { file, path, places: header.tensors, tallies, dtype };
         const weights = plan.targets.reduce((sum, { shape }) => sum + elementCount(shape), 0);
-        const pool = await openDecoding(weights, options.workers);
+        const direct = await directFiles(model.paths, path, header.fileByteLength, files);
+        const pool = await openDecoding(weights, { direct }, files, options.workers);
         try {
-          await runJobs(decodeJobs(source, plan, out, options), pool, options.signal);
+          await runJobs(decodeJobs(model, plan, out, options), pool, options.signal);
         } finally {
           await pool.close();
         }
@@ -106,6 +110,21 @@ export async function importGguf(
   }
 }
 
+/** Large files go past the page cache. Asked while nothing of this process reads. */
+async function directFiles(
+  paths: readonly string[],
+  output: string,
+  byteLength: number,
+  files: FileLayer,
+): Promise<string[]> {
+  const direct = writePassage(byteLength) === "direct" ? [output] : [];
+  for (const path of paths) {
+    const { size } = await attempt("examining", path, () => files.stat(path));
+    if ((await readPassage(path, size, files)) === "direct") direct.push(path);
+  }
+  return direct;
+}
+
 /** The file being written, and what is counted on the way. */
 interface Destination {
   readonly file: OpenFile;
@@ -118,7 +137,7 @@ interface Destination {
 type Decoding = RunnableJob<DecodeJob, DecodeResult>;
 
 async function* decodeJobs(
-  source: ByteSource,
+  model: GgufParts,
   plan: ImportPlan,
   out: Destination,
   options: GgufImportOptions,
@@ -132,8 +151,8 @@ async function* decodeJobs(
     }
     for (const pieces of byMatrix(target)) {
       if (pieces.every(({ link }) => streams(link))) {
-        for (const piece of pieces) yield* streamedJobs(source, piece, position, out);
-      } else yield* gatheredJobs(source, pieces, position, out);
+        for (const piece of pieces) yield* streamedJobs(model, piece, position, out);
+      } else yield* gatheredJobs(model.source, pieces, position, out);
     }
   }
 }
@@ -147,7 +166,7 @@ function byMatrix({ pieces }: ImportTarget): ImportPiece[][] {
 
 /** Bands that go where they belong as they come. */
 async function* streamedJobs(
-  source: ByteSource,
+  model: GgufParts,
   piece: ImportPiece,
   position: number,
   out: Destination,
@@ -155,15 +174,29 @@ async function* streamedJobs(
   const { link } = piece;
   const width = bytesPerFloat(out.dtype);
   const rowBytes = link.rowLength * width;
-  for await (const { from, job } of bandsOf(source, piece, out.dtype)) {
-    const row = link.matrix * link.matrixRows + link.start + from;
+  const place = (from: number) =>
+    out.places[position].byteOffset + (link.matrix * link.matrixRows + link.start + from) * rowBytes;
+  if (liesAsStored(link)) {
+    for (const { from, at, byteLength, job } of bandPlaces(piece, out.dtype)) {
+      const output = { path: out.path, byteOffset: place(from) };
+      yield {
+        job: { ...job, bytes: { ...model.placeOf(at), byteLength }, output },
+        done: ({ zeros, rounded }) => {
+          out.tallies[position].zeros += zeros;
+          out.tallies[position].rounded += rounded;
+        },
+      };
+    }
+    return;
+  }
+  for await (const { from, job } of bandsOf(model.source, piece, out.dtype)) {
     yield {
       job,
       done: async ({ bytes, zeros, rounded }) => {
         out.tallies[position].zeros += zeros;
         out.tallies[position].rounded += rounded;
-        const ordered = reorderBand(reorderColumns(bytes, width, link, false), rowBytes, link, from, false);
-        await writeFully(out.file, ordered, out.places[position].byteOffset + row * rowBytes, out.path);
+        const ordered = reorderBand(reorderColumns(bytes!, width, link, false), rowBytes, link, from, false);
+        await writeFully(out.file, ordered, place(from), out.path);
       },
     };
   }
@@ -189,7 +222,7 @@ async function* gatheredJobs(
         done: async ({ bytes: decoded, zeros, rounded }) => {
           out.tallies[position].zeros += zeros;
           out.tallies[position].rounded += rounded;
-          const bytes = reorderColumns(decoded, width, link, false);
+          const bytes = reorderColumns(decoded!, width, link, false);
           for (let row = from; row < to; row++) {
             const theirs = link.order?.[row] ?? link.start + row;
             whole.set(bytes.subarray((row - from) * rowBytes, (row - from + 1) * rowBytes), theirs * rowBytes);
@@ -205,14 +238,21 @@ async function* gatheredJobs(
   }
 }
 
-async function* bandsOf(source: ByteSource, { link, info }: ImportPiece, dtype: FloatDtype) {
+/** Where the bands of a piece lie, and what there is to do. */
+function* bandPlaces({ link, info }: ImportPiece, dtype: FloatDtype) {
   const step = bandRows(link);
   for (let from = 0; from < link.rowCount; from += step) {
     const to = Math.min(link.rowCount, from + step);
     const at = info.byteOffset + tensorBytes(info.type, (link.ggufRow + from) * link.rowLength);
-    const bytes = await source.read(at, at + tensorBytes(info.type, (to - from) * link.rowLength));
-    const job: DecodeJob = { bytes, type: info.type, dtype, values: link.values, tensor: link.name };
-    yield { from, to, job };
+    const weights = (to - from) * link.rowLength;
+    const job = { weights, type: info.type, dtype, values: link.values, tensor: link.name };
+    yield { from, to, at, byteLength: tensorBytes(info.type, weights), job };
+  }
+}
+
+async function* bandsOf(source: ByteSource, piece: ImportPiece, dtype: FloatDtype) {
+  for (const { from, to, at, byteLength, job } of bandPlaces(piece, dtype)) {
+    yield { from, to, job: { ...job, bytes: await source.read(at, at + byteLength) } };
   }
 }
 

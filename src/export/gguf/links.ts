@@ -1,6 +1,13 @@
 /** What becomes of the numbers on the way to a GGUF file, besides their type. */
 export type LinkValues = "same" | "plus one" | "minus exp";
 
+type Change = Readonly<Record<Exclude<LinkValues, "same">, (weight: number) => number>>;
+
+export const CHANGED: Change = { "plus one": (weight) => weight + 1, "minus exp": (weight) => -Math.exp(weight) };
+
+/** How a change of the numbers is taken back. */
+export const UNDONE: Change = { "plus one": (weight) => weight - 1, "minus exp": (weight) => Math.log(-weight) };
+
 /**
  * A piece that a tensor of the checkpoint and a tensor of a GGUF file have in common. Most tensors are one piece;
  * experts that lie stacked in the file are one each, a fused matrix that comes apart gives several.
@@ -103,6 +110,11 @@ export function tiledHeads(keyHeads: number, heads: number, headLength: number):
 /** Whether a piece can go band by band: its rows lie one behind the other, or stay within small groups. */
 export function streams({ transposed, order, period }: Link): boolean {
   return !transposed && (order === undefined || period !== undefined);
+}
+
+/** Whether the file has a piece's elements one behind the other as the checkpoint has them. */
+export function liesAsStored({ transposed, order, columns }: Link): boolean {
+  return !transposed && order === undefined && columns === undefined;
 }
 
 /** Rows `[from, to)` of a piece that streams, put into the file's order (`toGguf`) or back; whole periods. */

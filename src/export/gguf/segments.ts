@@ -1,8 +1,9 @@
 import { PhysariumError } from "../../errors.js";
 import { bytesPerFloat, type FloatDtype } from "../../safetensors/dtypes.js";
+import type { StoredBand } from "../band-files.js";
 import type { LocatedTensor, ModelFolder } from "../model-folder.js";
 import { BAND_WEIGHTS } from "../weight-band.js";
-import { type Link, reorderBand, reorderColumns, streams, turned } from "./links.js";
+import { type Link, liesAsStored, reorderBand, reorderColumns, streams, turned } from "./links.js";
 
 /** A piece of a GGUF tensor and where the checkpoint has it. */
 export interface Piece {
@@ -49,6 +50,29 @@ export async function* segmentsOf(folder: ModelFolder, pieces: readonly Piece[])
         bytes.set(matrix.subarray(theirs * rowBytes, (theirs + 1) * rowBytes), (row - from) * rowBytes);
       }
       yield { piece, from, to, bytes: reorderColumns(bytes, width, link, true) };
+    }
+  }
+}
+
+/** A segment whose bytes a thread may read by itself. */
+export type Band = Omit<Segment, "bytes"> & { readonly bytes: Uint8Array | StoredBand };
+
+/** As `segmentsOf`, but what lies in the checkpoint's files as it is wanted is named, not read. */
+export async function* bandsOf(folder: ModelFolder, pieces: readonly Piece[]): AsyncGenerator<Band> {
+  for (const piece of pieces) {
+    const { link, located } = piece;
+    const path = folder.pathOf(located);
+    if (path === undefined || !liesAsStored(link)) {
+      yield* segmentsOf(folder, [piece]);
+      continue;
+    }
+    const rowBytes = link.rowLength * bytesPerFloat(located.info.dtype as FloatDtype);
+    const step = bandRows(link);
+    for (let from = 0; from < link.rowCount; from += step) {
+      const to = Math.min(link.rowCount, from + step);
+      const first = link.matrix * link.matrixRows + link.start + from;
+      const byteOffset = located.info.byteOffset + first * rowBytes;
+      yield { piece, from, to, bytes: { path, byteOffset, byteLength: (to - from) * rowBytes } };
     }
   }
 }

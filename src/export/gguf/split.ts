@@ -11,6 +11,8 @@ export interface GgufParts {
   /** The parts one behind the other; offsets of tensors count in it. */
   readonly source: ByteSource;
   readonly paths: readonly string[];
+  /** Which file, and where in it, an offset of `source` is. */
+  placeOf(byteOffset: number): { readonly path: string; readonly byteOffset: number };
   close(): Promise<void>;
 }
 
@@ -39,17 +41,28 @@ export async function openGgufParts(path: string, files: FileLayer): Promise<Ggu
   };
   try {
     const count = numberOf(given.file, "split.count") ?? 1;
-    if (count <= 1) return { file: given.file, source: given.source, paths: [path], close };
+    if (count <= 1) return { file: given.file, source: given.source, paths: [path], placeOf: placeIn(parts), close };
     const paths = partPaths(given, count);
     await refuseMissing(given, paths, files);
     parts.length = 0;
     for (const each of paths) parts.push(basename(each) === basename(path) ? given : await openPart(each, files));
-    return { file: joined(parts, count), source: behindEachOther(parts), paths, close };
+    return { file: joined(parts, count), source: behindEachOther(parts), paths, placeOf: placeIn(parts), close };
   } catch (error) {
     if (!parts.includes(given)) parts.push(given);
     await close();
     throw error;
   }
+}
+
+function placeIn(parts: readonly Part[]): GgufParts["placeOf"] {
+  return (byteOffset) => {
+    let begin = 0;
+    for (const { path, source } of parts) {
+      if (byteOffset < begin + source.byteLength) return { path, byteOffset: byteOffset - begin };
+      begin += source.byteLength;
+    }
+    throw new RangeError(`byte ${byteOffset} of a model of ${begin}`);
+  };
 }
 
 async function openPart(path: string, files: FileLayer): Promise<Part> {
