@@ -42,6 +42,8 @@ export interface GgufTraits {
   readonly layerNumbers?: Readonly<Record<string, LayerNumber>>;
   /** Channels turn with one of three positions there (time, height, width), which are the same in a text. */
   readonly hasSections?: boolean;
+  /** Layers of two types have sizes and ropes of their own, which the file tells by layer (Gemma 4). */
+  readonly tellsTypes?: boolean;
   /** It knows what Ministral 3 says of its yarn beyond the usual. */
   readonly tellsYarn?: boolean;
   /** It divides the weights of the chosen experts by their sum; a checkpoint that does otherwise is refused. */

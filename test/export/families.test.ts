@@ -23,7 +23,6 @@ const REFUSED: Readonly<Record<string, string>> = {
   cohere2: "takes the embedding for the output matrix",
   exaone4: "sliding windows in 4 layers",
   gemma3_bidir: "use_bidirectional_attention",
-  gemma4_text: "cannot be exported",
   opt: "llama.cpp does not know it",
   qwen3_moe: "norm_topk_prob",
 };
@@ -66,6 +65,10 @@ describe("models of the oracle through GGUF and back", () => {
     // A file of llama.cpp's own converter carries no config.json: its metadata alone must say as much.
     const bytes = new Uint8Array(readFileSync(path));
     const file = await readGguf(memorySource(bytes), path);
+    if (architecture === "gemma4") {
+      expect(() => rebuildFamilyConfig(file, {}, "float32", name)).toThrow("only files that carry config.json");
+      return;
+    }
     const rebuilt = rebuildFamilyConfig(file, {}, "float32", name);
     if (rebuilt !== undefined && !NEEDS_CONFIG.includes(name)) {
       expect(functionOf(JSON.stringify(rebuilt))).toEqual(wanted);

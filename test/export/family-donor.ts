@@ -18,11 +18,13 @@ export function writeFamilyDonor(folder: string, config: Readonly<Record<string,
   const tensors = [...shapes].map(([name, shape]) => ({ name, shape, dtype: "F32" as const }));
   const parts = tensors.map(({ name, shape }) => {
     const spread = shape.length < 2 ? 0.2 : 1.5 / Math.sqrt(shape[shape.length - 1]);
-    const middle = /norm[^/]*\.weight$/.test(name) && shape.length < 2 ? 1 : 0;
+    const middle = /norm[^/]*\.weight$|layer_scalar$/.test(name) && shape.length < 2 ? 1 : 0;
+    // Gemma 4 does not scale its scores: normed heads of random models would decide everything by a rounding.
+    const size = config.model_type === "gemma4_text" && /[qk]_norm\.weight$/.test(name) ? 0.3 : 1;
     const weights = new Float32Array(shape.reduce((product, each) => product * each, 1));
     const normal = () => Math.sqrt(3) * (random() + random() + random() + random() - 2);
     return encodeFloats(
-      name.endsWith("act_fn.eps") ? Float32Array.of(-1e-6) : weights.map(() => middle + spread * normal()),
+      name.endsWith("act_fn.eps") ? Float32Array.of(-1e-6) : weights.map(() => size * (middle + spread * normal())),
       "F32",
     );
   });

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { exportGguf } from "../../dist/export/gguf/export.js";
@@ -32,6 +32,23 @@ const YARN = { rope_type: "yarn", rope_theta: 1e6, factor: 16, original_max_posi
 /** A model of each architecture that needs more than names. */
 const MADE: readonly [string, Record<string, unknown>][] = [
   ["apertus", smallConfig("apertus", { hidden_act: "xielu" })],
+  [
+    "gemma4_text",
+    smallConfig("gemma4_text", {
+      num_hidden_layers: 7,
+      head_dim: 16,
+      global_head_dim: 32,
+      sliding_window: 24,
+      layer_types: [0, 1, 2, 3, 4, 5, 6].map((layer) =>
+        layer === 3 || layer === 6 ? "full_attention" : "sliding_attention",
+      ),
+      hidden_size_per_layer_input: 8,
+      vocab_size_per_layer_input: 256,
+      num_kv_shared_layers: 3,
+      use_double_wide_mlp: true,
+      final_logit_softcapping: 30,
+    }),
+  ],
   ["glm", smallConfig("glm", { head_dim: 16 })],
   ["helium", smallConfig("helium", { head_dim: 16 })],
   ["ministral", smallConfig("ministral", { head_dim: 16, sliding_window: null })],
@@ -117,3 +134,12 @@ describe.each(MADE)("%s", (name, config) => {
 });
 
 if (llama === undefined) console.log("skipped: llama.cpp, node-llama-cpp is not installed");
+
+it("layers of Gemma 4 whose keys llama.cpp would take elsewhere are refused", async () => {
+  const [, gemma] = MADE.find(([name]) => name === "gemma4_text")!;
+  const donor = writeFamilyDonor(join(folder, "fitting"), gemma);
+  writeFileSync(join(donor, "config.json"), JSON.stringify({ ...gemma, num_kv_shared_layers: 2 }));
+  await expect(exportGguf(donor, join(folder, "shared.gguf"), { type: "F32" })).rejects.toThrow(
+    "keys shared from layer 5 on: llama.cpp's gemma4 cannot say that",
+  );
+});

@@ -1,3 +1,4 @@
+import { PhysariumError } from "../../errors.js";
 import type { Family } from "../../model/architecture.js";
 import { FAMILIES } from "../../model/families/registry.js";
 import type { GgufTraits } from "../../model/gguf.js";
@@ -20,6 +21,14 @@ export function rebuildFamilyConfig(
   if (found === undefined) return undefined;
   const { family, modelType, traits } = found;
   const keys = new Keys(file, traits.architecture, name);
+  if (traits.tellsTypes === true) {
+    throw new PhysariumError(
+      "DONOR_GGUF_ARCHITECTURE",
+      `${name}: cannot be imported: of ${traits.architecture} only files that carry config.json are known, as export ` +
+        "writes them",
+      { file: name },
+    );
+  }
   const heads = keys.required("attention.head_count");
   const hidden = keys.required("embedding_length");
   const headDim = keys.optional("attention.key_length") ?? hidden / heads;

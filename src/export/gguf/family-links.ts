@@ -1,4 +1,4 @@
-import type { Architecture, QueryKeyNorm } from "../../model/architecture.js";
+import { type Architecture, type QueryKeyNorm, sizedFor } from "../../model/architecture.js";
 import type { Experts } from "../../model/experts.js";
 import type { GgufTraits } from "../../model/gguf.js";
 import { layerBase } from "../../model/names.js";
@@ -28,6 +28,16 @@ export function familyLinks(architecture: Architecture, traits: GgufTraits, pref
   links.push(
     link({ name: `${prefix}${names.embedding}.weight`, ggufName: "token_embd.weight", shape: [vocabSize, hiddenSize] }),
   );
+  const { perLayerInputs, layerCount } = architecture;
+  if (names.perLayer !== undefined && perLayerInputs !== undefined) {
+    const { table, projection, norm: path } = names.perLayer;
+    const { width } = perLayerInputs;
+    const told = (name: string, ggufName: string, shape: readonly number[]): void =>
+      void links.push(link({ name: `${prefix}${name}.weight`, ggufName: `${ggufName}.weight`, shape }));
+    told(table, "per_layer_token_embd", [perLayerInputs.vocabSize, layerCount * width]);
+    told(projection, "per_layer_model_proj", [layerCount * width, hiddenSize]);
+    told(path, "per_layer_proj_norm", [width]);
+  }
   if (names.embeddingNorm !== undefined) normed(`${prefix}${names.embeddingNorm}`, "token_embd_norm");
   if (names.positions !== undefined) {
     const shape = [maxPositions + (learnedPositions ?? 0), hiddenSize];
@@ -45,15 +55,17 @@ export function familyLinks(architecture: Architecture, traits: GgufTraits, pref
 
 class LayerLinks {
   private readonly to: string;
+  private readonly architecture: Architecture;
 
   constructor(
-    private readonly architecture: Architecture,
+    architecture: Architecture,
     private readonly traits: GgufTraits,
     private readonly from: string,
     private readonly layer: number,
     private readonly links: Link[],
   ) {
     this.to = `blk.${layer}.`;
+    this.architecture = sizedFor(architecture, layer);
   }
 
   add(): void {
@@ -72,6 +84,8 @@ class LayerLinks {
     if (experts !== undefined) this.experts(experts);
     else this.mlp(names.gateUp, names.down, this.architecture.intermediateSize, "");
     this.norm(block.mlpOut, "post_ffw_norm");
+    this.perLayer();
+    if (names.layerScalar !== undefined) this.push(names.layerScalar, "layer_output_scale.weight", [1]);
   }
 
   private push(path: string, ggufPath: string, shape: readonly number[], more: Partial<Link> = {}): void {
@@ -86,6 +100,16 @@ class LayerLinks {
       values: norm.offset === 1 ? "plus one" : "same",
     });
     if (norm.kind === "layer") this.push(`${path}.bias`, `${ggufPath}.bias`, [hiddenSize], { optional: true });
+  }
+
+  /** What a layer is told of each token. */
+  private perLayer(): void {
+    const { names, hiddenSize, perLayerInputs } = this.architecture;
+    if (names.perLayer === undefined || perLayerInputs === undefined) return;
+    const { gate, out, outNorm } = names.perLayer;
+    this.push(`${gate}.weight`, "inp_gate.weight", [perLayerInputs.width, hiddenSize]);
+    this.push(`${out}.weight`, "proj.weight", [hiddenSize, perLayerInputs.width]);
+    this.push(`${outNorm}.weight`, "post_norm.weight", [hiddenSize]);
   }
 
   /** A product with its bias, if the checkpoint has one. */
@@ -112,16 +136,19 @@ class LayerLinks {
       const reorders = this.traits.turnsPairs === true && turns !== undefined && turns.interleaved !== true;
       const paired = (heads: number): Partial<Link> => (reorders ? pairedHeads(heads, headDim) : {});
       this.product(names.qkv[0], "attn_q", gates * queries, hiddenSize, paired(headCount));
-      this.product(names.qkv[1], "attn_k", keys, hiddenSize, paired(kvHeadCount));
-      this.product(names.qkv[2], "attn_v", keys, hiddenSize);
+      // A layer that takes another's keys may have its own in the file, unused.
+      const { takesKeys, valuesAreKeys } = layers[this.layer];
+      const unused = takesKeys === undefined ? {} : { optional: true };
+      this.product(names.qkv[1], "attn_k", keys, hiddenSize, { ...paired(kvHeadCount), ...unused });
+      if (valuesAreKeys !== true) this.product(names.qkv[2], "attn_v", keys, hiddenSize, unused);
     }
     this.product(names.o, "attn_output", hiddenSize, queries);
     if (qkNorm === undefined) return;
     this.headNorm(qkNorm, qkNorm.query, "attn_q_norm", headCount);
-    this.headNorm(qkNorm, qkNorm.key, "attn_k_norm", kvHeadCount);
+    this.headNorm(qkNorm, qkNorm.key, "attn_k_norm", kvHeadCount, layers[this.layer].takesKeys !== undefined);
   }
 
-  private headNorm({ over }: QueryKeyNorm, path: string, ggufPath: string, heads: number): void {
+  private headNorm({ over }: QueryKeyNorm, path: string, ggufPath: string, heads: number, optional = false): void {
     const { headDim, norm } = this.architecture;
     const values = norm.offset === 1 ? "plus one" : "same";
     if (over === "tensors") {
@@ -132,7 +159,7 @@ class LayerLinks {
       return;
     }
     const shape = over === "head" ? [headDim] : over === "width" ? [heads * headDim] : [heads, headDim];
-    this.push(`${path}.weight`, `${ggufPath}.weight`, shape, { values });
+    this.push(`${path}.weight`, `${ggufPath}.weight`, shape, { values, optional });
   }
 
   private mlp(gateUp: readonly string[], down: string, width: number, ending: string): void {

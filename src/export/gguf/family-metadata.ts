@@ -3,6 +3,7 @@ import type { Architecture } from "../../model/architecture.js";
 import type { ModelConfig } from "../../model/config.js";
 import type { GgufTraits } from "../../model/gguf.js";
 import type { RopeScaling } from "../rope-scaling.js";
+import { typedLayers } from "./typed-layers.js";
 import type { GgufScalar, GgufValue, ScalarType } from "./types.js";
 
 /**
@@ -68,6 +69,9 @@ export function familyMetadata(
   }
   const window = layers.find(({ slidingWindow }) => slidingWindow !== undefined)?.slidingWindow;
   if (window !== undefined && traits.slidingPeriod !== undefined) set("attention.sliding_window", "u32", window);
+  if (traits.tellsTypes === true) {
+    for (const [key, value] of typedLayers(architecture, config)) metadata.set(`${traits.architecture}.${key}`, value);
+  }
   for (const [field, key, type] of traits.fields ?? []) {
     const value = config.raw(field);
     if (typeof value === "number" || typeof value === "boolean") set(key, type, value);

@@ -11,6 +11,7 @@ import { classicLinks, architectureOf as classicName, describeModel } from "./la
 import type { Link } from "./links.js";
 import { isFoundAgain, type RopeFactors, ropeFactorsOf } from "./rope-factors.js";
 import type { MixContext } from "./tensor-types.js";
+import { wholeLayersFactors } from "./typed-layers.js";
 import type { GgufValue } from "./types.js";
 
 /** A model as a GGUF file has it: everything but the tokenizer and the numbers. */
@@ -132,7 +133,12 @@ function familyModel(whole: ModelConfig, where: string, names: readonly string[]
   const turned = layers.find(({ rope }) => rope !== undefined)?.rope;
   const window = layers.find(({ slidingWindow }) => slidingWindow !== undefined)?.slidingWindow;
   const warnings: string[] = [];
-  if (window !== undefined && traits.slidingPeriod === undefined && window < architecture.maxPositions) {
+  if (
+    window !== undefined &&
+    traits.slidingPeriod === undefined &&
+    traits.tellsTypes !== true &&
+    window < architecture.maxPositions
+  ) {
     warnings.push(
       `attention windows of ${window} tokens are not part of llama.cpp's ${traits.architecture}: longer contexts see ` +
         "more than the donor does",
@@ -160,8 +166,11 @@ function familyModel(whole: ModelConfig, where: string, names: readonly string[]
     eosTokenId: typeof first === "number" ? first : undefined,
     links: familyLinks(architecture, traits, prefix, headName),
     metadata: familyMetadata(architecture, config, traits, scaling),
-    ropeFactors:
-      turned === undefined ? [] : ropeFactorsOf(scaling, 2 * turned.inverseFrequencies.length, ropeBaseOf(config)),
+    ropeFactors: traits.tellsTypes
+      ? [wholeLayersFactors(architecture, config)]
+      : turned === undefined
+        ? []
+        : ropeFactorsOf(scaling, 2 * turned.inverseFrequencies.length, ropeBaseOf(config)),
     layerNumbers: Object.entries(traits.layerNumbers ?? {}).map(([key, { path, shape, usual }]) => ({
       key,
       names: layers.map((_, layer) => `${layerBase(architecture.names, prefix, layer)}${path}`),

@@ -35,6 +35,7 @@ export const gemma4: Family = {
       tie_word_embeddings: true,
     },
   },
+  gguf: { gemma4_text: { architecture: "gemma4", activations: ["gelu_tanh"], tellsTypes: true } },
   only: { enable_moe_block: [false], use_bidirectional_attention: [false, "vision"] },
   turnsInPart: true,
   traits(config) {
@@ -79,8 +80,11 @@ export const PER_LAYER = {
   outNorm: "post_per_layer_input_norm",
 };
 
-const FULL = { rope_type: "proportional", partial_rotary_factor: 0.25, rope_theta: 1_000_000 };
-const SLIDING = { rope_type: "default", rope_theta: 10_000 };
+/** What the class takes for its two types of layers where config.json says nothing of their ropes. */
+export const GEMMA4_ROPES = {
+  full_attention: { rope_type: "proportional", partial_rotary_factor: 0.25, rope_theta: 1_000_000 },
+  sliding_attention: { rope_type: "default", rope_theta: 10_000 },
+};
 
 function layersOf(config: ModelConfig): LayerTraits[] {
   const layerCount = config.count("num_hidden_layers");
@@ -105,8 +109,8 @@ function layersOf(config: ModelConfig): LayerTraits[] {
     const outer = { rope_parameters: { ...(parameters as object), partial_rotary_factor: isProportional ? 1 : part } };
     return configuredRope(config.with({ ...outer, rope_scaling: parameters }), headDim, positions);
   };
-  const full = ropeOf(perType?.full_attention ?? FULL, headDims.full);
-  const sliding = ropeOf(perType?.sliding_attention ?? SLIDING, headDims.sliding);
+  const full = ropeOf(perType?.full_attention ?? GEMMA4_ROPES.full_attention, headDims.full);
+  const sliding = ropeOf(perType?.sliding_attention ?? GEMMA4_ROPES.sliding_attention, headDims.sliding);
   const firstShared = layerCount - config.number("num_kv_shared_layers", 0);
   const wide = config.flag("use_double_wide_mlp", false) ? 2 * config.count("intermediate_size") : undefined;
   return types.map((type, layer): LayerTraits => {
