@@ -1,7 +1,7 @@
 // How far does a quantised model stand from the one it was made of? KL of the next token's distribution, in nats.
 //
 //   node bench/quantisation.mjs <model> --grams grams.safetensors --text FILE [--types q4_0,q4_k,q5_k]
-//        [--window 256] [--limit 8] [--against DONOR]
+//        [--window 256] [--limit 8] [--bos each] [--against DONOR]
 //
 // plain    as llama.cpp without an importance matrix
 // imatrix  llama.cpp's weighted quantisation with E[x²] of every matrix of a layer (not of the output matrix, as there)
@@ -32,6 +32,7 @@ const { values, positionals } = parseArgs({
     methods: { type: "string", default: "plain,imatrix,ours" },
     window: { type: "string", default: "256" },
     limit: { type: "string", default: "8" },
+    bos: { type: "string" },
   },
 });
 const model = positionals[0];
@@ -47,7 +48,8 @@ const METHODS = {
 };
 const { architecture } = await inspectModel(model);
 const file = await openTextFile(values.text);
-const protocol = { window: Number(values.window), limit: Number(values.limit) };
+const bos = values.bos === undefined ? {} : { bos: values.bos };
+const protocol = { window: Number(values.window), limit: Number(values.limit), ...bos };
 const prepared = await TextTokenizer.with(model, {}, (tokenizer) =>
   prepareText(file.read(), tokenizer, architecture.maxPositions, protocol),
 );

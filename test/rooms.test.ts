@@ -50,7 +50,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   hub: ["safetensors", "checkpoint", "output"],
   report: ["record"],
   parts: ["safetensors", "checkpoint", "output", "record", "threads", "surgery", "report"],
-  farm: ["safetensors", "checkpoint", "output", "record", "probe", "export", "audit", "sources"],
+  farm: ["safetensors", "checkpoint", "output", "record", "probe", "export", "audit", "pack", "sources"],
   diff: ["safetensors", "checkpoint", "record"],
 };
 /** Single files above the rooms. */

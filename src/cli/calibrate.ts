@@ -70,7 +70,7 @@ export function registerCalibrate(program: Command): void {
       const isImatrix = out.endsWith(".gguf");
       const kind = normsOnly || isImatrix ? "norms" : "gram";
       const { name, window, bos, bos_each, newlines } = prepared.record;
-      const onProgress = countedProgress("calibrate", flags, "tokens");
+      const onProgress = countedProgress("calibrate", flags, "layers");
       const started = performance.now();
       const collecting = {
         signal,

@@ -4,6 +4,7 @@ import { type Command, InvalidArgumentError } from "commander";
 import { type Donor, openDonor } from "../checkpoint/donor.js";
 import { openRuntime } from "../engine/runtime.js";
 import { jsonLine, PhysariumError, printable } from "../errors.js";
+import { writeSmallFile } from "../output/small-file.js";
 import { estimateWorth } from "../pack/worth.js";
 import { inspectModel } from "../probe/forward/inspect-model.js";
 import { openTextFile } from "../probe/text/text-file.js";
@@ -21,6 +22,7 @@ import { type Choice, chooseSparsity, SEARCHED, SEARCHED_SPARSITIES, sparsityToF
 import { Journal } from "./steps/journal.js";
 import { commandLine } from "./steps/run-command.js";
 import { type WorkingTexts, workingTexts } from "./steps/working-texts.js";
+import { recipeOf } from "./steps/write-recipe.js";
 
 interface Flags {
   keepQuality?: number;
@@ -85,7 +87,7 @@ Examples:
       const { architecture } = await inspectModel(donor);
       const plan = planSurgery(donor, checkOptions({}));
       const window = Math.min(flags.window, architecture.maxPositions);
-      const work = new Work(donor, plan, resolve(output), { ...flags, window });
+      const work = new Work(donor, plan, resolve(output), { ...flags, window }, program);
       const needed = await work.fitted();
       for (const line of work.planLines(needed)) say(line);
       if (flags.plan) return;
@@ -111,6 +113,8 @@ interface End {
   readonly verdict: Verdict;
   readonly texts: string;
   readonly report: string;
+  /** A recipe of the same steps, for `physarium run`. */
+  readonly recipe: string;
   readonly next: readonly string[];
 }
 
@@ -121,6 +125,7 @@ class Work {
     private readonly plan: Plan,
     private readonly output: string,
     private readonly flags: Flags,
+    private readonly program: Command,
   ) {}
 
   /** With `--fit`: the sparsity it takes. Throws `USAGE_FIT` where none is needed, or none is enough. */
@@ -237,6 +242,8 @@ class Work {
     const report = await readDocuments(output);
     const divergence = report.quality?.divergence;
     if (divergence == null) throw new PhysariumError("VERIFY_REPORT", `${output}: its report lost what was measured`);
+    // The same again, without the search: physarium run.
+    await writeSmallFile(this.recipe(journal), recipeOf(journal.commands, this.program));
     return {
       output,
       flow: choice.flow,
@@ -248,11 +255,16 @@ class Work {
       verdict: verdictOf(divergence),
       texts: texts.words,
       report: join(output, "physarium", "report.html"),
+      recipe: this.recipe(journal),
       next: nextCommands(report)
         .map(({ command }) => command)
         .filter((command) => !command.startsWith("physarium operate"))
         .slice(0, 3),
     };
+  }
+
+  private recipe(journal: Journal): string {
+    return join(journal.folder, "recipe.yaml");
   }
 
   /** Where the comparison that chose the sparsity is kept; nothing is there where it was given. */
@@ -281,7 +293,7 @@ function namedTexts({ calibration, text }: Flags): { calibration?: string; text?
 }
 
 function endLines(end: End): string[] {
-  const { verdict, verified, accepted, next, report, output, aim, perplexity_ratio } = end;
+  const { verdict, verified, accepted, next, report, recipe, output, aim, perplexity_ratio } = end;
   const reached = `× ${perplexity_ratio.toFixed(3)}, ${perplexity_ratio <= 1 + (aim ?? 0) ? "reached" : "missed"}`;
   return [
     "",
@@ -289,6 +301,7 @@ function endLines(end: End): string[] {
     ...(aim === null ? [] : [`aim      perplexity × ${(1 + aim).toFixed(3)} at most: ${reached}`]),
     `proof    ${verified ? "nothing differs" : "VERIFICATION FAILED"}; gate: ${accepted ? "accepted" : "not accepted"}`,
     `report   ${shellQuote(report)}`,
+    `recipe   ${shellQuote(recipe)} (physarium run: the same again)`,
     ...next.map((command, at) => `${at === 0 ? "next" : "    "}     ${command}`),
     ...(accepted
       ? []

@@ -5,6 +5,7 @@ import { openRuntime } from "../engine/runtime.js";
 import { isPhysariumError, jsonLine, PhysariumError, printable } from "../errors.js";
 import { findFlow } from "../flow/flows.js";
 import type { PushResult } from "../hub/push/push-session.js";
+import { writeSmallFile } from "../output/small-file.js";
 import { estimateWorth } from "../pack/worth.js";
 import { openTextFile } from "../probe/text/text-file.js";
 import { readDocuments } from "../record/open-record.js";
@@ -20,6 +21,7 @@ import { fetchTexts } from "./model-argument.js";
 import { toDeviceOptions } from "./probe-options.js";
 import { countedProgress, type ProgressStyle } from "./progress.js";
 import { addPushOptions, beginPush, type PushFlags, pushedLine, pushJson } from "./push-options.js";
+import { recipeOf, refuseExistingRecipe } from "./steps/write-recipe.js";
 import { stopSignal } from "./stop-signal.js";
 import { planFor } from "./surgery-donor.js";
 import { addSurgeryOptions, type SurgeryFlags, toSurgeryOptions } from "./surgery-options.js";
@@ -28,6 +30,7 @@ interface Flags extends SurgeryFlags, ProgressStyle, PushFlags {
   resume?: boolean;
   overwrite?: boolean;
   stream?: boolean;
+  recipe?: string;
   eval?: string;
   card: boolean;
 }
@@ -44,6 +47,7 @@ export function registerSurgery(program: Command): void {
     .option("--overwrite", "replace an output of physarium, or throw a stopped run away")
     .option("--stream", "hf:// donors: operate on the bytes as they come, proven by their hash; no donor on the disk")
     .option("--eval <text>", "afterwards measure on this text what it cost: perplexity and divergence, into the report")
+    .option("--recipe <file>", "write these options as a recipe (YAML) that physarium run takes")
     .option("--no-card", "write no model card: README.md stays the donor's")
     .option("--json", "events as JSON lines on stderr, the result as one JSON object on stdout")
     .option("--quiet", "print errors only")
@@ -74,6 +78,7 @@ Examples:
         await openRuntime(toDeviceOptions(flags));
       }
       const options = checkOptions(toSurgeryOptions(forSurgery(flags)));
+      if (flags.recipe !== undefined) await refuseExistingRecipe(resolve(flags.recipe));
       const show = createEventPrinter(flags);
       const note = (message: string) => show.event({ event: "note", message });
       try {
@@ -108,6 +113,10 @@ Examples:
           return run(true);
         });
         show.stop();
+        if (flags.recipe !== undefined) {
+          const words = process.argv.slice(process.argv.indexOf("surgery"));
+          await writeSmallFile(resolve(flags.recipe), recipeOf([words], program));
+        }
         // What was proven and measured since an earlier run finished stands beside its figures.
         let report: ReportInput = result.state === "finished" ? result.report : await readDocuments(result.outputPath);
         let unmeasured: unknown;

@@ -83,6 +83,10 @@ describe.skipIf(!hasEngine)("operate", () => {
     const report = JSON.parse(readFileSync(join(output, "physarium/surgery.json"), "utf8"));
     expect(report).toMatchObject({ integrity: { ok: true }, speech: { accepted: true } });
     expect(report.quality.divergence.perplexity_ratio).toBeLessThan(1.15);
+    const recipe = readFileSync(join(`${output}.operate`, "recipe.yaml"), "utf8");
+    expect(recipe).toMatch(
+      /^model: .*\noutput: .*\nsurgery:\n {2}flow: magnitude\n {2}target-sparsity: 0\.\d+\nverify: true\n/,
+    );
     // The search stands in the report, with the operation in its curves.
     expect(report.comparison.rows.map(({ method }: { method: string }) => method)).toContain("tile-magnitude");
     expect(readFileSync(join(output, "physarium/report.html"), "utf8")).toContain('id="curve"');

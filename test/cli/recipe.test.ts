@@ -4,6 +4,7 @@ import { Ajv2020 } from "ajv/dist/2020.js";
 import { describe, expect, test } from "vitest";
 import { buildProgram } from "../../dist/cli/program.js";
 import { readRecipe } from "../../dist/cli/steps/recipe.js";
+import { recipeOf } from "../../dist/cli/steps/write-recipe.js";
 import { physarium } from "../physarium.js";
 import { LOAM } from "../shared.js";
 import { temporaryFolder } from "../temporary.js";
@@ -11,6 +12,50 @@ import { temporaryFolder } from "../temporary.js";
 const folder = temporaryFolder();
 const program = await buildProgram();
 const read = (text: string) => readRecipe(text, "recipe.yaml", program);
+
+describe("a recipe of commands", () => {
+  const commands = [
+    ["compare", "./model", "--text", "t.txt"],
+    [
+      "surgery",
+      "./model",
+      "./out",
+      "--flow",
+      "activation",
+      "--target-sparsity",
+      "0.5",
+      "--include",
+      "a,b",
+      "--no-heal",
+    ],
+    ["verify", "./model", "./out"],
+    ["eval", "./out", "--against", "./model", "--text", "a b.txt", "--limit", "32"],
+    ["gate", "./out", "--against", "./model", "--prompt", "one", "--prompt", "-2", "--max-kl", "0.1"],
+    ["pack", "./out", "./packed"],
+    ["export", "./out", "m.gguf", "--type", "q8_0"],
+    ["export", "./out", "m2.gguf"],
+  ];
+
+  test("is read back as the same commands, what is no step left out", () => {
+    expect(read(recipeOf(commands, program))).toEqual(commands.slice(1));
+  });
+
+  test("surgery writes its own, as it was typed, and never over a file", async () => {
+    const recipe = join(folder, "own.yaml");
+    const output = join(folder, "own");
+    const words = ["surgery", LOAM, output, "--target-sparsity=0.3", "--include", "layers\\.0", "--recipe", recipe];
+    const { status, stderr } = await physarium([...words, "--quiet"]);
+    expect(status, stderr).toBe(0);
+    expect(read(readFileSync(recipe, "utf8"))).toEqual([
+      ["surgery", LOAM, output, "--target-sparsity", "0.3", "--include", "layers\\.0"],
+    ]);
+    const again = await physarium([...words, "--overwrite"]);
+    expect([again.status, again.stderr]).toEqual([
+      2,
+      expect.stringMatching(/own\.yaml: it exists.*USAGE_OUTPUT_EXISTS/),
+    ]);
+  });
+});
 
 describe("a recipe", () => {
   test("is the commands it stands for, in their order", () => {

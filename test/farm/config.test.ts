@@ -153,6 +153,27 @@ test("gpu_layers that cannot be are said with their line: a tier without a GPU, 
   expect((await found(1, "VRAM", elsewhere)).join()).toContain("the server runs elsewhere and was told its own");
 });
 
+test("a server's key stands in no file: its variable is named, and a key among the arguments is a problem", async () => {
+  const wrongWith = async (engine: object) => {
+    const found = await problemsOf(farmFolder({ version: 1, engine, bodies: { b: { source: "loam" } }, organs: [] }));
+    return found.problems.map(({ message }) => message);
+  };
+  const server = { kind: "llama-server", path: "llama-server" };
+  expect(await wrongWith({ ...server, api_key_env: "LLAMA_KEY" })).toEqual([]);
+  const said = [
+    await wrongWith({ ...server, args: ["--api-key", "hunter2"] }),
+    await wrongWith({ ...server, args: ["--api-key=hunter2"] }),
+    await wrongWith({ ...server, api_key_env: "hunter 2" }),
+    await wrongWith({ ...server, api_key: "hunter2" }),
+    await wrongWith({ kind: "node-llama-cpp", api_key_env: "LLAMA_KEY" }),
+  ];
+  expect(said.map((problems) => problems.length)).toEqual([1, 1, 1, 1, 1]);
+  expect(said[0][0]).toMatch(/a key does not belong in the file.*api_key_env/);
+  expect(said[3][0]).toMatch(/did you mean "api_key_env"/);
+  expect(said[4][0]).toMatch(/only a llama-server demands a key/);
+  for (const [line] of [said[0], said[1], said[3]]) expect(line).not.toContain("hunter2");
+});
+
 test("paths stay inside the file's folder, by spelling and by link, unless the command allows more", async () => {
   const outside = temporaryFolder();
   cpSync(LOAM, join(outside, "loam"), { recursive: true });

@@ -1,9 +1,10 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { expect, test } from "vitest";
+import { exportGguf } from "../../dist/export/gguf/export.js";
 import { revertBody } from "../../dist/farm/admit/revert.js";
 import { readFarm } from "../../dist/farm/config/read-config.js";
 import type { BodySpec, Engine } from "../../dist/farm/engine/engine.js";
@@ -12,10 +13,10 @@ import { budgetOf } from "../../dist/farm/plan/machine.js";
 import { examineFarm } from "../../dist/farm/serve/doctor.js";
 import { provenEngine } from "../../dist/farm/serve/proven-engine.js";
 import { Journal, readJournal } from "../../dist/farm/state/journal.js";
-import { StateFolder } from "../../dist/farm/state/state-folder.js";
+import { StateFolder, tie } from "../../dist/farm/state/state-folder.js";
 import { LOAM } from "../shared.js";
 import { temporaryFolder } from "../temporary.js";
-import { admittedFolder, fakeEngine, startFarm } from "./fake-service.js";
+import { admittedFolder, fakeEngine, LEDGER, startFarm } from "./fake-service.js";
 
 const FARM = {
   bodies: { a: { source: "loam", context: 128, sequences: 2 } },
@@ -132,6 +133,44 @@ test("an orphan of a killed farm is ended by the next one, by pid and start; a p
     );
   } finally {
     stranger.kill();
+    await farm.close();
+  }
+});
+
+test("kill -9 of farm and child: the llama-server that is left is ended by the next farm, by pid and start", async () => {
+  const folder = admittedFolder(temporaryFolder(), {
+    ...FARM,
+    engine: { kind: "llama-server", path: "./llama-server.mjs" },
+  });
+  cpSync(new URL("./llama-server.mjs", import.meta.url).pathname, join(folder, "llama-server.mjs"));
+  chmodSync(join(folder, "llama-server.mjs"), 0o755);
+  const generation = join(folder, "farm-state/bodies/a/1");
+  const file = join(generation, "q8_0.gguf");
+  rmSync(file);
+  await exportGguf(LOAM, file, { type: "Q8_0" });
+  const admission = JSON.parse(readFileSync(join(generation, "admission.json"), "utf8"));
+  const sha256 = createHash("sha256").update(readFileSync(file)).digest("hex");
+  Object.assign(admission.forms[0], { sha256, tied: tie(LEDGER, "q8_0", sha256), byte_length: statSync(file).size });
+  writeFileSync(join(generation, "admission.json"), JSON.stringify(admission));
+
+  const { child, address } = await serverProcess(folder);
+  const response = await complete(address, "abc");
+  expect(response.status, await response.text()).toBe(200);
+  const pids: number[] = stateOf(folder).children.map(({ pid }: { pid: number }) => pid);
+  const isServer = (pid: number) => readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("llama-server.mjs");
+  const [server, ...more] = pids.filter(isServer);
+  expect([server, more.length, pids.length]).toEqual([expect.any(Number), 0, 2]);
+  child.kill("SIGKILL");
+  for (const pid of pids) if (pid !== server) process.kill(pid, "SIGKILL");
+  for (const pid of pids) if (pid !== server) expect(await gone(pid)).toBe(true);
+  expect(await residentBytes(server)).toBeGreaterThan(0);
+
+  const farm = await startFarm(folder, fakeEngine());
+  try {
+    expect(await gone(server)).toBe(true);
+    const journal = await readJournal(join(folder, "farm-state/journal.jsonl"));
+    expect(journal.filter(({ event }) => event === "orphan_ended")).toMatchObject([{ body: "a", pid: server }]);
+  } finally {
     await farm.close();
   }
 });

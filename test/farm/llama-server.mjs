@@ -66,6 +66,13 @@ createServer((request, response) => {
   });
   request.on("end", () => {
     const asked = text === "" ? {} : JSON.parse(text);
+    // As the real one: with a key in its environment everything but /health wants it.
+    const key = process.env.LLAMA_API_KEY;
+    if (key && request.url !== "/health" && request.headers.authorization !== `Bearer ${key}`) {
+      const error = { code: 401, message: "Invalid API Key", type: "authentication_error" };
+      response.writeHead(401).end(JSON.stringify({ error }));
+      return;
+    }
     if (isHanging) response.writeHead(503).end('{"error":{"code":503,"message":"Loading model"}}');
     else if (request.url === "/health") response.end('{"status":"ok"}');
     else if (request.url === "/props") {

@@ -1,4 +1,4 @@
-import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import OpenAI from "openai";
@@ -69,6 +69,27 @@ describe.runIf(isThere)("llama.cpp on operated loam and on stories260K", () => {
   }, 240_000);
 
   afterAll(() => farm?.close());
+
+  test("a packed source is admitted as it lies, to the same form", async () => {
+    // Of the same name: it stands in the GGUF file.
+    mkdirSync(join(folder, "packs"));
+    const packed = await physarium(["pack", join(folder, "loam"), join(folder, "packs/loam"), "--quiet"]);
+    expect(packed.status, packed.stderr).toBe(0);
+    const file = JSON.parse(readFileSync(join(folder, "organ_farm.json"), "utf8"));
+    const { loam } = file.bodies;
+    const bodies = { ...file.bodies, packed: { ...loam, source: "packs/loam", forms: ["q8_0"] } };
+    writeFileSync(join(folder, "organ_farm.json"), JSON.stringify({ ...file, bodies }));
+    const { admission, stderr } = await admit("packed");
+    write();
+    expect(admission?.accepted, stderr).toBe(true);
+    const [ours] = admission.forms;
+    const [theirs] = (admissions.loam as unknown as { forms: (typeof ours)[] }).forms;
+    expect(ours).toMatchObject({ form: "q8_0", sha256: theirs.sha256, tied: theirs.tied, rejected: null });
+    // Without organs fewer prompts are measured, so the loss is near the other's and not the same.
+    expect(ours.loss.kl_mean).toBeGreaterThan(0);
+    expect(Math.abs(ours.loss.kl_mean - theirs.loss.kl_mean)).toBeLessThan(0.002);
+    expect(admission.checks).toMatchObject([{ check: "verify", passed: true, found: expect.stringContaining("ok") }]);
+  });
 
   test.each(Object.keys(bodies))("%s: each form is proven, measured and tied to its ledger", (body) => {
     const { forms, ledger_sha256, checks } = admissions[body] as unknown as {

@@ -1,4 +1,4 @@
-// A farm of the fake model in a process of its own: node serve-fake.mjs <folder>
+// A farm of the fake model, or of its own llama-server, in a process of its own: node serve-fake.mjs <folder>
 import { join } from "node:path";
 import { readFarm } from "../../dist/farm/config/read-config.js";
 import { childEngine } from "../../dist/farm/engine/child-engine.js";
@@ -8,9 +8,10 @@ import { FarmService } from "../../dist/farm/serve/farm-service.js";
 import { StateFolder } from "../../dist/farm/state/state-folder.js";
 
 const farm = await readFarm(join(process.argv[2], "organ_farm.json"));
-const engine = {
+const fake = {
   start: (spec, onStart) => childEngine.start({ ...spec, engine: { kind: "fake", tokenMs: 1 } }, onStart),
 };
+const engine = farm.engine.kind === "llama-server" ? childEngine : fake;
 const state = new StateFolder(farm);
 const service = await FarmService.open({ farm, state, budget: await budgetOf(farm), allowCommands: false, engine });
 const { address } = await listen(service, { host: "127.0.0.1", port: 0, apiKey: undefined, corsOrigin: undefined });

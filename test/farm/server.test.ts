@@ -1,4 +1,6 @@
+import { spawn } from "node:child_process";
 import { copyFileSync, readFileSync } from "node:fs";
+import { createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -44,6 +46,14 @@ async function answered(body: ChildBody, ask: Partial<Ask> & Pick<Ask, "prompt">
   return found;
 }
 
+const freePort = () =>
+  new Promise<number>((resolve) => {
+    const server = createServer().listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as { port: number };
+      server.close(() => resolve(port));
+    });
+  });
+
 const asked = () =>
   readFileSync(`${file}.asked`, "utf8")
     .trimEnd()
@@ -87,6 +97,54 @@ describe("llama-server, as a real one was recorded", () => {
       expect(elsewhere.loaded.hasChatTemplate).toBe(isOwn);
       await elsewhere.stop();
       await served.stop();
+    }
+  });
+
+  test("a key from the environment reaches the server and every request, and no list of processes", async () => {
+    process.env.PHYSARIUM_TEST_KEY = "s3cret-of-the-test";
+    const engine = { kind: "llama-server", path: recorded, args: [], apiKeyEnv: "PHYSARIUM_TEST_KEY" } as const;
+    const pids: number[] = [];
+    const keyed = await started(specOf(recorded, { engine }), async (pid) => void pids.push(pid));
+    try {
+      expect((await answered(keyed, { prompt: { text: "abc" } })).text).toBe("abc");
+      const lines = pids.map((pid) => readFileSync(`/proc/${pid}/cmdline`, "utf8"));
+      expect(lines.some((line) => line.includes("llama-server.mjs"))).toBe(true);
+      for (const line of lines) expect(line).not.toContain("s3cret");
+      expect(await keyed.call({ what: "speed", threads: [1] })).toHaveLength(1);
+    } finally {
+      await keyed.stop();
+    }
+  });
+
+  test("a server elsewhere that demands a key: without it, and with another, one sentence that shows none", async () => {
+    const port = await freePort();
+    const words = ["--model", file, "--port", `${port}`, "--ctx-size", "256", "--parallel", "2"];
+    const server = spawn(process.execPath, [recorded, ...words], {
+      env: { ...process.env, LLAMA_API_KEY: "right-one" },
+    });
+    try {
+      const address = `http://127.0.0.1:${port}`;
+      const load = (more: object) =>
+        started(specOf(recorded, { file: "", engine: { kind: "llama-server", address, args: [], ...more } }));
+      process.env.PHYSARIUM_TEST_KEY = "wrong-one";
+      const refused = [{}, { apiKeyEnv: "PHYSARIUM_TEST_KEY" }].map((more) => load(more).catch((error) => error));
+      for (const error of await Promise.all(refused)) {
+        expect(error).toMatchObject({ code: "USAGE_ENGINE" });
+        expect(error.message).toMatch(/demands one; engine\.api_key_env names its variable \(it answered 401\)/);
+        expect(JSON.stringify(error) + error.message).not.toMatch(/right-one|wrong-one/);
+      }
+      process.env.PHYSARIUM_TEST_KEY = "right-one\n";
+      const broken = await load({ apiKeyEnv: "PHYSARIUM_TEST_KEY" }).catch((error) => error);
+      expect(broken.message).toMatch(/PHYSARIUM_TEST_KEY, and what it holds is no key/);
+      expect(broken.message).not.toContain("right-one");
+      const unset = await load({ apiKeyEnv: "PHYSARIUM_TEST_NO_KEY" }).catch((error) => error);
+      expect(unset.message).toMatch(/PHYSARIUM_TEST_NO_KEY, and it is not set/);
+      process.env.PHYSARIUM_TEST_KEY = "right-one";
+      const body = await load({ apiKeyEnv: "PHYSARIUM_TEST_KEY" });
+      expect((await answered(body, { prompt: { text: "abc" } })).text).toBe("abc");
+      await body.stop();
+    } finally {
+      server.kill();
     }
   });
 

@@ -14,7 +14,13 @@ interface Record {
   readonly physarium_steps: 1;
   /** What is done here; another aim is another folder. */
   readonly aim: string;
-  readonly done: { readonly command: string; readonly exit: number; readonly output: string }[];
+  readonly done: {
+    readonly command: string;
+    /** Its words; absent in records of earlier versions. */
+    readonly args?: readonly string[];
+    readonly exit: number;
+    readonly output: string;
+  }[];
 }
 
 /** The commands of a longer work that are done, with what they answered, in a folder of its own: what is there is not done again. */
@@ -58,9 +64,14 @@ export class Journal {
       return { exit: known.exit, output: known.output, isEarlier: true };
     }
     const { exit, output } = await runCommand([...args, ...more], options);
-    this.record.done.push({ command, exit, output });
+    this.record.done.push({ command, args, exit, output });
     await this.save();
     return { exit, output, isEarlier: false };
+  }
+
+  /** The commands that are done, word by word, in their order. */
+  get commands(): readonly (readonly string[])[] {
+    return this.record.done.flatMap(({ args }) => (args === undefined ? [] : [args]));
   }
 
   close(): Promise<void> {

@@ -3,7 +3,7 @@ import { parseDocument } from "yaml";
 import { PhysariumError } from "../../errors.js";
 
 /** The steps of a recipe, in the order they run; each is a command of that name. */
-const STEPS = ["surgery", "verify", "eval", "gate", "pack", "export"] as const;
+export const STEPS = ["surgery", "verify", "eval", "gate", "pack", "export"] as const;
 
 /** Deeper or longer than this no recipe is. */
 const MAX_BYTES = 1_000_000;

@@ -98,22 +98,22 @@ export interface GgufExport {
  * The file appears under its name only when it is whole and synced. Throws `USAGE_*` and `DONOR_*` before the first
  * write, except for weights that the type cannot hold.
  */
-export async function exportGguf(
-  donorPath: string,
-  outputPath: string,
-  options: GgufExportOptions,
-): Promise<GgufExport> {
+export async function exportGguf(model: Model, outputPath: string, options: GgufExportOptions): Promise<GgufExport> {
   const files = options.files ?? nodeFiles;
-  const folder = await ModelFolder.open(donorPath, files);
+  const folder = await ModelFolder.open(model, files);
   try {
     const plan = await planGguf(folder, options.type);
     const mayReplace = (path: string) => mayReplaceGguf(path, options.overwrite === true, files);
-    const tallies = await writeOutputFile(outputPath, { inputs: [donorPath], mayReplace, files }, async (output) => {
-      await requireDiskSpace(outputPath, plan.header.fileByteLength, files);
-      await output.extend(plan.header.fileByteLength);
-      await output.write(plan.header.bytes, 0);
-      return writeTensors(folder, plan, output, options);
-    });
+    const tallies = await writeOutputFile(
+      outputPath,
+      { inputs: [folder.donor.path], mayReplace, files },
+      async (output) => {
+        await requireDiskSpace(outputPath, plan.header.fileByteLength, files);
+        await output.extend(plan.header.fileByteLength);
+        await output.write(plan.header.bytes, 0);
+        return writeTensors(folder, plan, output, options);
+      },
+    );
     const tensors = plan.tensors.map((tensor, position) =>
       describeTensor(tensor, plan.header.places[position].byteLength, tallies[position]),
     );

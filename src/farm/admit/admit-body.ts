@@ -9,6 +9,8 @@ import { isPhysariumError, PhysariumError, refuseStopped } from "../../errors.js
 import { exportGguf } from "../../export/gguf/export.js";
 import { takeLock } from "../../output/lock.js";
 import { exists } from "../../output/place.js";
+import { isPackedFolder } from "../../pack/manifest.js";
+import { unpackedView } from "../../pack/packed-files.js";
 import { GATE_PROMPTS } from "../../probe/gate.js";
 import { promptTokens } from "../../probe/generate.js";
 import { TextTokenizer } from "../../probe/text/tokenizer.js";
@@ -173,7 +175,15 @@ class AdmissionRun {
     const donorPath = await this.donorPath();
     this.say(`${this.body.name}: verify against ${donorPath === source ? "its ledger" : donorPath}`);
     const against = donorPath === source ? {} : { donorPath };
-    const { ok, differences, guarantee } = await verify(source, { ...against, parity: "sample", ...this.stop() });
+    // A packed folder is read through a view that decodes it; the view lives in this thread.
+    const packed = (await isPackedFolder(source)) ? await unpackedView(source) : undefined;
+    const how = packed === undefined ? {} : { files: packed.files, workers: 0 };
+    const { ok, differences, guarantee } = await verify(source, {
+      ...against,
+      ...how,
+      parity: "sample",
+      ...this.stop(),
+    }).finally(() => packed?.close());
     const [first] = differences;
     const found = ok
       ? `ok (${guarantee})`
@@ -203,7 +213,7 @@ class AdmissionRun {
     const { body, options } = this;
     const file = join(options.state.generation(body.name, generation), `${form}.gguf`);
     this.say(`${body.name} ${form}: export`);
-    await exportGguf(body.source, file, { type: typeOfForm(form), ...this.stop() });
+    await exportGguf(source, file, { type: typeOfForm(form), ...this.stop() });
     const { sha256, byteLength } = await digestOf(file);
     const checks: CheckRecord[] = [];
     const made = {

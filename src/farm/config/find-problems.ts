@@ -76,8 +76,19 @@ class Inside {
   }
 
   private engine(engine: Raw, bodies: number): void {
-    if (engine.kind !== "llama-server") return;
-    const { path, address } = engine;
+    const { path, address, args, api_key_env: keyName } = engine;
+    if (engine.kind !== "llama-server") {
+      if (keyName !== undefined) this.add("/engine/api_key_env", "only a llama-server demands a key");
+      return;
+    }
+    // In the file it would be in its history and its copies, and in the list of processes besides.
+    const key = Array.isArray(args) ? args.findIndex((word) => /^--api-key(?:=|$)/.test(String(word))) : -1;
+    if (key >= 0) {
+      this.add(
+        `/engine/args/${key}`,
+        "a key does not belong in the file; name its environment variable as api_key_env",
+      );
+    }
     if ((path === undefined) === (address === undefined)) {
       this.add("/engine", "llama-server needs a path or an address, and not both");
     }

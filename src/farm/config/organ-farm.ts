@@ -25,6 +25,8 @@ export type EngineChoice =
       readonly path?: string;
       readonly address?: string;
       readonly args: readonly string[];
+      /** The environment variable that holds the server's key; the key itself is read where it is sent. */
+      readonly apiKeyEnv?: string;
     };
 
 export interface Body {

@@ -8,7 +8,7 @@ interface RawFarm {
   readonly tier_default?: Tier;
   readonly budget?: Partial<Record<Tier, string | number>>;
   readonly residence?: string;
-  readonly engine?: { kind: string; path?: string; address?: string; args?: string[] };
+  readonly engine?: { kind: string; path?: string; address?: string; args?: string[]; api_key_env?: string };
   readonly bodies: Record<string, Record<string, never>>;
   readonly organs: readonly Record<string, never>[];
 }
@@ -47,13 +47,14 @@ type Place = (given: string | undefined) => string | undefined;
 
 function engineOf(raw: RawFarm["engine"], place: Place): EngineChoice {
   if (raw === undefined || raw.kind === "node-llama-cpp") return { kind: "node-llama-cpp" };
-  const { path, address, args = [] } = raw;
+  const { path, address, args = [], api_key_env: apiKeyEnv } = raw;
   const program = path === undefined ? undefined : programOf(path, place);
   return {
     kind: "llama-server",
     args,
     ...(program === undefined ? {} : { path: program }),
     ...(address === undefined ? {} : { address }),
+    ...(apiKeyEnv === undefined ? {} : { apiKeyEnv }),
   };
 }
 

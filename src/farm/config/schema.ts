@@ -107,6 +107,7 @@ function wordsOf(name: string, schema: unknown): string {
     return 'a time as "500ms", "30s", "10m", "2h"';
   if (name === "threads" || name === "gpu_layers") return '"auto" or a whole number';
   if (name === "name") return "letters, digits, dot, dash and underscore, at most 64, and begin with a letter or digit";
+  if (name === "api_key_env") return "the name of an environment variable";
   if (name === "address") return "an http:// or https:// address";
   return description === undefined ? "as the schema says" : description.replace(/\.$/, "");
 }
@@ -124,7 +125,8 @@ export function nearestOf(word: string, known: Iterable<string>): string | undef
     const distance = editDistance(word.toLowerCase(), candidate.toLowerCase());
     if (distance < least) [best, least] = [candidate, distance];
   }
-  return best;
+  // A word that was not written to its end is nearer than its letters say.
+  return best ?? [...known].find((candidate) => word.length >= 3 && candidate.startsWith(`${word}_`));
 }
 
 /** Levenshtein's. */

@@ -15,18 +15,30 @@ interface ServerError {
   readonly type?: string;
 }
 
+/** Where a server listens, and the key that it demands. */
+export interface ServerPlace {
+  /** `http://127.0.0.1:8080`, without a slash at its end. */
+  readonly address: string;
+  readonly key: string | undefined;
+}
+
 /**
  * Ask the server for JSON. Throws `USAGE_PROMPT` for what is longer than its context, `USAGE_REQUEST` for what it does
  * not take, `IO_ENGINE` for everything else.
  */
-export async function serverJson<T>(address: string, body?: unknown): Promise<T> {
-  const response = await send(address, body);
+export async function serverJson<T>(place: ServerPlace, path: string, body?: unknown): Promise<T> {
+  const response = await send(place, path, body);
   return (await response.json()) as T;
 }
 
 /** The events of a streamed answer, as they come. Aborting ends the answer on the server, too. */
-export async function* serverEvents(address: string, body: unknown, signal: AbortSignal): AsyncGenerator<ServerEvent> {
-  const response = await send(address, body, signal);
+export async function* serverEvents(
+  place: ServerPlace,
+  path: string,
+  body: unknown,
+  signal: AbortSignal,
+): AsyncGenerator<ServerEvent> {
+  const response = await send(place, path, body, signal);
   const decoder = new TextDecoder();
   let rest = "";
   for await (const bytes of response.body as unknown as AsyncIterable<Uint8Array>) {
@@ -44,15 +56,20 @@ export async function* serverEvents(address: string, body: unknown, signal: Abor
   }
 }
 
-async function send(address: string, body: unknown, signal?: AbortSignal): Promise<Response> {
-  const response = await fetch(address, {
+async function send(
+  { address, key }: ServerPlace,
+  path: string,
+  body: unknown,
+  signal?: AbortSignal,
+): Promise<Response> {
+  const response = await fetch(`${address}${path}`, {
     ...(body === undefined ? {} : { method: "POST", body: JSON.stringify(body) }),
     ...(signal === undefined ? {} : { signal }),
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", ...(key === undefined ? {} : { authorization: `Bearer ${key}` }) },
   }).catch((error: Error) => {
     if (signal?.aborted) throw error;
     const { message } = (error.cause as Error | undefined) ?? error;
-    throw new PhysariumError("IO_ENGINE", `llama-server at ${address} does not answer: ${message}`, {}, error);
+    throw new PhysariumError("IO_ENGINE", `llama-server at ${address}${path} does not answer: ${message}`, {}, error);
   });
   if (response.ok) return response;
   const words = await response.text().catch(() => "");
@@ -66,6 +83,10 @@ async function send(address: string, body: unknown, signal?: AbortSignal): Promi
 }
 
 function refusalOf(status: number, { message, type }: ServerError): PhysariumError {
+  if (status === 401 || status === 403) {
+    const words = "llama-server does not take the farm's key, or demands one; engine.api_key_env names its variable";
+    return new PhysariumError("USAGE_ENGINE", `${words} (it answered ${status})`, { status });
+  }
   const code = type === "exceed_context_size_error" ? "USAGE_PROMPT" : status === 400 ? "USAGE_REQUEST" : "IO_ENGINE";
   return new PhysariumError(code, `llama-server answered ${status}: ${message ?? "nothing"}`, { status });
 }

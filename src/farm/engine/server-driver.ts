@@ -7,7 +7,8 @@ import type { Answered, Ask, BodySpec } from "./engine.js";
 import { looksLikeJson, objectGrammar } from "./json-text.js";
 import { residentBytes } from "./process-memory.js";
 import type { Driver, Speed } from "./protocol.js";
-import { type ServerEvent, serverEvents, serverJson } from "./server-client.js";
+import { type ServerEvent, type ServerPlace, serverEvents, serverJson } from "./server-client.js";
+import { serverKey } from "./server-key.js";
 import { awaitServer, ServerProcess } from "./server-process.js";
 
 type ServerChoice = Extract<EngineChoice, { kind: "llama-server" }>;
@@ -30,7 +31,7 @@ export class ServerDriver implements Driver {
   readonly loaded: Driver["loaded"];
 
   private constructor(
-    private readonly address: string,
+    private readonly place: ServerPlace,
     private readonly server: ServerProcess | undefined,
     private readonly spec: BodySpec,
     private readonly onServer: (pid: number) => void,
@@ -42,7 +43,7 @@ export class ServerDriver implements Driver {
     this.loaded = {
       vramBytes: 0,
       pids: server === undefined ? [] : [server.pid],
-      engine: server === undefined ? `llama-server at ${address}` : "llama-server",
+      engine: server === undefined ? `llama-server at ${place.address}` : "llama-server",
       hasChatTemplate: words.template !== undefined,
     };
   }
@@ -50,16 +51,17 @@ export class ServerDriver implements Driver {
   /** `onServer` is told the server's pid as soon as there is one. */
   static async load(spec: BodySpec, onServer: (pid: number) => void): Promise<ServerDriver> {
     const { address: given, path, args } = spec.engine as ServerChoice;
+    const key = serverKey(spec.engine as ServerChoice);
     let server: ServerProcess | undefined;
     if (given !== undefined) await awaitServer(given.replace(/\/$/, ""));
     else {
-      server = await ServerProcess.start(path!, args, spec, onServer);
+      server = await ServerProcess.start(path!, args, spec, key, onServer);
       server.onExit(() => process.exit(1));
     }
-    const address = server?.address ?? given!.replace(/\/$/, "");
-    const props = await serverJson<Props>(`${address}/props`);
+    const place = { address: server?.address ?? given!.replace(/\/$/, ""), key };
+    const props = await serverJson<Props>(place, "/props");
     const cut = async (content: string, special: boolean, first = false): Promise<number[]> =>
-      (await serverJson<{ tokens: number[] }>(`${address}/tokenize`, cutting(content, special, first))).tokens;
+      (await serverJson<{ tokens: number[] }>(place, "/tokenize", cutting(content, special, first))).tokens;
     const bos = props.bos_token ?? "";
     const words = { bos, eos: props.eos_token ?? "", template: await templateOf(spec.file, props, cut) };
     // What the server would put in front of a text; an EOS that it would put behind one is no part of a prompt.
@@ -67,7 +69,7 @@ export class ServerDriver implements Driver {
     const [bosId] = bos === "" ? [] : await cut(bos, true);
     const tokenizer = { tokenize: cut, bos: lead !== undefined && lead === bosId ? lead : undefined };
     const context = Math.min(spec.context, props.default_generation_settings?.n_ctx ?? spec.context);
-    return new ServerDriver(address, server, spec, onServer, words, tokenizer, context);
+    return new ServerDriver(place, server, spec, onServer, words, tokenizer, context);
   }
 
   async ask(ask: Ask, onPiece: (text: string) => void, signal: AbortSignal): Promise<Answered> {
@@ -105,7 +107,7 @@ export class ServerDriver implements Driver {
   ): Promise<Answered> {
     let text = "";
     let last: ServerEvent | undefined;
-    for await (const event of serverEvents(`${this.address}/completion`, asked, signal)) {
+    for await (const event of serverEvents(this.place, "/completion", asked, signal)) {
       text += event.content;
       if (event.content !== "") onPiece(event.content);
       last = event;
@@ -134,7 +136,7 @@ export class ServerDriver implements Driver {
     let values = new Float32Array(0);
     let vocabulary = 0;
     for (let at = from; at < ids.length; at++) {
-      const { completion_probabilities: [first] = [] } = await serverJson<Likely>(`${this.address}/completion`, {
+      const { completion_probabilities: [first] = [] } = await serverJson<Likely>(this.place, "/completion", {
         prompt: ids.slice(0, at),
         n_predict: 1,
         n_probs: MOST_TOKENS,
@@ -157,7 +159,7 @@ export class ServerDriver implements Driver {
   }
 
   async greedy(ids: readonly number[], count: number): Promise<{ ids: number[]; finite: boolean }> {
-    const { tokens = [] } = await serverJson<{ tokens?: number[] }>(`${this.address}/completion`, {
+    const { tokens = [] } = await serverJson<{ tokens?: number[] }>(this.place, "/completion", {
       prompt: ids,
       n_predict: count,
       temperature: 0,
@@ -171,12 +173,18 @@ export class ServerDriver implements Driver {
   /** A server's threads are fixed when it starts: each count gets one of its own, where servers are started here. */
   async speed(threads: readonly number[]): Promise<Speed[]> {
     const { path, args } = this.spec.engine as ServerChoice;
-    if (path === undefined) return [await speedOf(this.address, this.spec.threads)];
+    if (path === undefined) return [await speedOf(this.place, this.spec.threads)];
     const found: Speed[] = [];
     for (const count of threads) {
-      const server = await ServerProcess.start(path, args, { ...this.spec, threads: count }, this.onServer);
+      const server = await ServerProcess.start(
+        path,
+        args,
+        { ...this.spec, threads: count },
+        this.place.key,
+        this.onServer,
+      );
       try {
-        found.push(await speedOf(server.address, count));
+        found.push(await speedOf({ ...this.place, address: server.address }, count));
       } finally {
         await server.stop();
       }
@@ -223,9 +231,9 @@ async function templateOf(
   return isChatml && (await cut("<|im_start|>", true)).length > 1 ? undefined : template;
 }
 
-async function speedOf(address: string, threads: number): Promise<Speed> {
+async function speedOf(place: ServerPlace, threads: number): Promise<Speed> {
   const { timings } = await serverJson<{
     timings?: { prompt_per_second: number | null; predicted_per_second: number | null };
-  }>(`${address}/completion`, { prompt: "The ".repeat(16), n_predict: 16, temperature: 0, cache_prompt: false });
+  }>(place, "/completion", { prompt: "The ".repeat(16), n_predict: 16, temperature: 0, cache_prompt: false });
   return { threads, prompt: timings?.prompt_per_second ?? 0, answer: timings?.predicted_per_second ?? 0 };
 }

@@ -21,17 +21,23 @@ export class ServerProcess {
   }
 
   /**
-   * Resolves once the model is there; `onServer` is told the pid before. Throws `USAGE_ENGINE` where the program cannot
+   * Resolves once the model is there; `onServer` is told the pid before. `key` is what it shall demand: it is told in
+   * its environment, where no list of processes shows it. Throws `USAGE_ENGINE` where the program cannot
    * be started or ends.
    */
   static async start(
     path: string,
     args: readonly string[],
     spec: BodySpec,
+    key: string | undefined,
     onServer: (pid: number) => void,
   ): Promise<ServerProcess> {
     const port = await freePort();
-    const child = spawn(path, [...serverArguments(spec, port), ...args], { stdio: ["ignore", "ignore", "inherit"] });
+    const child = spawn(path, [...serverArguments(spec, port), ...args], {
+      stdio: ["ignore", "ignore", "inherit"],
+      // A key of the surroundings that the farm was not told of would shut it out.
+      env: { ...process.env, LLAMA_API_KEY: key },
+    });
     if (child.pid !== undefined) onServer(child.pid);
     // Whatever way this process ends, the server does not outlive it.
     const end = (): void => void child.kill("SIGKILL");

@@ -4,6 +4,7 @@ import { exists } from "../../output/place.js";
 import { servable } from "../admit/admission.js";
 import { isElsewhere, type OrganFarm } from "../config/organ-farm.js";
 import { loadLlamaLibrary } from "../engine/load-library.js";
+import { serverKey } from "../engine/server-key.js";
 import { planFarm } from "../plan/farm-plan.js";
 import type { MachineBudget } from "../plan/machine.js";
 import { type StateFolder, tie } from "../state/state-folder.js";
@@ -22,6 +23,8 @@ export async function examineFarm(farm: OrganFarm, state: StateFolder, budget: M
   const findings: Finding[] = [];
   const add = (what: string, ok: boolean, found: string): number => findings.push({ what, ok, found });
   await attemptTo(add, "engine", async () => {
+    if (farm.engine.kind === "llama-server" && serverKey(farm.engine) !== undefined)
+      return `llama-server ${farm.engine.address ?? farm.engine.path}, its key from ${farm.engine.apiKeyEnv}`;
     if (farm.engine.kind === "llama-server") return `llama-server ${farm.engine.address ?? farm.engine.path}`;
     await loadLlamaLibrary();
     return "node-llama-cpp is there";
