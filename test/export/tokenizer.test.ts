@@ -145,7 +145,7 @@ describe("metadata", () => {
     };
     expect(code(spm())).toBe("accepted");
     expect(code(spm(), 8)).toBe("DONOR_TOKENIZER");
-    expect(code(spm({ model: { type: "Unigram", vocab: [] } }))).toBe("DONOR_TOKENIZER");
+    expect(code(spm({ model: { type: "WordPiece", vocab: {} } }))).toBe("DONOR_TOKENIZER");
     expect(code("{")).toBe("DONOR_TOKENIZER");
     expect(code("[]")).toBe("DONOR_TOKENIZER");
   });

@@ -1,6 +1,7 @@
 import { PhysariumError } from "../../errors.js";
 import { namePreTokenizer } from "./pre-tokenizers.js";
 import type { GgufScalar, GgufValue, ScalarType } from "./types.js";
+import { type DescribedUnigram, describeUnigram, type UnigramJson } from "./unigram-describe.js";
 
 /** The side files of a model folder that describe its tokenizer, as text; absent ones undefined. */
 export interface TokenizerFiles {
@@ -50,7 +51,7 @@ export const SPACE_MARK = "▁";
  *
  * Byte-pair vocabularies of byte-level kind become `gpt2`, those of SentencePiece kind (`▁`, byte fallback) become
  * `llama`, whose scores are minus the rank of the first merge that makes a token. A folder without tokenizer.json
- * becomes `none`: token ids only.
+ * becomes `none`: token ids only. SentencePiece's Unigram kind becomes `t5`.
  * Throws `DONOR_TOKENIZER` for other kinds. source: llama.cpp gguf-py/gguf/vocab.py, src/llama-vocab.cpp
  */
 export function describeTokenizer(files: TokenizerFiles, vocabSize: number): TokenizerDescription {
@@ -67,19 +68,20 @@ export function describeTokenizer(files: TokenizerFiles, vocabSize: number): Tok
   const json = parseJson<TokenizerJson>(files.tokenizerJson, "tokenizer.json");
   const config = parseJson<Record<string, unknown>>(files.tokenizerConfig ?? "{}", "tokenizer_config.json");
   const { model } = json;
-  if (model?.type !== "BPE" || typeof model.vocab !== "object") {
+  const unigram = model?.type === "Unigram" ? describeUnigram(json as UnigramJson) : undefined;
+  if (model === undefined || (unigram === undefined && (model.type !== "BPE" || typeof model.vocab !== "object"))) {
     throw new PhysariumError(
       "DONOR_TOKENIZER",
-      `tokenizer.json: its model is ${JSON.stringify(model?.type)}, only BPE can be exported (byte-level or ` +
-        "SentencePiece kind)",
+      `tokenizer.json: its model is ${JSON.stringify(model?.type)}, only BPE (byte-level or SentencePiece kind) and ` +
+        "Unigram can be exported",
       { type: model?.type },
     );
   }
-  const isSentencePiece = model.byte_fallback === true && usesSpaceMark(json);
-  const { tokens, types } = listTokens(json, vocabSize, isSentencePiece);
+  const isSentencePiece = unigram !== undefined || (model.byte_fallback === true && usesSpaceMark(json));
+  const { tokens, types } = listTokens(json, vocabSize, isSentencePiece, unigram);
   const merges = (model.merges ?? []).map((merge) => (typeof merge === "string" ? merge : merge.join(" ")));
 
-  set("tokenizer.ggml.model", "string", isSentencePiece ? "llama" : "gpt2");
+  set("tokenizer.ggml.model", "string", unigram !== undefined ? "t5" : isSentencePiece ? "llama" : "gpt2");
   if (isSentencePiece) {
     set("tokenizer.ggml.pre", "string", "default");
   } else {
@@ -88,7 +90,13 @@ export function describeTokenizer(files: TokenizerFiles, vocabSize: number): Tok
     if (split.difference !== undefined) warnings.push(split.difference);
   }
   metadata.set("tokenizer.ggml.tokens", { type: "array", of: "string", values: tokens });
-  if (isSentencePiece) {
+  if (unigram !== undefined) {
+    const lowest = unigram.vocab.reduce((least, [, score]) => Math.min(least, score), 0);
+    const scores = tokens.map((_, id) => unigram.vocab[id]?.[1] ?? lowest);
+    metadata.set("tokenizer.ggml.scores", { type: "array", of: "f32", values: scores });
+    for (const [key, value] of unigram.metadata) metadata.set(key, value);
+    warnings.push(...unigram.warnings);
+  } else if (isSentencePiece) {
     const { scores, unreachable } = scoresFromMerges(tokens, types, merges);
     metadata.set("tokenizer.ggml.scores", { type: "array", of: "f32", values: scores });
     if (unreachable > 0) {
@@ -103,7 +111,8 @@ export function describeTokenizer(files: TokenizerFiles, vocabSize: number): Tok
   for (const [field, key] of Object.entries(specials)) {
     const content =
       contentOf(config[`${field}_token`]) ?? (field === "unk" ? (model.unk_token ?? undefined) : undefined);
-    const id = content === undefined ? undefined : idOf.get(content);
+    const named = content === undefined ? undefined : idOf.get(content);
+    const id = named ?? (field === "unk" ? unigram?.unknownId : undefined);
     if (id !== undefined) set(`tokenizer.ggml.${key}_token_id`, "u32", id);
   }
   const bos = contentOf(config.bos_token);
@@ -139,7 +148,12 @@ export function parseJson<T>(text: string, file: string): T {
 }
 
 /** One token and one type for each row of the embedding; rows that no token has are padding. */
-function listTokens(json: TokenizerJson, vocabSize: number, isSentencePiece: boolean) {
+function listTokens(
+  json: TokenizerJson,
+  vocabSize: number,
+  isSentencePiece: boolean,
+  unigram: DescribedUnigram | undefined,
+) {
   const tokens: (string | undefined)[] = new Array(vocabSize).fill(undefined);
   const types: number[] = new Array(vocabSize).fill(TOKEN_TYPE.unused);
   const place = (content: string, id: number, type: number): void => {
@@ -154,14 +168,19 @@ function listTokens(json: TokenizerJson, vocabSize: number, isSentencePiece: boo
     tokens[id] = content;
     types[id] = type;
   };
-  for (const [content, id] of Object.entries(json.model?.vocab ?? {})) {
+  const spelled: [string, number][] =
+    unigram === undefined
+      ? Object.entries(json.model?.vocab ?? {})
+      : unigram.vocab.map(([content], id): [string, number] => [content, id]);
+  for (const [content, id] of spelled) {
     const isByte = isSentencePiece && /^<0x[0-9A-F]{2}>$/.test(content);
     place(content, id, isByte ? TOKEN_TYPE.byte : TOKEN_TYPE.normal);
   }
   for (const { content, id, special } of json.added_tokens ?? []) {
-    const isUnknown = isSentencePiece && content === json.model?.unk_token;
+    const isUnknown = isSentencePiece && (content === json.model?.unk_token || id === unigram?.unknownId);
     place(content, id, isUnknown ? TOKEN_TYPE.unknown : special ? TOKEN_TYPE.control : TOKEN_TYPE.userDefined);
   }
+  if (unigram?.unknownId !== undefined && unigram.unknownId < vocabSize) types[unigram.unknownId] = TOKEN_TYPE.unknown;
   return { tokens: tokens.map((token, id) => token ?? `[PAD${id}]`), types };
 }
 
