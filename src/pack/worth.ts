@@ -24,6 +24,8 @@ const MIN_SAMPLE_BYTES = 16 << 10;
 const MAX_SAMPLE_BYTES = 1 << 20;
 /** A tensor's sample is taken in this many places, evenly spread: rows differ more than neighbours do. */
 const SAMPLE_PLACES = 8;
+/** Tensors that are sampled side by side: cold reads wait for the disk, not for each other. */
+const SAMPLES_AT_ONCE = 4;
 
 /** 8, 12, 16 and 24 GB are the cards and laptops people have. */
 const MEMORIES_GB = [8, 12, 16, 24];
@@ -54,15 +56,22 @@ async function sampleTensors(donor: Donor): Promise<TensorWorth[]> {
   const share = SAMPLE_BUDGET_BYTES / Math.max(donor.tensorCount, 1);
   const sampleBytes = Math.min(Math.max(share, MIN_SAMPLE_BYTES), MAX_SAMPLE_BYTES);
   const rows: TensorWorth[] = [];
+  const atOnce = donor.source.localPath === undefined ? 1 : SAMPLES_AT_ONCE;
   for (const shard of donor.shards) {
     const source = await donor.source.open(shard.file);
     try {
+      const pending: Promise<TensorWorth>[] = [];
       for (const tensor of shard.tensors) {
         const { dtype } = tensor;
-        if (isFloatDtype(dtype))
-          rows.push(estimateTensor(tensor, dtype, await sample(tensor, dtype, source, sampleBytes)));
-        else rows.push(storedTensor(tensor));
+        if (!isFloatDtype(dtype)) pending.push(Promise.resolve(storedTensor(tensor)));
+        else
+          pending.push(
+            sample(tensor, dtype, source, sampleBytes).then((words) => estimateTensor(tensor, dtype, words)),
+          );
+        pending.at(-1)?.catch(() => {});
+        if (pending.length >= atOnce) rows.push(await pending.shift()!);
       }
+      for (const row of pending) rows.push(await row);
     } finally {
       await source.close();
     }
@@ -85,9 +94,12 @@ async function sample(
   // Multiples of eight elements: the mask bytes of a place stay its own.
   const placeElements = 8 * Math.floor(sampleBytes / size / SAMPLE_PLACES / 8);
   const bytes = new Uint8Array(SAMPLE_PLACES * placeElements * size);
-  for (let place = 0; place < SAMPLE_PLACES; place++) {
+  const parts = Array.from({ length: SAMPLE_PLACES }, (_, place) => {
     const first = 8 * Math.floor(((total - placeElements) * place) / (SAMPLE_PLACES - 1) / 8);
-    bytes.set(await read(first * size, placeElements * size), place * placeElements * size);
+    return read(first * size, placeElements * size);
+  });
+  for (const [place, part] of (await Promise.all(parts)).entries()) {
+    bytes.set(part, place * placeElements * size);
   }
   return bytes;
 }

@@ -77,9 +77,13 @@ async function gather(completion: Completion): Promise<Gathered> {
   for (const record of copied) await writer.append(record);
   const sums = summarise((await readLedgerText(folder, files)).ledger, [], outputPath);
   if (card !== undefined) await writer.append(await writeCard(card, sums, copied, completion));
-  const figures = await gatherFigures(plan, params, folder, sums.per_tensor, files, () => completion.checkSignal());
+  // Both wait for small reads most of the time: side by side they wait once.
+  const [figures, sections] = await together(
+    gatherFigures(plan, params, folder, sums.per_tensor, files, () => completion.checkSignal()),
+    completion.measure?.(folder),
+  );
   await writer.append({ kind: "figures", at: new Date().toISOString(), figures });
-  return { side_files: copied.map(({ file }) => file), sections: await completion.measure?.(folder) };
+  return { side_files: copied.map(({ file }) => file), sections };
 }
 
 interface Gathered {

@@ -30,12 +30,15 @@ export async function gatherFigures(
   checkSignal: () => void = () => {},
 ): Promise<Figures> {
   const targets = plan.shards.flatMap((shard) => shard.tensors.filter(({ target }) => target !== undefined));
-  return {
-    // v2 cuts no drives at a threshold: there is no cut to draw.
-    drive_histogram:
-      plan.options.activation === undefined ? await countDrives(plan, params, targets, files, checkSignal) : null,
-    tile_maps: await mapExtremes(params, targets, outputFolder, rows, files, checkSignal),
-  };
+  // v2 cuts no drives at a threshold: there is no cut to draw.
+  const isCut = plan.options.activation === undefined;
+  const [drives, maps] = await Promise.allSettled([
+    isCut ? countDrives(plan, params, targets, files, checkSignal) : null,
+    mapExtremes(params, targets, outputFolder, rows, files, checkSignal),
+  ]);
+  if (drives.status === "rejected") throw drives.reason;
+  if (maps.status === "rejected") throw maps.reason;
+  return { drive_histogram: drives.value, tile_maps: maps.value };
 }
 
 async function countDrives(
@@ -167,12 +170,22 @@ async function mapTiles(
   const { magnitudeMask } = magnitudeFormat(dtype);
   const totalRows = matrixRows * matrixCount;
   const source = await FileSource.open(path, files);
+  const buffers = [0, 1].map(() => new Uint8Array(rowsPerRead * rowByteLength));
+  const read = async (first: number, bytes: Uint8Array): Promise<Uint8Array> => {
+    const part = bytes.subarray(0, Math.min(rowsPerRead, totalRows - first) * rowByteLength);
+    await source.readInto(part, tensor.byteOffset + first * rowByteLength);
+    return part;
+  };
+  let next: Promise<Uint8Array> | undefined;
   try {
-    for (let first = 0; first < totalRows; first += rowsPerRead) {
+    for (let first = 0, turn = 0; first < totalRows; first += rowsPerRead, turn = 1 - turn) {
       checkSignal();
-      const count = Math.min(rowsPerRead, totalRows - first);
-      const bytes = new Uint8Array(count * rowByteLength);
-      await source.readInto(bytes, tensor.byteOffset + first * rowByteLength);
+      const bytes = await (next ?? read(first, buffers[turn]));
+      // The disk fetches what comes next while this is counted.
+      const following = first + rowsPerRead;
+      next = following < totalRows ? read(following, buffers[1 - turn]) : undefined;
+      next?.catch(() => {});
+      const count = bytes.byteLength / rowByteLength;
       const patterns = weightPatterns(bytes, dtype);
       for (let i = 0; i < count; i++) {
         const row = first + i;
@@ -190,6 +203,7 @@ async function mapTiles(
       }
     }
   } finally {
+    await next?.catch(() => {});
     await source.close();
   }
   return {

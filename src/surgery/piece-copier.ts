@@ -5,6 +5,7 @@ import { PhysariumError } from "../errors.js";
 import { createDigester, type Digester } from "../record/digest.js";
 import { inlinePool } from "../threads/pool.js";
 import type { PiecePool } from "./piece-pool.js";
+import { COPY_BUFFER_BYTES, COPY_BUFFERS } from "./plan.js";
 import type { PieceJob, PieceResult } from "./protocol.js";
 import { NOTHING_COUNTED } from "./tile-tally.js";
 
@@ -17,11 +18,7 @@ export function openPieces(files: FileLayer, direct: readonly string[]): DirectF
   return new DirectFiles(files, MAX_OPEN_FILES, (path) => paths.has(path));
 }
 
-/** One is read while one is digested and one is written. */
-const BUFFERS = 3;
-const BUFFER_BYTES = 8 << 20;
-
-/** A pool that copies and checks pieces in this thread, for flows without kernels: three buffers are all it holds. */
+/** A pool that copies and checks pieces in this thread, for flows without kernels: the plan's buffers are all it holds. */
 export async function copyingPool(files: FileLayer, direct: readonly string[]): Promise<PiecePool> {
   const digester = await createDigester();
   const pieces = openPieces(files, direct);
@@ -31,10 +28,10 @@ export async function copyingPool(files: FileLayer, direct: readonly string[]): 
       if (job.kind === "take histogram" || job.kind === "operate") {
         throw new PhysariumError("INTERNAL", `a pool without kernels was asked to ${job.kind}`);
       }
-      buffers[slot] ??= blockBuffer(BUFFER_BYTES + BLOCK_MARGIN);
+      buffers[slot] ??= blockBuffer(COPY_BUFFER_BYTES + BLOCK_MARGIN);
       return copyPiece(job, buffers[slot], pieces, digester);
     },
-    BUFFERS,
+    COPY_BUFFERS,
     () => pieces.close(),
   );
 }

@@ -100,6 +100,10 @@ const BYTES_PER_TENSOR = 1_200;
 /** Pieces of a worker under way: one is computed while others are read and written, so that the disk never waits. */
 const SLOTS = 6;
 const MIN_SLOT_BYTES = 8 << 20;
+
+/** What a flow without kernels copies through: one buffer is read while one is digested and one is written. */
+export const COPY_BUFFERS = 3;
+export const COPY_BUFFER_BYTES = MIN_SLOT_BYTES;
 /** Bands over this are streamed through again for every pass instead of being held. */
 const MAX_SLOT_BYTES = 24 << 20;
 /** A single row must fit a slot. */
@@ -263,9 +267,10 @@ export function planMemory(sizes: KernelSizes, options: CheckedOptions, tensorCo
   if (activation !== undefined) {
     // No kernels: what is carried over is copied through a few buffers before anything of the budget is in use.
     const budget = activation.memoryBytes ?? defaultMemoryBytes();
-    const peakByteLength = bookkeeping + Math.max(budget, SLOTS * MIN_SLOT_BYTES);
+    const peakByteLength = bookkeeping + Math.max(budget, COPY_BUFFERS * COPY_BUFFER_BYTES);
     const workers = options.workers ?? availableParallelism();
-    return { workers, slots: SLOTS, slotByteLength: MIN_SLOT_BYTES, kernelByteLength: 0, peakByteLength };
+    const buffers = { slots: COPY_BUFFERS, slotByteLength: COPY_BUFFER_BYTES };
+    return { workers, ...buffers, kernelByteLength: 0, peakByteLength };
   }
   const task = searchesSurvival(options) ? "count" : "operate";
   const perKernel = kernelByteLength(sizes, options.params, kernelFlow(options), task);
