@@ -1,10 +1,11 @@
 // What does work cost as it grows? Donors of the shapes of a 7B model, scaled; each command a process of its own, cold,
-// flushed at the end, beside `cp -r` in the same minute; then `plan` over ever more tensors.
-//   node bench/growth.mjs --shapes <config folder> --folder <scratch> [--scales 0.0066,0.066,0.26,1] [--type q8_0]
-//                         [--tensors 1000,10000,100000]
-// The full size needs 46 GB of scratch. Straight lines: seconds a gigabyte stay, MiB do not grow.
+// flushed at the end, beside `cat` and `cp -r` in the same minute; then `plan` over ever more tensors.
+//   node bench/growth.mjs --shapes <config folder> --folder <scratch> [--scales 0.0066,0.066,0.26,1]
+//                         [--types q8_0,q4_k_m] [--tensors 1000,10000,100000]
+// The full size needs 46 GB of scratch. Straight lines: seconds a gigabyte stay, MiB do not grow. GB/s is what a command
+// read and wrote together, to be held against that of `cat` and `cp`; a core's is what came in by processor time.
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
+import { mkdirSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -17,7 +18,7 @@ const { values } = parseArgs({
     shapes: { type: "string" },
     folder: { type: "string" },
     scales: { type: "string", default: "0.0066,0.066,0.26,1" },
-    type: { type: "string", default: "q8_0" },
+    types: { type: "string", default: "q8_0,q4_k_m" },
     tensors: { type: "string", default: "1000,10000,100000" },
   },
 });
@@ -28,7 +29,7 @@ const list = (text) => text.split(",").filter((part) => part !== "");
 mkdirSync(values.folder, { recursive: true });
 printMachine();
 
-const rows = [["", "GB", "s", "s a GB", "of cp", "processor s", "peak MiB"]];
+const rows = [["", "GB in", "GB out", "s", "s a GB", "of cp", "GB/s", "processor s", "GB/s a core", "peak MiB"]];
 for (const scale of list(values.scales).map(Number)) await measure(scale);
 printTable(rows);
 const plans = fileURLToPath(new URL("plan-scale.mjs", import.meta.url));
@@ -43,29 +44,48 @@ async function measure(scale) {
   for (const path of [donor, copy, operated, packed, gguf]) rmSync(path, { recursive: true, force: true });
   await synthesize(values.shapes, donor, { scale });
   const files = readdirSync(donor);
-  const gigabytes = files.reduce((sum, file) => sum + statSync(join(donor, file)).size, 0) / 1e9;
   const cold = (command, args) => {
     dropCaches();
     return timed(command, args);
   };
+  const read = await cold("sh", ["-c", 'cat "$0"/* > /dev/null', donor]);
   const copied = await cold("sh", ["-c", 'cp -r "$0" "$1" && cd "$1" && shift && sync "$@"', donor, copy, ...files]);
+  const size = bytesOf(donor);
   rmSync(copy, { recursive: true });
-  const add = (name, { seconds, cpuSeconds, peakBytes }) =>
+  const add = (name, { seconds, cpuSeconds, peakBytes }, bytesIn, bytesOut) =>
     rows.push([
       name,
-      gigabytes.toFixed(2),
+      (bytesIn / 1e9).toFixed(2),
+      (bytesOut / 1e9).toFixed(2),
       seconds.toFixed(2),
-      (seconds / gigabytes).toFixed(2),
+      ((1e9 * seconds) / bytesIn).toFixed(2),
       (seconds / copied.seconds).toFixed(2),
-      cpuSeconds.toFixed(1),
+      ((bytesIn + bytesOut) / 1e9 / seconds).toFixed(2),
+      // A shell's own time is not that of what it runs.
+      cpuSeconds < 0.1 ? "" : cpuSeconds.toFixed(1),
+      cpuSeconds < 0.1 ? "" : (bytesIn / 1e9 / cpuSeconds).toFixed(2),
       (peakBytes / 2 ** 20).toFixed(0),
     ]);
-  add("cp -r + fsync", copied);
+  add("cat", read, size, 0);
+  add("cp -r + fsync", copied, size, size);
   const physarium = (...args) => cold(process.execPath, [MAIN, ...args, "--quiet"]);
-  add("surgery", await physarium("surgery", donor, operated));
-  add("verify", await physarium("verify", donor, operated));
-  add("pack", await physarium("pack", operated, packed));
-  rmSync(packed, { recursive: true });
-  add(`export ${values.type}`, await physarium("export", operated, gguf, "--type", values.type));
-  for (const path of [donor, operated, gguf]) if (existsSync(path)) rmSync(path, { recursive: true });
+  add("surgery", await physarium("surgery", donor, operated), size, size);
+  add("verify", await physarium("verify", donor, operated), 2 * size, 0);
+  add("pack", await physarium("pack", operated, packed), size, bytesOf(packed));
+  // Unpack and import are measured by what comes out, in the columns of what went in: the weights as a checkpoint has
+  // them.
+  add("unpack", await physarium("unpack", packed, copy), size, bytesOf(packed));
+  for (const path of [packed, copy]) rmSync(path, { recursive: true });
+  for (const type of list(values.types)) {
+    add(`export ${type}`, await physarium("export", operated, gguf, "--type", type), size, bytesOf(gguf));
+    add(`import ${type}`, await physarium("import", gguf, copy), size, bytesOf(gguf));
+    for (const path of [gguf, copy]) rmSync(path, { recursive: true });
+  }
+  for (const path of [donor, operated]) rmSync(path, { recursive: true });
+}
+
+/** Bytes of a file, or of all files in a folder. */
+function bytesOf(path) {
+  if (statSync(path).isFile()) return statSync(path).size;
+  return readdirSync(path).reduce((sum, name) => sum + bytesOf(join(path, name)), 0);
 }
