@@ -4,6 +4,8 @@
 // [--window 128] [--only REGEXP]
 // The text holds documents separated by <|endoftext|>; those of at least a window are cut to it, and split into scored
 // and calibrating ones.
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { activationFlow } from "../dist/methods/activation.js";
 import { compareOnce, DAMAGE_FLAGS, meanAndSpread, seedsOf, targetsOf } from "./damage.mjs";
@@ -14,7 +16,25 @@ const { values: flags, positionals } = parseArgs({
   options: { ...DAMAGE_FLAGS, only: { type: "string" } },
 });
 const targets = targetsOf(flags.targets);
+const { num_hidden_layers: layerCount } = JSON.parse(readFileSync(join(positionals[0], "config.json"), "utf8"));
 const flow = (options) => ({ method: activationFlow(options) });
+/** Another α for the projections whose names match. */
+const alphaFor = (pattern, alpha) => {
+  const [usual, other] = [activationFlow({}), activationFlow({ alpha })];
+  return { method: { ...usual, prune: (task) => (pattern.test(task.name) ? other : usual).prune(task) } };
+};
+/** Sparsity that rises by so much from the first layer to the last, around what was asked for; layers are alike. */
+const byDepth = (rise) => {
+  const usual = activationFlow({});
+  const targetOf = ({ name, target }) => {
+    const place = Number(/layers\.(\d+)\./.exec(name)[1]) / (layerCount - 1) - 0.5;
+    return target.kind === "sparsity" ? { ...target, sparsity: target.sparsity + rise * place } : target;
+  };
+  return {
+    method: { ...usual, prune: (task) => usual.prune({ ...task, target: targetOf(task) }) },
+    allocation: "uniform",
+  };
+};
 const cases = [
   ["as it is", flow({})],
   ["α = 0, all projections of a layer at once", { method: { ...activationFlow({ alpha: 0 }), steps: "layer" } }],
@@ -22,6 +42,11 @@ const cases = [
   ["α = 0.25", flow({ alpha: 0.25 })],
   ["α = 0.5", flow({ alpha: 0.5 })],
   ["α = 1", flow({ alpha: 1 })],
+  ["α = 0 for q", alphaFor(/q_proj/, 0)],
+  ["α = 0 for k", alphaFor(/k_proj/, 0)],
+  ["α = 0 for v", alphaFor(/v_proj/, 0)],
+  ["α = 0 for q, k and v", alphaFor(/[qkv]_proj/, 0)],
+  ["α = 1 for v, o and down", alphaFor(/(?:v|o|down)_proj/, 1)],
   ["drift left alone", flow({ drift: 0 })],
   ["ρ = 0.1 of the mean energy", flow({ damping: 0.1 })],
   ["ρ = 0.001", flow({ damping: 0.001 })],
@@ -48,15 +73,18 @@ const cases = [
   ["calibration: an eighth", { ...flow({}), share: 1 / 8 }],
   ["calibration: a quarter", { ...flow({}), share: 1 / 4 }],
   ["calibration: half", { ...flow({}), share: 1 / 2 }],
+  ["calibration: the donor's own text", { ...flow({}), calibration: null }],
   ["Gram in tiles of 64", { ...flow({ tileWidth: 64 }), pipeline: { gramOf: () => "tile" } }],
   ["Gram in tiles of 32", { ...flow({ tileWidth: 32 }), pipeline: { gramOf: () => "tile" } }],
   ["allocation owl", { ...flow({}), allocation: "owl" }],
   ["allocation emergent", { ...flow({}), allocation: "emergent" }],
+  ["0.1 more from the first layer to the last", byDepth(0.1)],
+  ["0.1 less from the first layer to the last", byDepth(-0.1)],
 ].filter(([name]) => new RegExp(flags.only ?? "").test(name));
 
 printMachine();
 console.log(`| changed | ${flags.targets.split(",").join(" | ")} |\n|---|${targets.map(() => "---:").join("|")}|`);
-for (const [name, { method, pipeline, allocation, share = 1 }] of cases) {
+for (const [name, { method, pipeline, allocation, calibration, share = 1 }] of cases) {
   // A pattern leaves nothing to allocate.
   const asked = allocation === undefined ? targets : targets.filter(({ kind }) => kind === "sparsity");
   const damages = asked.map(() => []);
@@ -67,6 +95,7 @@ for (const [name, { method, pipeline, allocation, share = 1 }] of cases) {
       // The scored sequences follow `samples`, so a smaller calibration is a part of the same one and the score stays
       // comparable.
       calibrate: Math.round(Number(flags.samples) * share),
+      ...(calibration === null ? { calibration: undefined } : {}),
       ...(pipeline === undefined ? {} : { pipeline }),
       ...(allocation === undefined ? {} : { allocation }),
     });
