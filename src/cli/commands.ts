@@ -35,8 +35,8 @@ export const COMMANDS: Readonly<Record<string, () => Promise<Register>>> = {
   man: async () => (await import("./man.js")).registerMan,
 };
 
-/** Commands that speak of the whole tree. */
-const OF_ALL: readonly string[] = ["completion", "man", "run"];
+/** Commands that speak of the whole tree; operate writes a recipe of the steps of others. */
+const OF_ALL: readonly string[] = ["completion", "man", "operate", "run"];
 
 /** The commands that have to be loaded for these arguments: the one that they name, or all. */
 export function commandsFor(args: readonly string[]): readonly string[] {
