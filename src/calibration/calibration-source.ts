@@ -14,6 +14,8 @@ export interface CalibrationRequest {
   /** UTF-8 text; without one the donor writes its own. */
   readonly path?: string;
   readonly samples?: number;
+  /** How many sequences of a window are wanted beside those, for what learns behind the calibration; default none. */
+  readonly fresh?: (window: number) => number;
   /** Tokens a sample; default min(2048, max_position_embeddings). */
   readonly window?: number;
   /** 0 takes samples in the order of the text, another number draws them. */
@@ -25,6 +27,8 @@ export interface CalibrationRequest {
 
 export interface Calibration {
   readonly sequences: readonly (readonly number[])[];
+  /** None of those; fewer than were asked for where the text has no more. */
+  readonly fresh: readonly (readonly number[])[];
   /** In place of sequences, where they were run before. */
   readonly grams?: StoredGrams;
   /** For report and ledger. */
@@ -66,7 +70,7 @@ export async function openCalibration(runner: LayerRunner, request: CalibrationR
       samples: record.samples,
       tokens: record.tokens,
       heldTokens: 0,
-      take: async () => ({ sequences: [], grams, record }),
+      take: async () => ({ sequences: [], fresh: [], grams, record }),
       close: () => grams.close(),
     };
   }
@@ -74,6 +78,7 @@ export async function openCalibration(runner: LayerRunner, request: CalibrationR
   const { donor } = runner;
   const { maxPositions } = runner.architecture;
   const window = request.window ?? Math.min(DEFAULT_MAX_WINDOW, maxPositions);
+  const wanted = request.fresh?.(window) ?? 0;
   if (path === undefined) {
     runner.refuseLookingAhead();
     if (!Number.isSafeInteger(window) || window < 2 || window > maxPositions) {
@@ -87,8 +92,10 @@ export async function openCalibration(runner: LayerRunner, request: CalibrationR
       tokens: samples * window,
       async take(stop) {
         try {
-          const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, stop);
-          return { sequences, record: await recordOf(sequences, null, null, window, seed) };
+          const all = await writeOwnCalibration(runner, tokenizer, samples + wanted, window, seed, stop);
+          const sequences = all.slice(0, samples);
+          const record = await recordOf(sequences, null, null, window, seed);
+          return { sequences, fresh: all.slice(samples), record };
         } finally {
           // Its sessions are for generating; what they hold is wanted by others.
           await runner.close();
@@ -102,12 +109,13 @@ export async function openCalibration(runner: LayerRunner, request: CalibrationR
       ...request.protocol,
       window,
       // In order, the first samples are all that is needed of a text that may be long.
-      ...(seed === 0 ? { limit: samples } : {}),
+      ...(seed === 0 ? { limit: samples + wanted } : {}),
     }),
   );
-  const sequences = takeSamples(prepared, { samples, seed }).calibration.map(({ ids }) => ids);
+  const split = takeSamples(prepared, { samples, seed, fresh: wanted });
+  const [sequences, fresh] = [split.calibration, split.fresh].map((part) => part.map(({ ids }) => ids));
   const record = await recordOf(sequences, basename(path), text.sha256, window, seed);
-  return { samples: record.samples, tokens: record.tokens, take: async () => ({ sequences, record }) };
+  return { samples: record.samples, tokens: record.tokens, take: async () => ({ sequences, fresh, record }) };
 }
 
 async function recordOf(

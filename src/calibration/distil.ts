@@ -138,12 +138,13 @@ async function runSteps(distiller: Distiller, hooks: DistilHooks): Promise<void>
 
 /** What all steps gave, its weights those of the best look; nothing where no look was better than the first. */
 function recordOf(distiller: Distiller): DistilRecord | undefined {
-  const { options } = distiller;
+  const { options, tokens } = distiller;
   const { best, rate, heldOutBefore } = distiller.progress!;
   if (best.step === 0) return undefined;
   distiller.goBack();
   return {
     steps: options.steps,
+    tokens,
     kept: best.step,
     rate,
     held_out_before: heldOutBefore,

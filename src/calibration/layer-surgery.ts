@@ -3,7 +3,7 @@ import { ownNames, unwrapped } from "../checkpoint/adapter-names.js";
 import type { Donor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError } from "../errors.js";
-import type { DistilOptions } from "../matching/distil.js";
+import { type DistilOptions, sequencesThatDistil, sequencesToDistil } from "../matching/distil.js";
 import type { MatchOptions } from "../matching/match-layer.js";
 import { ACTIVATION_DEFAULTS, type ActivationOptions, activationFlow } from "../methods/activation.js";
 import type { PruneTarget } from "../methods/method.js";
@@ -103,10 +103,12 @@ export async function openLayerSurgery(
   const isTarget = (tensor: string): boolean => targets.has(tensor);
   if (settings.match !== undefined) refuseWithoutGradients(runner, isTarget, "match");
   if (settings.distil !== undefined) refuseWithoutGradients(runner, isTarget, "pull back");
+  const { distil } = settings;
   const source = await openCalibration(runner, {
     ...(path === undefined ? {} : { path }),
     ...(window === undefined ? {} : { window }),
     ...(protocol === undefined ? {} : { protocol }),
+    ...(distil === undefined ? {} : { fresh: (tokens: number) => sequencesToDistil(distil, tokens) }),
     samples,
     seed,
     signal,
@@ -140,11 +142,12 @@ export async function openLayerSurgery(
         yield { ...layer, tensors: layer.tensors.map((tensor) => ({ ...tensor, name: own(tensor.name) })) };
       }
     },
-    async *distil({ sequences }, hooks, stop) {
-      if (settings.distil === undefined) return;
+    async *distil({ sequences, fresh }, hooks, stop) {
+      if (distil === undefined) return;
       const share = runner.withMemory(memoryBytes * COPIES_SHARE);
       const named = { ...hooks, stored: (tensor: string) => hooks.stored(own(tensor)) };
-      const moved = distilModel(share, sequences, isTarget, settings.distil, memoryBytes, named, stop);
+      const taught = sequencesThatDistil(sequences, fresh, distil);
+      const moved = distilModel(share, taught, isTarget, distil, memoryBytes, named, stop);
       for await (const tensor of moved) yield { ...tensor, name: own(tensor.name) };
     },
     async close() {

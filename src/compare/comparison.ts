@@ -9,7 +9,7 @@ import { operateLayers } from "../calibration/pipeline.js";
 import { openDonor } from "../checkpoint/donor.js";
 import { openOnnxEngine } from "../engine/onnx-products.js";
 import { PhysariumError, refuseStopped } from "../errors.js";
-import { DISTIL_DEFAULTS } from "../matching/distil.js";
+import { DISTIL_DEFAULTS, sequencesThatDistil, sequencesToDistil } from "../matching/distil.js";
 import { MATCH_DEFAULTS, type MatchOptions } from "../matching/match-layer.js";
 import type { PruneMethod, PruneTarget } from "../methods/method.js";
 import { type BlockRunner, openBlocks } from "../methods/rows/runner.js";
@@ -61,7 +61,16 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
   try {
     const methods = possibleMethods(runner, options);
     if (isGramFile(options.calibration)) grams = await openGrams(options.calibration, donor, { ...options, methods });
-    const { text, from, take, calibrationTokens, scoredTokens } = await openTexts(tokenizer, runner, options, grams);
+    const { distil: steps, seed } = options;
+    const distil = steps === undefined ? undefined : { ...DISTIL_DEFAULTS, steps, seed };
+    const textOptions =
+      distil === undefined ? options : { ...options, fresh: (window: number) => sequencesToDistil(distil, window) };
+    const { text, from, take, calibrationTokens, scoredTokens } = await openTexts(
+      tokenizer,
+      runner,
+      textOptions,
+      grams,
+    );
     // What calibration asks of it later it knows; the models want its memory.
     tokenizer.close();
     const fingerprint = await sha256(
@@ -99,7 +108,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
     );
     options.onProgress?.(memoryWords(memory));
     runner = runnerWithin(opened, memory);
-    const { sequences: all, scored } = await take();
+    const { sequences: all, fresh, scored } = await take();
     const sequences = all.slice(0, options.calibrate);
     const predictedBytes = bytesPredicted(scored, tokenizer);
     const collected = grams?.record;
@@ -155,12 +164,12 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
       const operated = isKept ? kept!.operated : await operate(method, target, then);
       kept = then === undefined && options.distil !== undefined ? { method, target, operated } : undefined;
       const { supplied, heldOut } = operated;
+      const taught = then === "distilled" && distil !== undefined ? sequencesThatDistil(sequences, fresh, distil) : [];
       const started = performance.now();
       const usage = process.cpuUsage();
-      if (then === "distilled") {
-        const { distil: steps = 0, seed, onProgress, signal } = options;
-        const told = (made: number) => onProgress?.(`${method.name}, distilled: step ${made} of ${steps}`);
-        await distilWeights(runner, sequences, supplied, { ...DISTIL_DEFAULTS, steps, seed }, told, signal);
+      if (taught.length > 0 && distil !== undefined) {
+        const told = (made: number) => options.onProgress?.(`${method.name}, distilled: step ${made} of ${steps}`);
+        await distilWeights(runner, taught, supplied, distil, told, options.signal);
       }
       const seconds = operated.seconds + (performance.now() - started) / 1000;
       const processorSeconds = operated.processorSeconds + processorSecondsSince(usage);
@@ -174,6 +183,7 @@ export async function compareMethods(donorPath: string, options: ComparisonOptio
           ? {}
           : { held_out_loss: heldOut.reduce((sum, loss) => sum + loss, 0) / heldOut.length }),
         sparsity_reached: operated.sparsity,
+        ...(taught.length === 0 ? {} : { distil_tokens: countTokens(taught) }),
         seconds,
         processor_seconds: processorSeconds,
         peak_rss_bytes: peak,

@@ -2,7 +2,13 @@ import type { StoredGrams } from "../calibration/grams/stored-grams.js";
 import { writeOwnCalibration } from "../calibration/self-calibration.js";
 import { PhysariumError } from "../errors.js";
 import type { LayerRunner } from "../probe/forward/layer-runner.js";
-import { type PreparedText, type ProtocolOptions, prepareText, type ScoredSequence } from "../probe/text/protocols.js";
+import {
+  DEFAULT_MAX_WINDOW,
+  type PreparedText,
+  type ProtocolOptions,
+  prepareText,
+  type ScoredSequence,
+} from "../probe/text/protocols.js";
 import { longEnough, splitText, takeSamples } from "../probe/text/samples.js";
 import { openTextFile, type TextFile } from "../probe/text/text-file.js";
 import type { TextTokenizer } from "../probe/text/tokenizer.js";
@@ -15,6 +21,8 @@ export interface TextOptions {
   readonly samples: number;
   readonly seed: number;
   readonly minTokens?: number;
+  /** How many sequences of a window are wanted that neither calibrate nor are scored; default none. */
+  readonly fresh?: (window: number) => number;
   readonly onProgress?: (words: string) => void;
   readonly signal?: AbortSignal;
 }
@@ -25,6 +33,12 @@ interface NamedText {
   readonly file: TextFile;
 }
 
+export interface TakenTexts {
+  readonly sequences: readonly (readonly number[])[];
+  readonly fresh: readonly (readonly number[])[];
+  readonly scored: readonly ScoredSequence[];
+}
+
 export interface Texts {
   readonly text: NamedText & { readonly prepared: PreparedText };
   readonly from: { readonly name: string; readonly sha256: string };
@@ -32,7 +46,7 @@ export interface Texts {
   readonly calibrationTokens: number;
   readonly scoredTokens: number;
   /** The sequences that calibrate and those that are scored; takes long where the donor writes the former. */
-  take(): Promise<{ sequences: readonly (readonly number[])[]; scored: readonly ScoredSequence[] }>;
+  take(): Promise<TakenTexts>;
 }
 
 /**
@@ -45,8 +59,9 @@ export async function openTexts(
   grams: StoredGrams | undefined,
 ): Promise<Texts> {
   const { samples, seed, minTokens, protocol } = options;
-  const sampling = { samples, seed, ...(minTokens === undefined ? {} : { minTokens }) };
   const { maxPositions } = runner.architecture;
+  const fresh = options.fresh?.(protocol.window ?? Math.min(DEFAULT_MAX_WINDOW, maxPositions)) ?? 0;
+  const sampling = { samples, seed, fresh, ...(minTokens === undefined ? {} : { minTokens }) };
   // What --skip leaves out is of the text that is scored.
   const prepare = ({ file }: NamedText, limit: number | undefined, skip = protocol.skip): Promise<PreparedText> =>
     prepareText(file.read(), tokenizer, maxPositions, {
@@ -69,20 +84,20 @@ export async function openTexts(
   const from = named === undefined ? undefined : await readText(named, options.signal);
   if (from?.sha256 === text.sha256) {
     // One text for both: what is scored stands behind the samples.
-    const enough = seed === 0 && protocol.limit !== undefined ? samples + protocol.limit : undefined;
+    const enough = seed === 0 && protocol.limit !== undefined ? samples + protocol.limit + fresh : undefined;
     const prepared = await prepare(text, enough);
-    const { calibration, rest } = splitText(prepared, sampling, protocol.limit);
-    return known({ ...text, prepared }, from, idsOf(calibration), rest);
+    const split = splitText(prepared, sampling, protocol.limit);
+    return known({ ...text, prepared }, from, idsOf(split.calibration), idsOf(split.fresh), split.rest);
   }
   const prepared = await prepare(text, protocol.limit);
   const scored = scoredOf(text.name, prepared, options);
   if (from !== undefined) {
-    const { calibration } = takeSamples(await prepare(from, seed === 0 ? samples : undefined, 0), sampling);
-    return known({ ...text, prepared }, from, idsOf(calibration), scored);
+    const split = takeSamples(await prepare(from, seed === 0 ? samples + fresh : undefined, 0), sampling);
+    return known({ ...text, prepared }, from, idsOf(split.calibration), idsOf(split.fresh), scored);
   }
   if (grams !== undefined) {
     const { grams: name = "", ids_sha256 } = grams.record;
-    return known({ ...text, prepared }, { name, sha256: ids_sha256 }, [], scored);
+    return known({ ...text, prepared }, { name, sha256: ids_sha256 }, [], [], scored);
   }
   const { window } = prepared.record;
   return {
@@ -92,8 +107,8 @@ export async function openTexts(
     scoredTokens: countTokens(idsOf(scored)),
     async take() {
       options.onProgress?.(`the donor writes ${samples} sequences of ${window} tokens to calibrate on`);
-      const sequences = await writeOwnCalibration(runner, tokenizer, samples, window, seed, options.signal);
-      return { sequences, scored };
+      const all = await writeOwnCalibration(runner, tokenizer, samples + fresh, window, seed, options.signal);
+      return { sequences: all.slice(0, samples), fresh: all.slice(samples), scored };
     },
   };
 }
@@ -103,6 +118,7 @@ function known(
   text: Texts["text"],
   from: Texts["from"],
   sequences: readonly (readonly number[])[],
+  fresh: readonly (readonly number[])[],
   scored: readonly ScoredSequence[],
 ): Texts {
   return {
@@ -110,7 +126,7 @@ function known(
     from,
     calibrationTokens: countTokens(sequences),
     scoredTokens: countTokens(scored.map(({ ids }) => ids)),
-    take: async () => ({ sequences, scored }),
+    take: async () => ({ sequences, fresh, scored }),
   };
 }
 

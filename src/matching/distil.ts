@@ -6,7 +6,7 @@ import { LayerGradients } from "../probe/forward/layer-gradients.js";
 import type { LayerRunner, SuppliedWeights } from "../probe/forward/layer-runner.js";
 import { batchesOf } from "../probe/text/batches.js";
 import { Adam, livingPlaces } from "./adam.js";
-import { holdOut, paceAt, rounds } from "./lessons.js";
+import { holdOut, paceAt, rounds, withHeldOut } from "./lessons.js";
 
 export interface DistilOptions {
   readonly steps: number;
@@ -34,6 +34,27 @@ export interface DistilProgress {
   readonly best: BestLook;
 }
 
+/**
+ * Sequences of a window that give every step, and the judges, some of their own. What calibrated taught the layers by
+ * heart: on those tokens a model is nearer to its donor than it is, and more of them teaches little.
+ */
+export function sequencesToDistil({ steps, lessonTokens }: DistilOptions, window: number): number {
+  return withHeldOut(steps * Math.max(1, Math.floor(lessonTokens / window)));
+}
+
+/**
+ * What a model is distilled on: sequences that nothing has learnt from, and where the text has too few of them the
+ * calibration before them.
+ */
+export function sequencesThatDistil(
+  calibration: readonly (readonly number[])[],
+  fresh: readonly (readonly number[])[],
+  options: DistilOptions,
+): readonly (readonly number[])[] {
+  const window = Math.max(...fresh.map(({ length }) => length), 1);
+  return fresh.length >= sequencesToDistil(options, window) ? fresh : [...calibration, ...fresh];
+}
+
 /** The look that did best on the held-out part so far. */
 export interface BestLook {
   readonly step: number;
@@ -58,6 +79,8 @@ export type TrainedLayer = readonly TrainedTensor[];
  * gradient is there.
  */
 export class Distiller {
+  /** Tokens of the sequences that teach. */
+  readonly tokens: number;
   readonly adams = new Map<string, Adam>();
   private made = 0;
   private begunAt = 0;
@@ -81,6 +104,7 @@ export class Distiller {
     private readonly signal: AbortSignal | undefined,
   ) {
     const { taught, heldOut } = holdOut(sequences);
+    this.tokens = taught.reduce((sum, { length }) => sum + length, 0);
     const cut = (part: readonly (readonly number[])[]) => batchesOf(part, ({ length }) => length, options.lessonTokens);
     this.lessons = cut(taught);
     this.judges = cut(heldOut.length === 0 ? taught : heldOut);

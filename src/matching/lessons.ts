@@ -33,6 +33,11 @@ export function holdOut<T>(sequences: readonly T[]): { taught: T[]; heldOut: T[]
   };
 }
 
+/** So many sequences that `holdOut` leaves this many to teach. */
+export function withHeldOut(taught: number): number {
+  return Math.ceil((taught * HELD_OUT_OF) / (HELD_OUT_OF - 1));
+}
+
 /**
  * Cut a calibration into lessons of about `tokens` tokens, whole sequences each, without copying. Where nothing was
  * held out, what taught judges, too.

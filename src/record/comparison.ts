@@ -51,6 +51,8 @@ export interface ComparisonRow extends ScoreRecord {
   trained?: true;
   /** In so many steps. */
   distil_steps?: number;
+  /** Of the sequences it learnt from; absent in records of earlier versions. */
+  distil_tokens?: number;
   /** Where layers were matched: mean over them of |out − donor's|² / |donor's|² on calibration that was held out. */
   held_out_loss?: number;
   /** Fraction asked for; absent where a pattern was. */

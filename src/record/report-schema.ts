@@ -50,6 +50,7 @@ const Integrity = v.looseObject({
 /** What distilling the model gained, as ledger and report hold it. */
 export const DistilSchema = v.looseObject({
   steps: Count,
+  tokens: v.optional(Count),
   kept: v.optional(Count),
   rate: NotNegative,
   held_out_before: NotNegative,

@@ -87,12 +87,13 @@ export function activationBlocks({ calibration, tensors, distil }: ActivationSec
 function distilBlocks(distil: DistilRecord | undefined): Block[] {
   if (distil === undefined) return [];
   const [before, after] = [distil.held_out_before, distil.held_out_after].map((loss): Text => [significant(loss, 4)]);
+  const taught = distil.tokens === undefined ? "" : `${count(distil.tokens)} tokens of `;
   return [
     paragraph(
       say`Last the survivors of the whole model were trained: in ${counted(distil.kept ?? distil.steps, "step")} they
-        moved, by gradient, towards the donor's next-token probabilities on the calibration text. On the part of it that
-        was held out the mean divergence from the donor fell from ${before} to ${after} nats a token. Such an output is
-        in a class of its own: it must not be compared with one-shot pruning as if nothing had been trained.`,
+        moved, by gradient, towards the donor's next-token probabilities on ${taught}the calibration text. On what was
+        held out of it the mean divergence from the donor fell from ${before} to ${after} nats a token. Such an output
+        is in a class of its own: it must not be compared with one-shot pruning as if nothing had been trained.`,
     ),
   ];
 }

@@ -123,6 +123,7 @@ export function comparisonCsv(record: ComparisonRecord): string {
     "then",
     "trained",
     "distil_steps",
+    "distil_tokens",
     "sparsity",
     "pattern",
     "perplexity",

@@ -36,6 +36,14 @@ describe("samples", () => {
     expect(first(calibration).filter((at) => first(rest).includes(at))).toEqual([]);
   });
 
+  test.each([0, 1])("fresh ones are those drawn next: they neither calibrate nor are scored (seed %d)", (seed) => {
+    const one = splitText(text, { samples: 4, seed, fresh: 6 }, 5);
+    expect(new Set([one.calibration, one.fresh, one.rest].flatMap(first)).size).toBe(4 + 6 + 5);
+    const { calibration, fresh } = takeSamples(text, { samples: 12, seed, fresh: 100 });
+    expect(new Set([...first(calibration), ...first(fresh)]).size).toBe(20);
+    expect(first(calibration)).toEqual(first(takeSamples(text, { samples: 12, seed }).calibration));
+  });
+
   test("nothing left to score is refused", () => {
     expect(() => splitText(text, { samples: 20, seed: 0 })).toThrow(/leave none to score/);
   });
@@ -124,7 +132,7 @@ describe("compare", () => {
     const [plain, distilled] = record.rows;
     expect(plain.trained).toBeUndefined();
     expect([distilled.method, distilled.then]).toEqual(["magnitude", "distilled"]);
-    expect(distilled).toMatchObject({ trained: true, distil_steps: 6 });
+    expect(distilled).toMatchObject({ trained: true, distil_steps: 6, distil_tokens: expect.any(Number) });
     expect(distilled.kl_mean).toBeLessThan(plain.kl_mean);
     // Dead weights stay dead.
     expect(distilled.sparsity_reached).toBe(plain.sparsity_reached);

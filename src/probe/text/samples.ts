@@ -6,6 +6,8 @@ export interface SampleOptions {
   readonly samples: number;
   /** 0 takes samples in the order of the text, any other draws them at random, always the same for a seed. */
   readonly seed: number;
+  /** Sequences beside those, where the text has so many. */
+  readonly fresh?: number;
   /** Sequences shorter than this many tokens are left out. */
   readonly minTokens?: number;
 }
@@ -13,6 +15,8 @@ export interface SampleOptions {
 /** Sequences that calibrate, and those left over. */
 export interface Split {
   readonly calibration: readonly ScoredSequence[];
+  /** They neither calibrate nor are scored: the next ones drawn. */
+  readonly fresh: readonly ScoredSequence[];
   readonly rest: readonly ScoredSequence[];
 }
 
@@ -28,7 +32,7 @@ export function takeSamples(text: PreparedText, options: SampleOptions): Split {
       { sequences: text.sequences.length, minTokens: options.minTokens },
     );
   }
-  return { calibration, rest: drawn.slice(options.samples) };
+  return { calibration, fresh: freshOf(drawn, options), rest: drawn.slice(options.samples) };
 }
 
 /**
@@ -49,7 +53,11 @@ export function splitText(text: PreparedText, options: SampleOptions, limit = Nu
   }
   const others = [...all.slice(0, options.samples), ...all.slice(options.samples + scored.length)];
   const drawn = options.seed === 0 ? others : shuffled(others, options.seed);
-  return { calibration: drawn.slice(0, options.samples), rest: scored };
+  return { calibration: drawn.slice(0, options.samples), fresh: freshOf(drawn, options), rest: scored };
+}
+
+function freshOf<T>(drawn: readonly T[], { samples, fresh = 0 }: SampleOptions): T[] {
+  return drawn.slice(samples, samples + fresh);
 }
 
 export function longEnough(sequences: readonly ScoredSequence[], minTokens = 2): ScoredSequence[] {
