@@ -12,14 +12,14 @@ export interface DistilOptions {
   readonly steps: number;
   /** Tokens of a step. */
   readonly lessonTokens: number;
-  /** Of the size of a tensor's weights, the share that a step moves them at most; halved where that was too far. */
+  /** Of the size of a tensor's weights, the share that a step moves them at most, to begin with. */
   readonly rate: number;
   /** How often the held-out part is asked. */
   readonly looks: number;
   readonly seed: number;
 }
 
-export const DISTIL_DEFAULTS: Omit<DistilOptions, "steps"> = { lessonTokens: 1024, rate: 0.004, looks: 8, seed: 0 };
+export const DISTIL_DEFAULTS: Omit<DistilOptions, "steps"> = { lessonTokens: 1024, rate: 0.0016, looks: 8, seed: 0 };
 
 /** Where a distillation stands, its weights and Adam's means aside. */
 export interface DistilProgress {
@@ -63,6 +63,9 @@ export interface BestLook {
   /** Living weights of each tensor, in the order of their places. */
   readonly living: ReadonlyMap<string, Float32Array>;
 }
+
+/** Rates that suit models differ eightfold: while looks get better steps get longer, until one was too long. */
+const BOLDER = 1.4;
 
 /** Adam that begins anew takes its first steps shorter: they are as long whether the gradient says much or little. */
 const WARM_STEPS = 4;
@@ -164,14 +167,15 @@ export class Distiller {
   }
 
   /**
-   * Ask the held-out part. Where it is nearer to the donor than ever, what is there is the best; else the steps since
-   * then led astray, and half as long ones go on from the best.
+   * Ask the held-out part. Where it is nearer to the donor than ever, what is there is the best, and steps get longer;
+   * else the steps since then led astray, and half as long ones go on from the best.
    */
   private async look(): Promise<void> {
     const loss = await this.judge();
     if (this.lookedAt < 0) this.heldOutBefore = loss;
     if (this.best === undefined || loss < this.best.loss) {
       const living = new Map([...this.adams].map(([name, adam]) => [name, adam.living()]));
+      if (this.best !== undefined) this.rate *= BOLDER;
       this.best = { step: this.made, loss, living };
     } else {
       this.goBack();
