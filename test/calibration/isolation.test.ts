@@ -4,6 +4,8 @@ import { blockedFactor } from "../../dist/methods/algebra/blocked-factor.js";
 import { cholesky, inverseDiagonal, invertFromCholesky } from "../../dist/methods/algebra/cholesky.js";
 import { scaleGram } from "../../dist/methods/algebra/damped.js";
 import { energiesOf, isolationOf } from "../../dist/methods/algebra/isolation.js";
+import { bindShiftedInverse } from "../../dist/methods/baselines/alps.js";
+import { inverseFactor } from "../../dist/methods/baselines/sparsegpt.js";
 import { correlatedInputs, meanProduct } from "./synthetic.js";
 
 test.each([
@@ -22,6 +24,29 @@ test.each([
   const scale = Math.max(...plain);
   const product = await plainEngine.multiplyTransposed(factor, factor, n, n, n);
   for (let at = 0; at < n * n; at++) expect(Math.abs(product[at] - whole[at])).toBeLessThan(1e-3 * scale);
+});
+
+test("SparseGPT's factor and ALPS's inverse are the same in blocks as in plain loops", async () => {
+  // More than one block of 128.
+  const n = 150;
+  const inputs = correlatedInputs(n, 3 * n, 81);
+  const gram = meanProduct(inputs, inputs, n);
+  const [plain, blocked] = await Promise.all(
+    [n, 0].map((limit) => inverseFactor(gram, n, { engine: plainEngine }, limit)),
+  );
+  const largest = Math.max(...Float64Array.from(plain, Math.abs));
+  for (let at = 0; at < n * n; at++) expect(Math.abs(blocked[at] - plain[at])).toBeLessThan(1e-3 * largest);
+
+  const identity = Float32Array.from({ length: n * n }, (_, at) => (at % (n + 1) === 0 ? 1 : 0));
+  const inverses = await Promise.all(
+    [n, 0].map(async (limit) => {
+      const factor = await bindShiftedInverse({ engine: plainEngine }, scaleGram(gram, n), 0.1, limit);
+      const out = new Float32Array(n * n);
+      await factor.multiply(identity, n, out);
+      return out;
+    }),
+  );
+  for (let at = 0; at < n * n; at++) expect(Math.abs(inverses[0][at] - inverses[1][at])).toBeLessThan(1e-3);
 });
 
 test("a factor that takes long ends on a signal", async () => {

@@ -137,9 +137,13 @@ async function admm(
 }
 
 /** (C + ρI)⁻¹ as right factor in f32; computed in f64 where that is quick. */
-async function bindShiftedInverse({ engine, signal }: PruneTask, gram: ScaledGram, rho: number): Promise<RightFactor> {
-  const { n, coupling } = gram;
-  if (n > PLAIN_LIMIT) {
+export async function bindShiftedInverse(
+  { engine, signal }: Pick<PruneTask, "engine" | "signal">,
+  { n, coupling }: Pick<ScaledGram, "n" | "coupling">,
+  rho: number,
+  plainLimit = PLAIN_LIMIT,
+): Promise<RightFactor> {
+  if (n > plainLimit) {
     const shifted = coupling.slice();
     for (let at = 0; at < n; at++) shifted[at * n + at] += rho;
     const factor = await blockedFactor(shifted, n, engine, { floor: FLOOR, signal });

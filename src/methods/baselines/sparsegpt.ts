@@ -111,13 +111,14 @@ async function prune(task: PruneTask, maskBlock: number): Promise<PruneResult> {
  * U, upper triangular, with (G + ρI)⁻¹ = Uᵀ U. Flipping rows and columns turns the wanted factor into the inverse of an
  * ordinary one: with J(G + ρI)J = L Lᵀ, U = J L⁻¹ J.
  */
-async function inverseFactor(
+export async function inverseFactor(
   gram: Float32Array,
   n: number,
-  { engine, signal }: PruneTask,
+  { engine, signal }: Pick<PruneTask, "engine" | "signal">,
+  plainLimit = PLAIN_LIMIT,
 ): Promise<Float32Array | Float64Array> {
   const damping = dampingOf(gram, n);
-  const isPlain = n <= PLAIN_LIMIT;
+  const isPlain = n <= plainLimit;
   const flipped = isPlain ? new Float64Array(n * n) : new Float32Array(n * n);
   for (let row = 0; row < n; row++) {
     for (let col = 0; col < n; col++) flipped[(n - 1 - row) * n + (n - 1 - col)] = gram[row * n + col];
